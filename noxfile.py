@@ -1,0 +1,135 @@
+"""Every check of the project, the same on a developer's machine and in CI.
+
+``nox -s tests`` and ``nox -s demo`` need nothing but Python and pip around them: each session
+installs what it uses into a virtual environment of its own. What is tested is the built wheel,
+never the checkout: a module that the wheel lacks, or a file that it forgot, must show.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_external_run = True
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["lint", "typing", "tests", "conformance", "docs", "demo", "bench"]
+
+CHECKOUT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+# The classifiers are the one list of Python versions.
+PYTHONS = nox.project.python_versions(PYPROJECT)
+PACKAGES = ["aegis_core", "aegis_backends", "aegis_pytest"]
+# Where a wrong decision costs somebody's data: every branch is run, or the session fails.
+FULLY_COVERED = [
+    "aegis_core/engine/*",
+    "aegis_core/models.py",
+    "aegis_core/names.py",
+    "aegis_core/node/lease.py",
+    "aegis_core/node/registry.py",
+]
+
+
+def dependency_group(name: str) -> list[str]:
+    """Return the requirements of one of pyproject.toml's dependency groups."""
+    return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+def install_wheel(session: nox.Session, *extras: str, group: str | None = None) -> None:
+    """Build the source archive, the wheel from that, and install the wheel."""
+    built = Path(session.create_tmp()).resolve() / "dist"
+    for old in built.glob("aegis_ipc-*"):
+        old.unlink()
+    session.install("build")
+    session.run("python", "-m", "build", "--outdir", str(built), str(CHECKOUT), silent=True)
+    (wheel,) = built.glob("*.whl")
+    requirement = f"aegis-ipc[{','.join(extras)}] @ {wheel.as_uri()}"
+    session.install(requirement, *(dependency_group(group) if group else []))
+
+
+def run_pytest(session: nox.Session, *launcher: str, paths: list[str]) -> None:
+    """Run pytest on *paths* of the checkout from a directory where no package of ours lies."""
+    away = Path(session.create_tmp()).resolve() / "away"
+    away.mkdir(exist_ok=True)
+    config = CHECKOUT / "pyproject.toml"
+    with session.chdir(away):
+        session.run(
+            *(launcher or ("python", "-P", "-m")),
+            "pytest",
+            *("-c", str(config), "--rootdir", str(CHECKOUT)),
+            *(session.posargs or [str(CHECKOUT / path) for path in paths]),
+            env={"AEGIS_TESTED_WHEEL": "1"},
+        )
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests on the wheel, with branch coverage measured once over the three packages."""
+    install_wheel(session, "cli", "test", group="tests")
+    config = f"--rcfile={CHECKOUT / 'pyproject.toml'}"
+    data = {"COVERAGE_FILE": str(Path(session.create_tmp()).resolve() / "coverage")}
+    session.env.update(data)
+    session.run("coverage", "erase", config)
+    run_pytest(session, "coverage", "run", config, "-m", paths=["tests"])
+    session.run("coverage", "combine", config, silent=True)
+    if session.posargs:
+        return  # A part of the tests covers a part of the code.
+    session.run("coverage", "report", config)
+    full = f"--include={','.join(FULLY_COVERED)}"
+    session.run("coverage", "report", config, full, "--fail-under=100")
+
+
+@nox.session(python=PYTHONS, default=False)
+def pythons(session: nox.Session) -> None:
+    """All tests on the wheel, without coverage, on every supported interpreter found here."""
+    install_wheel(session, "cli", "test", group="tests")
+    run_pytest(session, paths=["tests"])
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting, ruff's rules, and the Trio rules that only flake8-async has."""
+    session.install(*dependency_group("lint"))
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("flake8-async", "--disable=ASYNC109", *PACKAGES, "tests", "docs", "noxfile.py")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Mypy (strict) and pyright over the code, the examples and the typed use of the API."""
+    session.install("-e", ".[cli,test]", "nox", *dependency_group("typing"))
+    checked = [*PACKAGES, "tests/typing", "docs/examples", "noxfile.py"]
+    session.run("mypy", *checked)
+    session.run("pyright", *checked)
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """The contract of the ports, against every backend that this machine can run."""
+    install_wheel(session, "cli", "test", group="tests")
+    run_pytest(session, paths=["tests/conformance"])
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, built without a network; a warning is an error."""
+    install_wheel(session, "cli", "test", group="docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The table of speeds; fails when a ceiling is missed."""
+    install_wheel(session, "cli", "test", group="bench")
+    session.run("python", "-P", "tests/benchmarks/run.py", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The order books, with transfers and a killed instance, as a user sees them."""
+    install_wheel(session, "cli")
+    session.run("aegis", "demo", *session.posargs)
