@@ -1,0 +1,37 @@
+"""What holds for every test: nothing is skipped unless the list says why."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+import pytest
+
+from tests.house.allowed_skips import ALLOWED_SKIPS
+
+ReportT = TypeVar("ReportT", pytest.TestReport, pytest.CollectReport)
+
+
+def refuse_unlisted_skip(report: ReportT) -> ReportT:
+    """Turn a skip (or an expected failure) that the list does not name into a failure."""
+    if report.skipped and not any(fnmatchcase(report.nodeid, allowed) for allowed in ALLOWED_SKIPS):
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{report.nodeid} was skipped or failed as expected, and "
+            f"tests/house/allowed_skips.py gives no reason for it. It said:\n{why}"
+        )
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Judge each test, in the process that ran it."""
+    return refuse_unlisted_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Judge modules that skip themselves as they are imported."""
+    return refuse_unlisted_skip((yield))
