@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import enum
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
@@ -148,8 +149,12 @@ class Change:
 
 @attrs.frozen
 class Synced:
-    """Everything up to `revision` has been told; the view is whole. Comes at least once after the snapshot; may come
-    again whenever the feed is level with the store, to move the view's revision on where nothing of it changed."""
+    """The feed is level: the view shows the whole store as it was at `revision`, or at a later moment.
+
+    Comes after the snapshot, and at the end of every batch after which nothing is pending. A view's revision moves by
+    this mark alone, never by a `Change`: while changes are pending, an older change of another key may have been merged
+    into one of them, so that what was told so far is no state that the store was ever in.
+    """
 
     revision: int
 
@@ -317,20 +322,42 @@ class Clock(Protocol):
         ...
 
 
+if hasattr(time, "CLOCK_BOOTTIME"):
+
+    def _suspended() -> float:
+        """Seconds for which the machine was suspended since it started, in steps of 10 ms."""
+        return round(time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC), 2)
+
+else:
+
+    def _suspended() -> float:
+        """Unknown on this system."""
+        return 0.0
+
+
 class TrioClock:
-    """Trio's own clock: the one that nodes use outside tests."""
+    """Trio's clock plus the time for which the machine was suspended: the one that nodes use outside tests.
+
+    Trio's own clock stands still while a laptop or a virtual machine sleeps; leases do not. Where the system counts
+    suspended time (CLOCK_BOOTTIME), a jump of it ends every belief that rests on this clock.
+    """
+
+    def __init__(self) -> None:
+        self._start = _suspended()
 
     def now(self) -> float:
-        """`trio.current_time()`."""
-        return trio.current_time()
+        """Seconds, suspended time included."""
+        return trio.current_time() + (_suspended() - self._start)
 
     def trio_time(self, at: float) -> float:
-        """*at* itself."""
-        return at
+        """*at* on Trio's clock, as of now."""
+        return at - (_suspended() - self._start)
 
     async def sleep_until(self, at: float) -> None:
-        """`trio.sleep_until`."""
-        await trio.sleep_until(at)
+        """Wait until `now` is at least *at*; a checkpoint in any case."""
+        await trio.sleep_until(self.trio_time(at))
+        while self.now() < at:
+            await trio.sleep_until(self.trio_time(at))
 
 
 @attrs.frozen
