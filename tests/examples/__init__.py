@@ -1,0 +1,3 @@
+"""The programs in docs/examples."""
+
+from __future__ import annotations
