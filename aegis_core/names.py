@@ -11,6 +11,7 @@ either end. ``a.b``, ``a_b`` and ``a:b`` thus have three different keys.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import unicodedata
@@ -30,6 +31,7 @@ __all__ = [
     "instance_id_problem",
     "instance_key",
     "is_role",
+    "lease_tag",
     "method_problem",
     "mint_instance_id",
     "parse_key",
@@ -82,7 +84,9 @@ def method_problem(name: object) -> str | None:
     """Why *name* is no method name, or None: an identifier, dots allowed, at most 128 characters."""
     if isinstance(name, str) and _METHOD.match(name):
         return None
-    return f"{_shown(name)} is not a method name: letters, digits, '_' and '.', at most 128 characters"
+    return (
+        f"{_shown(name)} is not a method name: letters, digits, '_' and '.', at most 128 characters"
+    )
 
 
 def resource_id_problem(name: object) -> str | None:
@@ -113,6 +117,11 @@ def mint_instance_id(service_name: str, token: str | None = None) -> str:
     return f"{service_name}-{token or secrets.token_hex(4)}"
 
 
+def lease_tag(lease_id: str) -> str:
+    """The public tag of a lease: 16 hex digits of a hash, so that showing it gives no right; the lease id stays secret."""
+    return hashlib.sha256(lease_id.encode()).hexdigest()[:16]
+
+
 def role_target(service_name: str, group: str) -> str:
     """The target that stands for the role group *group* of a service."""
     return f"%{service_name}%{group}"
@@ -141,7 +150,8 @@ def escape(text: str) -> str:
     raw = text.encode()
     last = len(raw) - 1
     return "".join(
-        chr(byte) if byte in _SAFE and not (byte == 0x2F and at in (0, last)) else f"={byte:02X}" for at, byte in enumerate(raw)
+        chr(byte) if byte in _SAFE and not (byte == 0x2F and at in (0, last)) else f"={byte:02X}"
+        for at, byte in enumerate(raw)
     )
 
 
@@ -235,7 +245,11 @@ def parse_key(key: str) -> Key | None:
             target = _resource(token)
             return None if target is None else TargetKey(target)
         case ["service-instances", service, instance]:
-            return InstanceKey(service, instance) if _FOREIGN_SERVICE.match(service) and _INSTANCE.match(instance) else None
+            return (
+                InstanceKey(service, instance)
+                if _FOREIGN_SERVICE.match(service) and _INSTANCE.match(instance)
+                else None
+            )
         case ["roles", service, group]:
             target = _role(service, group)
             return None if target is None else TargetKey(target)
@@ -260,4 +274,8 @@ def _resource(token: str) -> str | None:
 
 
 def _role(service: str, group: str) -> str | None:
-    return role_target(service, group) if _FOREIGN_SERVICE.match(service) and _INSTANCE.match(group) else None
+    return (
+        role_target(service, group)
+        if _FOREIGN_SERVICE.match(service) and _INSTANCE.match(group)
+        else None
+    )
