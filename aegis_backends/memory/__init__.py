@@ -1,0 +1,12 @@
+"""The memory backend, ``memory://name``: the reference of the ports, and the embedded default.
+
+Nodes of one Trio run that open the same name form a cluster, which lives as long as one of them has it open.
+"""
+
+from __future__ import annotations
+
+from aegis_backends.memory.cluster import MemoryCluster, open_memory
+from aegis_backends.memory.store import MemoryStore
+from aegis_backends.memory.transport import MemoryTransport
+
+__all__ = ["MemoryCluster", "MemoryStore", "MemoryTransport", "open_memory"]
