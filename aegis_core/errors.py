@@ -38,7 +38,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -157,7 +157,11 @@ class Conflict(AegisError):
     @property
     def message(self) -> str:
         """Which key, if known."""
-        return f"the store's state of {self.key!r} is not as expected" if self.key else "the store's state is not as expected"
+        return (
+            f"the store's state of {self.key!r} is not as expected"
+            if self.key
+            else "the store's state is not as expected"
+        )
 
 
 @attrs.define(eq=False, slots=False, kw_only=True)
@@ -181,12 +185,17 @@ class Problem:
     message: str
 
 
+def _as_tuple(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    # Not `tuple` itself: as a converter, type checkers cannot tell of what.
+    return tuple(problems)
+
+
 @attrs.define(eq=False, slots=False, kw_only=True)
 class InvalidRequest(AegisError):
     """The request does not fit. All of its problems are listed, each with its path; mend and send again."""
 
     code: ClassVar[str] = "VALIDATION_ERROR"
-    problems: tuple[Problem, ...] = attrs.field(converter=tuple)
+    problems: tuple[Problem, ...] = attrs.field(converter=_as_tuple)
 
     @classmethod
     def at(cls, path: str, message: str) -> InvalidRequest:
@@ -225,7 +234,9 @@ class Forbidden(AegisError):
     @property
     def message(self) -> str:
         """What was asked, and why not."""
-        return f"{self.operation} {self.target} is not allowed".replace("  ", " ") + (f": {self.reason}" if self.reason else "")
+        return f"{self.operation} {self.target} is not allowed".replace("  ", " ") + (
+            f": {self.reason}" if self.reason else ""
+        )
 
 
 @attrs.define(eq=False, slots=False, kw_only=True)
@@ -445,7 +456,9 @@ class NoInstance(Unavailable):
     @property
     def message(self) -> str:
         """Which service, and why."""
-        return f"no instance of service {self.service_name!r} can take the call" + (f": {self.reason}" if self.reason else "")
+        return f"no instance of service {self.service_name!r} can take the call" + (
+            f": {self.reason}" if self.reason else ""
+        )
 
 
 @attrs.define(eq=False, slots=False, kw_only=True)

@@ -1,0 +1,288 @@
+"""The one doorway between values and bytes: MessagePack, JSON, and what cattrs makes of annotations.
+
+- `encode_record`, `decode_record`: what a store keeps (its fields: `aegis_core.records`);
+- `encode_request`, `decode_request`, `encode_answer`, `decode_answer`: calls (their fields: `aegis_core.envelopes`);
+- `error_to_wire`, `error_from_wire`: errors, by stable codes (`aegis_core.error_codes`);
+- `structure_params`, `structure_result`: a handler's parameters and results, strictly as annotated.
+
+Input is hostile. Nothing is made of it but maps, lists, text, bytes, numbers, booleans, nil and MessagePack's own
+extension values; each function raises only what it says; and the memory taken is in proportion to the input (at
+worst some 100 times its length, for empty maps), so that `MAX_RECORD` and the transports' `max_payload` bound it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from decimal import Decimal
+from enum import Enum
+from typing import Final, NoReturn
+from uuid import UUID
+
+import attrs
+import msgpack  # type: ignore[import-untyped]
+
+from aegis_core import error_codes, records
+from aegis_core.envelopes import (
+    AnswerEnvelope,
+    RequestEnvelope,
+    request_from_map,
+    request_to_map,
+)
+from aegis_core.errors import AegisError, InvalidRequest, RemoteError
+from aegis_core.models import Ownership, Record, ResourceMetadata, ServiceInstance, Standby
+from aegis_core.names import InstanceKey, Key, StandbyKey, TargetKey
+
+__all__ = [
+    "MAX_RECORD",
+    "DecodeError",
+    "decode_answer",
+    "decode_record",
+    "decode_request",
+    "encode_answer",
+    "encode_record",
+    "encode_request",
+    "error_from_wire",
+    "error_to_wire",
+]
+
+MAX_RECORD: Final = 1 << 20
+"""Most bytes of a record that is decoded; stores keep no larger ones."""
+
+_UNSENDABLE: Final = (TypeError, ValueError, OverflowError)
+
+
+class DecodeError(ValueError):
+    """A record that is not what its key promises; another program wrote it, or it was damaged."""
+
+
+# --- Records -----------------------------------------------------------------------------------
+
+
+def encode_record(record: Record, offset: tzinfo = UTC) -> bytes:
+    """*record* as a store keeps it, without its revision. *offset* is how the JSON record renders its heartbeat.
+
+    Raises:
+        InvalidRequest: The user's metadata holds what cannot be stored, e.g. an object, or (of an instance) bytes.
+    """
+    try:
+        match record:
+            case ServiceInstance():
+                return _encode_instance(record, offset)
+            case Ownership():
+                known = record.metadata is records.DEFAULT_METADATA
+                metadata = b"" if known else _encode_metadata(record.metadata)
+                return _pack(records.ownership_to_map(record, metadata))
+            case Standby():
+                return _pack(records.standby_to_map(record))
+            case _:
+                return _pack(records.transfer_to_map(record))
+    except _UNSENDABLE as exc:
+        raise InvalidRequest.at("$.metadata", f"cannot be stored: {exc}") from exc
+
+
+def _encode_instance(record: ServiceInstance, offset: tzinfo) -> bytes:
+    if "aegis" in record.metadata:
+        raise InvalidRequest.at("$.metadata.aegis", "this name is the library's own")
+    raw = records.instance_to_map(record, offset)
+    text = json.dumps(raw, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode()
+
+
+def _encode_metadata(metadata: ResourceMetadata) -> bytes:
+    raw = records.metadata_to_map(metadata)
+    return _pack(raw) if raw else b""
+
+
+def decode_record(key: Key, data: bytes, revision: int) -> Record:
+    """The record that *data* under *key* is, at *revision*.
+
+    Epochs and places in line that were written as 0 ("the revision of this record") are filled in. Equal texts and
+    equal metadata of many records are shared objects.
+
+    Raises:
+        DecodeError: *data* is no such record.
+    """
+    try:
+        if len(data) > MAX_RECORD:
+            raise DecodeError(f"{len(data)} bytes are too many for a record")
+        if isinstance(key, TargetKey):
+            return records.ownership_from_map(key, _unpack_map(data), revision, _decode_metadata)
+        if isinstance(key, InstanceKey):
+            return records.instance_from_map(key, _load_json(data), revision)
+        if isinstance(key, StandbyKey):
+            return records.standby_from_map(key, _unpack_map(data), revision)
+        return records.transfer_from_map(key, _unpack_map(data), revision)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise DecodeError(f"{key}: {exc}") from exc
+
+
+@functools.lru_cache(maxsize=4096)
+def _decode_metadata(data: bytes) -> ResourceMetadata:
+    """Packed metadata; those of many resources are often the same, and then the same object."""
+    return records.metadata_from_map(_unpack_map(data))
+
+
+def _unpack_map(data: bytes) -> dict[str, object]:
+    raw = msgpack.unpackb(data, max_ext_len=0)
+    if type(raw) is not dict:
+        raise ValueError(f"expected a map, got {type(raw).__name__}")
+    return raw
+
+
+def _load_json(data: bytes) -> dict[str, object]:
+    raw = json.loads(data, parse_constant=_refuse_constant)
+    if type(raw) is not dict:
+        raise ValueError(f"expected an object, got {type(raw).__name__}")
+    return raw
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# --- Calls -------------------------------------------------------------------------------------
+
+
+def encode_request(request: RequestEnvelope) -> bytes:
+    """*request* as it travels.
+
+    Raises:
+        InvalidRequest: A parameter cannot be sent; names which.
+    """
+    raw = request_to_map(request)
+    try:
+        return _pack(raw)
+    except _UNSENDABLE as exc:
+        for name, value in raw.items():
+            where = f"$.{name}"
+            for part, inner in value.items() if isinstance(value, Mapping) else (("", value),):
+                _check_sendable(inner, f"{where}.{part}" if part else where)
+        raise InvalidRequest.at("$", f"cannot be sent: {exc}") from exc
+
+
+def _check_sendable(value: object, path: str) -> None:
+    try:
+        _pack(value)
+    except _UNSENDABLE as exc:
+        raise InvalidRequest.at(path, f"cannot be sent: {exc}") from exc
+
+
+def decode_request(data: bytes) -> RequestEnvelope:
+    """The request that *data* is.
+
+    Raises:
+        InvalidRequest: It is none; every wrong field is named with its path.
+    """
+    try:
+        raw = _unpack(data)
+    except (TypeError, ValueError) as exc:
+        raise InvalidRequest.at("$", f"not MessagePack: {_reason(exc)}") from exc
+    return request_from_map(raw)
+
+
+def encode_answer(answer: AnswerEnvelope) -> bytes:
+    """*answer* as it travels. An answer with an error can always be sent.
+
+    Raises:
+        TypeError: The result holds an object that has no form on the wire.
+        ValueError: The result is nested too deeply, holds a number past 64 bits, or half a surrogate pair.
+    """
+    if answer.error is not None:
+        return _encode_error(answer.error)
+    try:
+        return _pack({"success": True, "result": answer.result})
+    except OverflowError as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def _encode_error(error: AegisError) -> bytes:
+    wire = error_to_wire(error)
+    for details in (wire["details"], {}):
+        try:
+            return _pack({"success": False, "error": {**wire, "details": details}})
+        except _UNSENDABLE:
+            continue
+    # Not even the text can be sent: it holds half a surrogate pair.
+    return _pack({"success": False, "error": {"code": error.code, "type": type(error).__name__}})
+
+
+def decode_answer(data: bytes) -> AnswerEnvelope:
+    """The answer that *data* is; what is no answer counts as a `RemoteError` of the instance that sent it."""
+    try:
+        raw = _unpack(data)
+    except (TypeError, ValueError) as exc:
+        return _no_answer(f"not MessagePack: {_reason(exc)}")
+    if type(raw) is not dict:
+        return _no_answer(f"expected a map, got {type(raw).__name__}")
+    success = raw.get("success")
+    if success is True:
+        return AnswerEnvelope(raw.get("result"))
+    if success is False:
+        return AnswerEnvelope(None, error_from_wire(raw.get("error")))
+    return _no_answer("it says neither success nor failure")
+
+
+def _no_answer(why: str) -> AnswerEnvelope:
+    return AnswerEnvelope(None, RemoteError(kind="InvalidAnswer", remote_message=why))
+
+
+def _pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value, default=_plain)
+    return packed
+
+
+def _unpack(data: bytes) -> object:
+    # Maps may have keys that are no strings: a handler's result is its own business.
+    return msgpack.unpackb(data, strict_map_key=False)
+
+
+def _reason(exc: Exception) -> str:
+    return str(exc) or type(exc).__name__
+
+
+def _plain(value: object) -> object:
+    """What MessagePack does not know, as what it knows; it asks again for the parts."""
+    kind = type(value)
+    if attrs.has(kind):
+        return {field.name: getattr(value, field.name) for field in attrs.fields(kind) if field.init}
+    match value:
+        case Mapping():
+            return dict(value)
+        case AbstractSet() | Sequence():
+            return list(value)
+        case Enum():
+            return value.value
+        case datetime() if value.tzinfo is None:
+            raise TypeError("a time without an offset cannot be sent")
+        case datetime() | date() | time():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case UUID() | Decimal():
+            return str(value)
+        case _ if hasattr(kind, "__dataclass_fields__"):
+            return {name: getattr(value, name) for name in kind.__dataclass_fields__}
+        case _:
+            raise TypeError(f"{kind.__name__} cannot be sent")
+
+
+# --- Errors ------------------------------------------------------------------------------------
+
+
+def error_to_wire(exc: Exception) -> dict[str, object]:
+    """*exc* as ``{code, type, message, details}``.
+
+    What is no error of the library becomes a REMOTE_ERROR with its class's name and its text. For the exception of a
+    handler use `aegis_core.error_codes.remote_error` first, so that no failure of its own calls passes for the
+    callee's refusal.
+    """
+    return error_codes.error_to_map(exc if isinstance(exc, AegisError) else error_codes.remote_error(exc))
+
+
+def error_from_wire(raw: object) -> AegisError:
+    """The error that *raw* describes; an unknown code or unfit details give a `RemoteError` that keeps the code."""
+    return error_codes.error_from_map(raw)

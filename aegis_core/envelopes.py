@@ -1,0 +1,169 @@
+"""The call and its answer as they travel, between values and plain maps.
+
+Hand-written rather than structured by a library: this is the hot path, and the input is anybody's. Every wrong field
+of a request is told with its path. Fields that are absent or nil have their defaults; unknown ones are ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType, NoneType
+from typing import Final
+
+import attrs
+
+from aegis_core.errors import AegisError, InvalidRequest, Problem
+
+__all__ = [
+    "AnswerEnvelope",
+    "RequestEnvelope",
+    "request_from_map",
+    "request_to_map",
+]
+
+MAX_TEXT: Final = 1024
+_NO_PARAMS: Final[Mapping[str, object]] = MappingProxyType({})
+
+
+@attrs.frozen(kw_only=True)
+class RequestEnvelope:
+    """One request to an instance.
+
+    Args:
+        method: The method's name.
+        params: Its arguments by name.
+        trace_id: Follows the work through all processes, for logs.
+        correlation_id: Names the answer's subject for old clients.
+        service_name: The service that is meant, or "" from old clients.
+        resource_id: The resource that the call concerns, or None.
+        epoch: The fencing number that the sender knows of the resource, or 0.
+        timeout: Seconds left to the sender, or None when it does not say.
+        message_id: Names the message for de-duplication, or None.
+        idempotency_key: Equal keys are executed once per incarnation, or None.
+        activate: Claim the resource first when nobody owns it.
+        principal: Who asks, as the sending node established it, e.g. ``instance:cart-1``; reserved methods need it.
+        traceparent: W3C trace context, or None.
+    """
+
+    method: str
+    params: Mapping[str, object] = _NO_PARAMS
+    trace_id: str = ""
+    correlation_id: str = ""
+    service_name: str = ""
+    resource_id: str | None = None
+    epoch: int = 0
+    timeout: float | None = None
+    message_id: str | None = None
+    idempotency_key: str | None = None
+    activate: bool = False
+    principal: str = ""
+    traceparent: str | None = None
+
+
+@attrs.frozen
+class AnswerEnvelope:
+    """The answer to a request: a result, or (when `error` is not None) the error that it ended in."""
+
+    result: object = None
+    error: AegisError | None = None
+
+    @property
+    def success(self) -> bool:
+        """True when there is no error."""
+        return self.error is None
+
+
+# What each field may be; None stands for an absent field everywhere but in `method`.
+_FIELDS: Final[Mapping[str, tuple[frozenset[type], str]]] = {
+    "method": (frozenset({str}), "str"),
+    "params": (frozenset({dict, NoneType}), "a map"),
+    "trace_id": (frozenset({str, NoneType}), "str"),
+    "correlation_id": (frozenset({str, NoneType}), "str"),
+    "service_name": (frozenset({str, NoneType}), "str"),
+    "resource_id": (frozenset({str, NoneType}), "str"),
+    "epoch": (frozenset({int, NoneType}), "int"),
+    "timeout": (frozenset({float, int, NoneType}), "a number of seconds"),
+    "message_id": (frozenset({str, NoneType}), "str"),
+    "idempotency_key": (frozenset({str, NoneType}), "str"),
+    "activate": (frozenset({bool, NoneType}), "bool"),
+    "principal": (frozenset({str, NoneType}), "str"),
+    "traceparent": (frozenset({str, NoneType}), "str"),
+}
+
+
+def request_to_map(request: RequestEnvelope) -> dict[str, object]:
+    """The fields of *request* that differ from their defaults, and the four that old instances expect."""
+    raw: dict[str, object] = {
+        "method": request.method,
+        "params": request.params,
+        "trace_id": request.trace_id,
+        "correlation_id": request.correlation_id,
+    }
+    if request.service_name:
+        raw["service_name"] = request.service_name
+    if request.resource_id is not None:
+        raw["resource_id"] = request.resource_id
+    if request.epoch:
+        raw["epoch"] = request.epoch
+    if request.timeout is not None:
+        raw["timeout"] = request.timeout
+    if request.message_id is not None:
+        raw["message_id"] = request.message_id
+    if request.idempotency_key is not None:
+        raw["idempotency_key"] = request.idempotency_key
+    if request.activate:
+        raw["activate"] = True
+    if request.principal:
+        raw["principal"] = request.principal
+    if request.traceparent is not None:
+        raw["traceparent"] = request.traceparent
+    return raw
+
+
+def request_from_map(raw: object) -> RequestEnvelope:
+    """The request that *raw* is.
+
+    Raises:
+        InvalidRequest: With every field that does not fit.
+    """
+    if type(raw) is not dict:
+        raise InvalidRequest.at("$", f"expected a map, got {type(raw).__name__}")
+    fields: dict[str, object] = {}
+    problems: list[Problem] = []
+    if "method" not in raw:
+        problems.append(Problem("$.method", "required field missing"))
+    for name, value in raw.items():
+        known = _FIELDS.get(name)
+        if known is None:
+            continue
+        kind = type(value)
+        if kind not in known[0]:
+            problems.append(Problem(f"$.{name}", f"expected {known[1]}, got {kind.__name__}"))
+        elif kind is str and len(value) > MAX_TEXT:
+            problems.append(Problem(f"$.{name}", f"longer than {MAX_TEXT} characters"))
+        elif value is not None:
+            fields[name] = value
+    if not problems:
+        problems = _misfits(fields)
+    if problems:
+        raise InvalidRequest(problems=problems)
+    return RequestEnvelope(**fields)  # type: ignore[arg-type]  # each checked against _FIELDS
+
+
+def _misfits(fields: Mapping[str, object]) -> list[Problem]:
+    """Values of the right type that are out of range."""
+    problems = []
+    if not fields["method"]:
+        problems.append(Problem("$.method", "must not be empty"))
+    timeout = fields.get("timeout")
+    if isinstance(timeout, float | int) and not (math.isfinite(timeout) and timeout >= 0):
+        problems.append(Problem("$.timeout", "expected a finite number, 0 or more"))
+    epoch = fields.get("epoch")
+    if isinstance(epoch, int) and epoch < 0:
+        problems.append(Problem("$.epoch", "expected 0 or more"))
+    for name in fields.get("params", ()):  # type: ignore[attr-defined]  # a map, or absent
+        if type(name) is not str:
+            problems.append(Problem("$.params", "expected names of parameters as keys"))
+            break
+    return problems

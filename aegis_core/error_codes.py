@@ -1,0 +1,209 @@
+"""Errors between exceptions and plain maps, by their stable codes; classes never travel.
+
+An error on the wire is ``{code, type, message, details}``. `details` are the error's attributes, and only they and the
+code are read back: the message is made anew from them. A code that is unknown here, or details that do not fit its
+class, give a `RemoteError` that keeps the code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+import attrs
+
+from aegis_core.errors import (
+    AegisError,
+    ConfigError,
+    Conflict,
+    Indeterminate,
+    Misdirected,
+    NodeCrashed,
+    Overloaded,
+    Problem,
+    RemoteError,
+    Unavailable,
+)
+from aegis_core.models import EndReason, Outcome
+
+__all__ = ["error_from_map", "error_to_map", "remote_error"]
+
+MAX_MESSAGE: Final = 4096
+_NO_DETAILS: Final[Mapping[str, object]] = {}
+# Facts about one process, its store or its configuration, which are not the caller's: it sees a RemoteError.
+_LOCAL: Final = (ConfigError, Conflict, Indeterminate, NodeCrashed)
+
+
+def remote_error(exc: Exception) -> AegisError:
+    """What the exception of a handler is to the caller.
+
+    An error of the library passes as it is, unless it would make the caller believe that the handler had not begun
+    (an error of the handler's *own* calls, or a state of its process): that and every other exception is a
+    `RemoteError` with the name and the text of the exception, never a class path.
+    """
+    if isinstance(exc, AegisError):
+        undone = isinstance(exc, Unavailable) and exc.outcome is not Outcome.MAYBE_EXECUTED
+        if not undone and not isinstance(exc, Misdirected | Overloaded | _LOCAL):
+            return exc
+        return RemoteError(
+            remote_code=exc.code,
+            remote_message=_text(exc),
+            kind=type(exc).__name__,
+            remote_details=exc.details,
+        )
+    return RemoteError(kind=type(exc).__name__, remote_message=_text(exc))
+
+
+def _text(exc: Exception) -> str:
+    return str(exc)[:MAX_MESSAGE]
+
+
+def error_to_map(exc: AegisError) -> dict[str, object]:
+    """*exc* as it travels: code, type, message and details."""
+    kind, message = type(exc).__name__, _text(exc)
+    if isinstance(exc, RemoteError):
+        kind, message = exc.kind or kind, exc.remote_message[:MAX_MESSAGE]
+    return {"code": exc.code, "type": kind, "message": message, "details": dict(exc.details)}
+
+
+def error_from_map(raw: object) -> AegisError:
+    """The error that *raw* describes; whatever does not fit becomes a `RemoteError`."""
+    if not isinstance(raw, Mapping):
+        # Old instances may answer with a bare text.
+        text = raw if isinstance(raw, str) else f"an error without description ({type(raw).__name__})"
+        return RemoteError(remote_message=text[:MAX_MESSAGE])
+    code = raw.get("code")
+    details = raw.get("details")
+    known = _BY_CODE.get(code) if isinstance(code, str) else None
+    if known is not None and isinstance(details, Mapping):
+        try:
+            return known.read(details)
+        except ValueError:
+            pass  # Told below, with what can be kept.
+    return RemoteError(
+        remote_code=code if isinstance(code, str) and code else RemoteError.code,
+        remote_message=_string(raw.get("message"))[:MAX_MESSAGE],
+        kind=_string(raw.get("type")),
+        remote_details=_strings_as_keys(details) if isinstance(details, Mapping) else _NO_DETAILS,
+    )
+
+
+def _string(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _strings_as_keys(value: Mapping[object, object]) -> dict[str, object]:
+    return {key: item for key, item in value.items() if isinstance(key, str)}
+
+
+def _exactly(kind: type) -> Callable[[object], object]:
+    def read(value: object) -> object:
+        if type(value) is not kind:
+            raise ValueError(f"expected {kind.__name__}")
+        return value
+
+    return read
+
+
+def _exactly_list(value: object) -> list[object]:
+    match value:
+        case list():
+            return value
+        case _:
+            raise ValueError("expected a list")
+
+
+def _read_optional_text(value: object) -> object:
+    return None if value is None else _exactly(str)(value)
+
+
+def _read_float(value: object) -> object:
+    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+        raise ValueError("expected a finite number")
+    return value
+
+
+def _read_map(value: object) -> object:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError("expected a map with strings as keys")
+    return dict(value)
+
+
+def _read_text_map(value: object) -> object:
+    texts = _read_map(value)
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError("expected a map of strings")
+    return texts
+
+
+def _read_problems(value: object) -> object:
+    problems = []
+    for item in _exactly_list(value):
+        match item:
+            case {"path": str(path), "message": str(message)}:
+                problems.append(Problem(path, message))
+            case _:
+                raise ValueError("expected a path and a message")
+    return tuple(problems)
+
+
+# How an attribute is read, by its annotation in `aegis_core.errors`.
+_READERS: Final[Mapping[str, Callable[[object], object]]] = {
+    "str": _exactly(str),
+    "int": _exactly(int),
+    "float": _read_float,
+    "str | None": _read_optional_text,
+    "Mapping[str, str]": _read_text_map,
+    "Mapping[str, object]": _read_map,
+    "tuple[Problem, ...]": _read_problems,
+    "Outcome": Outcome,
+    "EndReason": EndReason,
+}
+
+
+@attrs.frozen
+class _Known:
+    """How one class of error is made from its details."""
+
+    kind: type[AegisError]
+    required: frozenset[str]
+    readers: Mapping[str, Callable[[object], object]]
+
+    def read(self, details: Mapping[object, object]) -> AegisError:
+        """The error; attributes that a newer version added are ignored.
+
+        Raises:
+            ValueError: *details* lack an attribute, or one does not fit.
+        """
+        if not self.required <= details.keys():
+            raise ValueError("attributes are missing")
+        readers = self.readers
+        given = {
+            name: readers[name](value) for name, value in details.items() if isinstance(name, str) and name in readers
+        }
+        return self.kind(**given)
+
+
+def _classes(parent: type[AegisError]) -> Iterator[type[AegisError]]:
+    for child in parent.__subclasses__():
+        if child.__module__ == parent.__module__:
+            yield child
+            yield from _classes(child)
+
+
+def _known(kind: type[AegisError]) -> _Known:
+    fields = [field for field in attrs.fields(kind) if field.init]
+    return _Known(
+        kind,
+        frozenset(field.name for field in fields if field.default is attrs.NOTHING),
+        {field.name: _READERS[str(field.type)] for field in fields},
+    )
+
+
+# Classes without attributes would lose their message, so their codes are kept in a RemoteError, too.
+_BY_CODE: Final[Mapping[str, _Known]] = {
+    kind.code: _known(kind)
+    for kind in _classes(AegisError)
+    if "code" in vars(kind) and attrs.fields(kind) and not issubclass(kind, _LOCAL)
+}
