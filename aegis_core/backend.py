@@ -29,7 +29,7 @@ from __future__ import annotations
 import enum
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Final, Protocol, runtime_checkable
@@ -106,6 +106,10 @@ class Delete:
 Operation = Put | Delete
 
 
+def _in_order(operations: Iterable[Operation]) -> tuple[Operation, ...]:
+    return tuple(operations)
+
+
 def _distinct_keys(_instance: object, _attribute: object, operations: tuple[Operation, ...]) -> None:
     if not operations:
         raise ValueError("a transaction needs at least one operation")
@@ -118,7 +122,7 @@ class Transaction:
     """Operations that happen together or not at all. `id` is unique per decision, and the same when it is repeated."""
 
     id: str
-    operations: tuple[Operation, ...] = attrs.field(converter=tuple, validator=_distinct_keys)
+    operations: tuple[Operation, ...] = attrs.field(converter=_in_order, validator=_distinct_keys)
 
 
 class DeleteReason(enum.Enum):
@@ -164,9 +168,6 @@ class Resync:
     """The feed lost the thread: what follows is a new snapshot ending in `Synced`; keys that it lacks are gone."""
 
     reason: str
-
-
-
 
 
 class Feed(Protocol):
@@ -360,6 +361,10 @@ class TrioClock:
             await trio.sleep_until(self.trio_time(at))
 
 
+def _read_only(parameters: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(parameters))
+
+
 @attrs.frozen
 class BackendAddress:
     """A parsed backend URL: ``scheme://location?parameter=…``. Parameters that are settings of the node have been taken out."""
@@ -367,7 +372,7 @@ class BackendAddress:
     url: str
     scheme: str
     location: str
-    parameters: Mapping[str, str] = attrs.field(factory=dict, converter=lambda m: MappingProxyType(dict(m)))
+    parameters: Mapping[str, str] = attrs.field(factory=dict, converter=_read_only)
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,1 @@
+"""The conformance suites, on our backends and on broken ones."""
