@@ -207,12 +207,12 @@ class Service:
 
     def method(
         self,
-        function: FunctionT | None = None,
+        function: Callable[..., Awaitable[object]] | None = None,
         /,
         *,
         name: str | None = None,
         idempotent: bool = False,
-    ) -> FunctionT | Callable[[FunctionT], FunctionT]:
+    ) -> Callable[..., object]:
         """Make an async function a method; as ``@service.method`` or ``@service.method(idempotent=True)``.
 
         The function is returned unchanged, so that a test can call it with a `Call` of its own making. Its first
