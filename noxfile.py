@@ -7,6 +7,7 @@ never the checkout: a module that the wheel lacks, or a file that it forgot, mus
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nox
@@ -31,6 +32,7 @@ FULLY_COVERED = [
     "aegis_core/node/lease.py",
     "aegis_core/node/registry.py",
 ]
+BUILT: list[Path] = []
 
 
 def dependency_group(name: str) -> list[str]:
@@ -38,15 +40,24 @@ def dependency_group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PYPROJECT, name))
 
 
+def wheel(session: nox.Session) -> Path:
+    """Build the source archive, and the wheel from that; once per run of nox."""
+    if not BUILT:
+        folder = CHECKOUT / ".nox" / "dist"
+        shutil.rmtree(folder, ignore_errors=True)
+        installer = "uv" if session.venv_backend == "uv" else "pip"
+        session.install("build")
+        session.run(
+            *("python", "-m", "build", "--installer", installer, "--outdir", str(folder), str(CHECKOUT)),
+            silent=True,
+        )
+        BUILT.extend(folder.glob("*.whl"))
+    return BUILT[0]
+
+
 def install_wheel(session: nox.Session, *extras: str, group: str | None = None) -> None:
-    """Build the source archive, the wheel from that, and install the wheel."""
-    built = Path(session.create_tmp()).resolve() / "dist"
-    for old in built.glob("aegis_ipc-*"):
-        old.unlink()
-    session.install("build")
-    session.run("python", "-m", "build", "--outdir", str(built), str(CHECKOUT), silent=True)
-    (wheel,) = built.glob("*.whl")
-    requirement = f"aegis-ipc[{','.join(extras)}] @ {wheel.as_uri()}"
+    """Install the wheel with its *extras*, and the requirements of a dependency group."""
+    requirement = f"aegis-ipc[{','.join(extras)}] @ {wheel(session).as_uri()}"
     session.install(requirement, *(dependency_group(group) if group else []))
 
 
