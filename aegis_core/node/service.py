@@ -203,16 +203,16 @@ class Service:
     def method(self, function: FunctionT, /) -> FunctionT: ...
 
     @overload
-    def method(self, *, name: str | None = None, idempotent: bool = False) -> Callable[[FunctionT], FunctionT]: ...
+    def method(self, /, *, name: str | None = None, idempotent: bool = False) -> Callable[[FunctionT], FunctionT]: ...
 
     def method(
         self,
-        function: Callable[..., Awaitable[object]] | None = None,
+        function: FunctionT | None = None,
         /,
         *,
         name: str | None = None,
         idempotent: bool = False,
-    ) -> Callable[..., object]:
+    ) -> FunctionT | Callable[[FunctionT], FunctionT]:
         """Make an async function a method; as ``@service.method`` or ``@service.method(idempotent=True)``.
 
         The function is returned unchanged, so that a test can call it with a `Call` of its own making. Its first
