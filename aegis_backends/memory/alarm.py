@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
-
-from aegis_core.backend import Clock
 
 __all__ = ["Alarm"]
 
@@ -20,12 +18,12 @@ class Alarm:
     nothing is to come it sleeps without a deadline, so that it never makes a mock clock jump.
 
     Args:
-        clock: The clock of the deadlines.
+        sleep_until: Waits for a time of the deadlines' clock.
         ring: Deals with all that is due, synchronously, and returns the time of the next (`math.inf` for none).
     """
 
-    def __init__(self, clock: Clock, ring: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, sleep_until: Callable[[float], Awaitable[object]], ring: Callable[[], float]) -> None:
+        self._sleep_until = sleep_until
         self._ring = ring
         self._at = math.inf
         self._sleep = trio.CancelScope()
@@ -45,6 +43,6 @@ class Alarm:
             with trio.CancelScope() as self._sleep:
                 if self._at == math.inf:
                     await trio.sleep_forever()
-                await self._clock.sleep_until(self._at)
+                await self._sleep_until(self._at)
             if not self._sleep.cancelled_caught:
                 self._at = self._ring()

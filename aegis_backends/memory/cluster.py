@@ -18,9 +18,7 @@ DEFAULT_NAME = "default"
 """The cluster that ``memory://`` means."""
 
 # Per Trio run, so that neither tests nor threads with runs of their own ever meet.
-_clusters: trio.lowlevel.RunVar[dict[str, MemoryCluster]] = trio.lowlevel.RunVar(
-    "aegis memory clusters"
-)
+_clusters: trio.lowlevel.RunVar[dict[str, MemoryCluster]] = trio.lowlevel.RunVar("aegis memory clusters")
 
 
 class MemoryCluster:
@@ -45,9 +43,7 @@ class MemoryCluster:
         capabilities: Capabilities = CAPABILITIES,
     ) -> None:
         self._name = name
-        self._state = StoreState(
-            clock or TrioClock(), first_revision=first_revision, capabilities=capabilities
-        )
+        self._state = StoreState(clock or TrioClock(), first_revision=first_revision, capabilities=capabilities)
         self._transport = MemoryTransport(name)
         self._users = 0
         self._alarms = trio.CancelScope()
@@ -94,9 +90,7 @@ async def open_memory(address: BackendAddress) -> AsyncIterator[Backend]:
         ConfigError: The URL has a parameter; this backend knows none.
     """
     for parameter in address.parameters:
-        raise ConfigError(
-            source=address.url, key=parameter, problem="the memory backend has no such parameter"
-        )
+        raise ConfigError(source=address.url, key=parameter, problem="the memory backend has no such parameter")
     name = address.location.strip("/") or DEFAULT_NAME
     try:
         clusters = _clusters.get()

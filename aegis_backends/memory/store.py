@@ -102,7 +102,7 @@ class StoreState:
         self.capabilities: Final = capabilities
         self.revision = first_revision - 1
         self.feeds: dict[MemoryFeed, None] = {}
-        self.alarm: Final = Alarm(clock, self._ring)
+        self.alarm: Final = Alarm(clock.sleep_until, self._ring)
         self._clock = clock
         self._records: dict[str, _Record] = {}
         self._tombstones: OrderedDict[str, _Tombstone] = OrderedDict()
@@ -124,24 +124,17 @@ class StoreState:
         limits = self.capabilities
         if len(transaction.operations) > limits.max_transaction:
             raise ValueError(
-                f"a transaction has at most {limits.max_transaction} operations, "
-                f"this one {len(transaction.operations)}"
+                f"a transaction has at most {limits.max_transaction} operations, this one {len(transaction.operations)}"
             )
         for op in transaction.operations:
             key = op.key
             if key not in self._records and (len(key) > _MAX_KEY or not _KEY.fullmatch(key)):
-                raise ValueError(
-                    f"{key[:80]!r} is not a key: tokens of A-Z a-z 0-9 _ = / - joined by dots"
-                )
+                raise ValueError(f"{key[:80]!r} is not a key: tokens of A-Z a-z 0-9 _ = / - joined by dots")
             if isinstance(op, Put):
                 if len(op.value) > limits.max_value:
-                    raise ValueError(
-                        f"a value has at most {limits.max_value} bytes, that of {key!r} {len(op.value)}"
-                    )
+                    raise ValueError(f"a value has at most {limits.max_value} bytes, that of {key!r} {len(op.value)}")
                 if op.ttl is not None and not limits.min_ttl <= op.ttl < math.inf:
-                    raise ValueError(
-                        f"a TTL is at least {limits.min_ttl:g} s, that of {key!r} {op.ttl:g}"
-                    )
+                    raise ValueError(f"a TTL is at least {limits.min_ttl:g} s, that of {key!r} {op.ttl:g}")
 
     def commit(self, transaction: Transaction) -> tuple[int, ...]:
         """Apply a checked *transaction*, or find that it was applied before.
@@ -193,9 +186,7 @@ class StoreState:
 
     def _bury(self, key: str, transaction: str, revision: int, now: float) -> None:
         self._records.pop(key, None)
-        self._tombstones[key] = _Tombstone(
-            transaction, revision, now + self.capabilities.settle_for
-        )
+        self._tombstones[key] = _Tombstone(transaction, revision, now + self.capabilities.settle_for)
         self._tombstones.move_to_end(key)
 
     def _publish(self, changes: Sequence[Change]) -> None:
@@ -256,9 +247,7 @@ class StoreState:
     def snapshot(self) -> list[Change]:
         """Every key's last change, in the order of their revisions."""
         self.expire_due()
-        return sorted(
-            (r.change for r in self._records.values()), key=lambda change: change.revision
-        )
+        return sorted((r.change for r in self._records.values()), key=lambda change: change.revision)
 
     def is_long(self, backlog: int) -> bool:
         """Whether *backlog* changes are so many that a snapshot would be shorter."""

@@ -21,7 +21,7 @@ import attrs
 import trio
 
 from aegis_backends.memory.alarm import Alarm
-from aegis_core.backend import Inbound, TransportUnavailable, TrioClock
+from aegis_core.backend import Inbound, TransportUnavailable
 from aegis_core.models import Outcome
 
 __all__ = ["MAX_PAYLOAD", "MemoryTransport"]
@@ -75,7 +75,7 @@ class MemoryTransport:
     """
 
     def __init__(self, cluster: str) -> None:
-        self.alarm: Final = Alarm(TrioClock(), self._ring)
+        self.alarm: Final = Alarm(trio.sleep_until, self._ring)
         self._cluster = cluster
         self._listeners: dict[str, _Listener] = {}
         self._under_way: dict[int, _Exchange] = {}
@@ -99,9 +99,7 @@ class MemoryTransport:
         return MAX_PAYLOAD
 
     @asynccontextmanager
-    async def listen(
-        self, instance_id: str, tag: str, receive: Callable[[Inbound], None]
-    ) -> AsyncIterator[str]:
+    async def listen(self, instance_id: str, tag: str, receive: Callable[[Inbound], None]) -> AsyncIterator[str]:
         """Serve ``memory:{cluster}/{instance_id}/{tag}``.
 
         Requests that are unanswered when the block ends fail as MAYBE_EXECUTED at once.
@@ -141,9 +139,7 @@ class MemoryTransport:
             if not endpoint.startswith("memory:"):
                 raise ValueError(f"{endpoint!r} is no memory endpoint")
             await trio.lowlevel.cancel_shielded_checkpoint()
-            raise TransportUnavailable(
-                reason="nobody listens there", endpoint=endpoint, outcome=Outcome.NOT_SENT
-            )
+            raise TransportUnavailable(reason="nobody listens there", endpoint=endpoint, outcome=Outcome.NOT_SENT)
         number = next(self._numbers)
         task = trio.lowlevel.current_task()
         exchange = _Exchange(bytes(payload), number, listener, task, self._under_way)
