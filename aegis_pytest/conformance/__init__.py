@@ -25,5 +25,6 @@ pytest.register_assert_rewrite(
 
 from aegis_pytest.conformance.harness import Harness  # noqa: E402
 from aegis_pytest.conformance.store import StoreConformance  # noqa: E402
+from aegis_pytest.conformance.transport import TransportConformance  # noqa: E402
 
-__all__ = ["Harness", "StoreConformance"]
+__all__ = ["Harness", "StoreConformance", "TransportConformance"]

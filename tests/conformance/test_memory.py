@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from aegis_backends.memory import open_memory
 from aegis_core.backend import Backend, BackendAddress
-from aegis_pytest.conformance import Harness, StoreConformance
+from aegis_pytest.conformance import Harness, StoreConformance, TransportConformance
 
 ADDRESS = BackendAddress("memory://conformance", "memory", "conformance")
 
@@ -31,8 +31,8 @@ class MemoryHarness(Harness):
             yield backend
 
 
-class TestMemoryStore(StoreConformance):
-    """The store."""
+class OnMemory:
+    """How both suites open the backend, and that their time is virtual."""
 
     @pytest.fixture
     def harness(self) -> Harness:
@@ -43,3 +43,11 @@ class TestMemoryStore(StoreConformance):
     def clock(self, autojump_clock: MockClock) -> object:
         """Virtual time."""
         return autojump_clock
+
+
+class TestMemoryStore(OnMemory, StoreConformance):
+    """The store."""
+
+
+class TestMemoryTransport(OnMemory, TransportConformance):
+    """The transport."""
