@@ -35,7 +35,7 @@ CORE_PUBLIC = frozenset({
 # Free for all: the language's own extensions, so to speak.
 EVERYWHERE = frozenset({"attr", "attrs", "trio"})
 DOORWAYS: Mapping[str, tuple[str, ...]] = {
-    "cattrs": ("aegis_core.codec",),
+    "cattrs": ("aegis_core.structuring",),
     "msgpack": ("aegis_core.codec",),
     "pluggy": ("aegis_core.hookspecs", "aegis_core.plugins"),
     "cyclopts": ("aegis_core.cli",),
