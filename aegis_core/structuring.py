@@ -145,10 +145,10 @@ def _collection(kind: object) -> Hook:
 
 
 def _tuple(kind: object) -> Hook:
-    return _fixed(typing.get_args(kind), lambda values: tuple(values))
+    return _fixed(typing.get_args(kind), tuple)
 
 
-def _named_tuple(kind: type[tuple[object, ...]]) -> Hook:
+def _named_tuple(kind: Callable[..., object]) -> Hook:
     return _fixed(tuple(typing.get_type_hints(kind).values()), lambda values: kind(*values))
 
 
