@@ -8,6 +8,7 @@ never the checkout: a module that the wheel lacks, or a file that it forgot, mus
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -64,17 +65,19 @@ def install_wheel(session: nox.Session, *extras: str, group: str | None = None) 
     session.install(requirement, *(dependency_group(group) if group else []))
 
 
-def run_pytest(session: nox.Session, *launcher: str, paths: list[str]) -> None:
-    """Run pytest on *paths* of the checkout from a directory where no package of ours lies."""
+def run_pytest(session: nox.Session, *launcher: str, options: Sequence[str] = (), tests: str = "tests") -> None:
+    """Run pytest on *tests* of the checkout from a directory where no package of ours lies."""
     away = Path(session.create_tmp()).resolve() / "away"
     away.mkdir(exist_ok=True)
-    config = CHECKOUT / "pyproject.toml"
+    selected = [
+        str(CHECKOUT / part) if (CHECKOUT / part.partition("::")[0]).exists() else part for part in session.posargs
+    ]
     with session.chdir(away):
         session.run(
             *(launcher or ("python", "-P", "-m")),
-            "pytest",
-            *("-c", str(config), "--rootdir", str(CHECKOUT)),
-            *(session.posargs or [str(CHECKOUT / path) for path in paths]),
+            *("pytest", "-c", str(CHECKOUT / "pyproject.toml"), "--rootdir", str(CHECKOUT)),
+            *options,
+            *(selected or [str(CHECKOUT / tests)]),
             env={"AEGIS_TESTED_WHEEL": "1"},
         )
 
@@ -87,7 +90,7 @@ def tests(session: nox.Session) -> None:
     data = {"COVERAGE_FILE": str(Path(session.create_tmp()).resolve() / "coverage")}
     session.env.update(data)
     session.run("coverage", "erase", config)
-    run_pytest(session, "coverage", "run", config, "-m", paths=["tests"])
+    run_pytest(session, "coverage", "run", config, "-m", options=["-n", "auto"])
     session.run("coverage", "combine", config, silent=True)
     if session.posargs:
         return  # A part of the tests covers a part of the code.
@@ -100,7 +103,7 @@ def tests(session: nox.Session) -> None:
 def pythons(session: nox.Session) -> None:
     """All tests on the wheel, without coverage, on every supported interpreter found here."""
     install_wheel(session, "cli", "test", group="tests")
-    run_pytest(session, paths=["tests"])
+    run_pytest(session)
 
 
 @nox.session
@@ -126,7 +129,7 @@ def typing(session: nox.Session) -> None:
 def conformance(session: nox.Session) -> None:
     """The contract of the ports, against every backend that this machine can run."""
     install_wheel(session, "cli", "test", group="tests")
-    run_pytest(session, paths=["tests/conformance"])
+    run_pytest(session, tests="tests/conformance")
 
 
 @nox.session

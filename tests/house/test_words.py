@@ -93,7 +93,7 @@ def test_rule_bites(text: str) -> None:
         "http://127.0.0.1:8700",
         "https://registry.example.com/",
         "f(x)  # 3 of them",
-        "color #123",
+        "colour = '#123'",
     ],
 )
 def test_rule_lets_pass_what_it_should(text: str) -> None:
