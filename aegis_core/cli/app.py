@@ -1,0 +1,55 @@
+"""The commands of ``aegis``, and how one of them is run."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib import metadata
+
+import trio
+from cyclopts import App
+
+from aegis_core.cli.demo import demo
+from aegis_core.cli.interruption import run_until_signal
+from aegis_core.errors import AegisError
+
+__all__ = ["build_app", "run"]
+
+
+def build_app() -> App:
+    """Return the program with all its commands."""
+    app = App(
+        name="aegis",
+        help="Registry, roles, exclusive ownership and routing for stateful services on Trio.",
+        version=lambda: f"aegis-ipc {metadata.version('aegis-ipc')}",
+        backend="trio",
+    )
+    app.command(demo)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command that *arguments* ask for, until it ends or a signal comes.
+
+    A command returns its exit status, or None for 0. An async command runs on Trio.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        The exit status: what the command returned; 1 and the error's sentence on standard error when it raised an
+        `AegisError`; 2 for a wrong command line; 128 + the signal's number when it was interrupted.
+    """
+    try:
+        command, bound, _ = build_app().parse_args(arguments)
+        call = partial(command, *bound.args, **bound.kwargs)
+        if inspect.iscoroutinefunction(command):
+            return trio.run(run_until_signal, call) or 0
+        return call() or 0
+    except AegisError as exc:
+        print(f"aegis: {exc}", file=sys.stderr)
+        return 1
+    except SystemExit as exc:  # The parser has explained a wrong command line and wants to leave.
+        return exc.code if isinstance(exc.code, int) else 1

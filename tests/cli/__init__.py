@@ -1,0 +1,3 @@
+"""The ``aegis`` command line."""
+
+from __future__ import annotations

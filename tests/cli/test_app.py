@@ -1,0 +1,108 @@
+"""The program as a whole: help, version, wrong command lines, missing packages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from aegis_core.cli import app as program
+from aegis_core.errors import ConfigError
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """``aegis --help`` says what there is, and so does ``aegis`` alone."""
+    assert program.run(["--help"]) == 0
+    wanted = capsys.readouterr().out
+    assert "demo" in wanted
+    assert program.run([]) == 0
+    assert capsys.readouterr().out == wanted
+
+
+def test_version_is_the_distribution_s(capsys: pytest.CaptureFixture[str]) -> None:
+    """``aegis --version`` names the installed version."""
+    assert program.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"aegis-ipc {metadata.version('aegis-ipc')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"), [(["dance"], "dance"), (["demo", "--loud"], "--loud"), (["demo", "--seed", "x"], "x")]
+)
+def test_a_wrong_command_line_is_explained(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2, and the message names what was not understood."""
+    assert program.run(arguments) == 2
+    assert named in "".join(capsys.readouterr())
+
+
+def test_the_demo_explains_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """``aegis demo --help`` names each option and the exit statuses."""
+    assert program.run(["demo", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in ("--orders", "--seed", "--backend", "--journal", "--plain", "--save-svg"):
+        assert option in shown
+    assert "Exit status" in shown
+
+
+@pytest.mark.parametrize("result", [None, 0, 3])
+def test_a_command_s_result_is_the_exit_status(result: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An int is the status and None is success, for plain and for async commands."""
+
+    def plain() -> int | None:
+        return result
+
+    async def asynchronous() -> int | None:
+        return result
+
+    def build() -> App:
+        app = App()
+        app.command(plain)
+        app.command(asynchronous)
+        return app
+
+    monkeypatch.setattr(program, "build_app", build)
+    assert program.run(["plain"]) == (result or 0)
+    assert program.run(["asynchronous"]) == (result or 0)
+
+
+def test_an_error_of_the_library_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback for what the user can mend; exit status 1."""
+
+    def fail() -> None:
+        raise ConfigError(source="aegis.toml", key="backend", problem="say which")
+
+    def build() -> App:
+        app = App()
+        app.command(fail)
+        return app
+
+    monkeypatch.setattr(program, "build_app", build)
+    assert program.run(["fail"]) == 1
+    assert capsys.readouterr().err == "aegis: aegis.toml: backend: say which\n"
+
+
+@pytest.mark.parametrize("missing", ["cyclopts", "rich"])
+def test_without_its_packages_the_program_says_what_to_install(missing: str) -> None:
+    """The library works without them; the command line names the extra that brings them."""
+    code = f"import sys; sys.modules[{missing!r}] = None; from aegis_core.cli import main; sys.exit(main(['--help']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"aegis: the package {missing!r} is missing. "
+        "The command line needs the extra 'cli': pip install 'aegis-ipc[cli]'\n"
+    )
+
+
+def test_another_missing_package_is_not_disguised(tmp_path: Path) -> None:
+    """Only the extra's packages are named so; a damaged one shows what it lacks."""
+    (tmp_path / "cyclopts.py").write_text("import no_such_module")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from aegis_core.cli import main; main([])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
