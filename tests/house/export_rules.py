@@ -17,9 +17,7 @@ PUBLIC_MODULES = (
     "aegis_core.hookspecs",
     "aegis_core.models",
     "aegis_core.names",
-    "aegis_backends",
     "aegis_backends.memory",
-    "aegis_pytest",
     "aegis_pytest.conformance",
 )
 
