@@ -97,7 +97,7 @@ def _frozen_mapping(value: Mapping[str, object] | None) -> Mapping[str, object]:
 
 def _tuple_of_str(value: Iterable[str]) -> tuple[str, ...]:
     if isinstance(value, str):
-        raise TypeError("tags must be a collection of strings, not one string")
+        raise TypeError("expected a collection of strings, not one string")
     return tuple(value)
 
 
@@ -117,7 +117,9 @@ class ResourceMetadata:
     """
 
     resource_type: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
-    version: int = attrs.field(default=1, validator=[attrs.validators.instance_of(int), attrs.validators.ge(1)])
+    version: int = attrs.field(
+        default=1, validator=[attrs.validators.instance_of(int), attrs.validators.ge(1)]
+    )
     tags: tuple[str, ...] = attrs.field(
         default=(),
         converter=_tuple_of_str,
@@ -126,7 +128,9 @@ class ResourceMetadata:
     attributes: Mapping[str, object] = attrs.field(default=_EMPTY, converter=_frozen_mapping)
     created_by: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
     last_modified: datetime | None = None
-    ttl_seconds: float | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.gt(0)))
+    ttl_seconds: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.gt(0))
+    )
     priority: int = attrs.field(default=0, validator=attrs.validators.instance_of(int))
 
     def is_expired(self, now: datetime) -> bool:
@@ -153,6 +157,9 @@ class ServiceInstance:
         draining: It is handing over its work: it takes no new claims and is out of the rotation.
         priority: Standby order, higher first; also the weight for the weighted balancer (see metadata).
         sticky_active_group: The role group that it belongs to, or None.
+        on_demand: Prefixes of resource ids that it takes when a call for one without owner comes to it.
+        adopts: It can take over a resource that is transferred to it (its service has ``on_acquire``).
+        idempotent: Methods that may be executed twice, so that callers repeat a call whose fate is unknown.
         metadata: The user's own, JSON-like.
         registered_at: Aware UTC.
         last_heartbeat: Aware UTC.
@@ -171,6 +178,8 @@ class ServiceInstance:
     draining: bool = False
     priority: int = 0
     sticky_active_group: str | None = None
+    on_demand: tuple[str, ...] = attrs.field(default=(), converter=_tuple_of_str)
+    idempotent: tuple[str, ...] = attrs.field(default=(), converter=_tuple_of_str)
     metadata: Mapping[str, object] = attrs.field(default=_EMPTY, converter=_frozen_mapping)
     registered_at: datetime
     last_heartbeat: datetime
@@ -228,6 +237,7 @@ class Ownership:
         registered_at: Aware UTC time of the acquisition.
         reason: Why it came to this owner: ``claimed``, ``promoted``, ``transferred``, ``forced``, ``activated``, ``registered``.
         previous: Instance id of the owner before, or "".
+        as_role: Of a resource: holding it is a role, so calls by service name go to its owner. Role groups need no such word.
         revision: Store revision of this record (0 before it is stored).
     """
 
@@ -240,6 +250,7 @@ class Ownership:
     registered_at: datetime
     reason: str = "claimed"
     previous: str = ""
+    as_role: bool = False
     revision: int = ABSENT
 
 
@@ -254,6 +265,7 @@ class Standby:
         lease: Tag of its lease; a place whose lease is dead counts for nothing.
         priority: Higher first; equals are served in the order in which they came.
         joined: Store revision at which the place was taken (0 in a record that is being written).
+        as_role: As of `Ownership`, once promoted.
         revision: Store revision of this record (0 before it is stored).
     """
 
@@ -263,6 +275,7 @@ class Standby:
     lease: str
     priority: int = 0
     joined: int = ABSENT
+    as_role: bool = False
     revision: int = ABSENT
 
 
@@ -272,7 +285,7 @@ class TransferRecord:
 
     Args:
         transfer_id: ``transfer_`` and 16 hex digits.
-        kind: ``transfer``, ``forced``, ``role`` or ``sweep``.
+        kind: ``transfer``, ``forced``, ``role``, ``sweep`` (of a dead owner's) or ``expired`` (time to live of the resource).
         resource_ids: What moved.
         from_instance_id: The old owner.
         to_instance_id: The new owner; "" when the resources became free.

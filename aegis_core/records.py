@@ -143,6 +143,8 @@ def ownership_to_map(record: Ownership, metadata: bytes) -> Plain:
         raw["why"] = record.reason
     if record.previous:
         raw["prev"] = record.previous
+    if record.as_role:
+        raw["role"] = True
     if metadata:
         raw["meta"] = metadata
     return raw
@@ -178,6 +180,7 @@ def ownership_from_map(
         registered_at=_instant(raw, "at"),
         reason=_shared(reason),
         previous=_shared(previous),
+        as_role=_field(raw, "role", bool, False),
         revision=revision,
     )
 
@@ -225,6 +228,8 @@ def standby_to_map(record: Standby) -> Plain:
         raw["prio"] = record.priority
     if record.joined:
         raw["joined"] = record.joined
+    if record.as_role:
+        raw["role"] = True
     return raw
 
 
@@ -238,6 +243,7 @@ def standby_from_map(key: StandbyKey, raw: Plain, revision: int) -> Standby:
         lease=lease,
         priority=_field(raw, "prio", int, 0),
         joined=_revision(raw, "joined", revision),
+        as_role=_field(raw, "role", bool, False),
         revision=revision,
     )
 
@@ -293,6 +299,8 @@ def instance_to_map(record: ServiceInstance, offset: tzinfo) -> Plain:
             "interval": record.heartbeat_interval,
             "registeredAt": record.registered_at.isoformat(),
             "priority": record.priority,
+            **({"onDemand": record.on_demand} if record.on_demand else {}),
+            **({"idempotent": record.idempotent} if record.idempotent else {}),
         },
     }
     return raw
@@ -337,6 +345,8 @@ def instance_from_map(key: InstanceKey, spelled: Plain, revision: int) -> Servic
         draining=_field(ours, "draining", bool, False),
         priority=_field(ours, "priority", int, 0),
         sticky_active_group=group,
+        on_demand=_text_list(ours, "onDemand"),
+        idempotent=_text_list(ours, "idempotent"),
         metadata=metadata,
         registered_at=_instant(ours, "registeredAt") if "registeredAt" in ours else heartbeat,
         last_heartbeat=heartbeat,

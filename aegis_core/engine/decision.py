@@ -1,0 +1,78 @@
+"""What a decision is: what to write, under which expectations, and what to answer once it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import attrs
+
+from aegis_core.models import Record
+
+__all__ = ["Audit", "Decision", "NotYetKnown", "Write", "answered"]
+
+A = TypeVar("A")
+
+
+class NotYetKnown(Exception):
+    """The view may not judge yet: sync, then decide again. No refusal; it never reaches a user."""
+
+
+@attrs.frozen
+class Write:
+    """One operation of a transaction.
+
+    Args:
+        key: The store key.
+        record: What to put there, with epoch (or joined) 0 where its own revision is meant; None deletes the key.
+        expect: Revision that the key must have; `ABSENT` when it must not be there.
+        ttl: Seconds until the store deletes the key by itself; None for never.
+    """
+
+    key: str
+    record: Record | None
+    expect: int
+    ttl: float | None = None
+
+
+@attrs.frozen
+class Decision(Generic[A]):
+    """What to commit, and what it means.
+
+    Args:
+        writes: Operations to commit as one transaction; empty when nothing is to be done.
+        answer: Computes the operation's answer from the revisions of the writes, in their order.
+        refuses: Part of the answer is a refusal, or says that something holds already, which no write of this
+            decision proves: like an error, it must be decided on a view that was synced since the request came.
+    """
+
+    writes: tuple[Write, ...]
+    answer: Callable[[Sequence[int]], A]
+    refuses: bool = False
+
+    @property
+    def rests_on_view(self) -> bool:
+        """Whether the answer is only as fresh as the view: nothing is written, or part of it `refuses`."""
+        return self.refuses or not self.writes
+
+
+def answered(value: A) -> Decision[A]:
+    """A decision to write nothing and answer *value*."""
+    return Decision((), lambda _: value)
+
+
+@attrs.frozen(kw_only=True)
+class Audit:
+    """How an operation that moves ownership is recorded.
+
+    Args:
+        transfer_id: ``transfer_`` and 16 hex digits, unique per operation and the same when it is decided again.
+        reason: As the one who asked gave it.
+        requested_by: Principal that asked.
+        ttl: Seconds that the record is kept.
+    """
+
+    transfer_id: str
+    reason: str = ""
+    requested_by: str = ""
+    ttl: float = 7 * 86400.0

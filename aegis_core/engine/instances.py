@@ -1,0 +1,337 @@
+"""Registration, and what becomes of it: renewal, health, draining, deregistration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+import attrs
+
+from aegis_core.engine.decision import Decision, Write, answered
+from aegis_core.engine.requests import Problems, authentic, target_problem
+from aegis_core.engine.snapshot import Snapshot
+from aegis_core.errors import (
+    InstanceConflict,
+    InvalidRequest,
+    RoleConflict,
+    ServiceNotFound,
+)
+from aegis_core.models import (
+    ABSENT,
+    Health,
+    HeartbeatReply,
+    Ownership,
+    Role,
+    ServiceInstance,
+    ServiceView,
+    Standby,
+)
+from aegis_core.names import (
+    InstanceKey,
+    StandbyKey,
+    TargetKey,
+    describe_target,
+    group_problem,
+    instance_id_problem,
+    instance_key,
+    is_role,
+    service_name_problem,
+    standby_key,
+    target_key,
+)
+
+__all__ = [
+    "Registered",
+    "deregister",
+    "get_service",
+    "heartbeat",
+    "list_services",
+    "register",
+    "renew",
+    "set_draining",
+    "set_health",
+]
+
+_STATUS: Final = {
+    "healthy": Health.ONLINE,
+    "unhealthy": Health.UNHEALTHY,
+    "degraded": Health.UNHEALTHY,
+}
+
+
+@attrs.frozen(kw_only=True)
+class Registered:
+    """Answer of `register`.
+
+    Args:
+        instance: The record as stored.
+        role: ACTIVE if it holds the target it asked for, else STANDBY.
+        epoch: Of the target, if it holds it.
+        new: Whether this registration is new; False when the same was registered already.
+    """
+
+    instance: ServiceInstance
+    role: Role
+    epoch: int = ABSENT
+    new: bool = True
+
+
+def register(
+    view: Snapshot,
+    candidate: ServiceInstance,
+    *,
+    role: Role | None = None,
+    target: str | None = None,
+    at: datetime,
+) -> Decision[Registered]:
+    """Register *candidate*: its record, and the role that it asks for, in one transaction or not at all.
+
+    The same instance under the same lease is idempotent. After the old lease ended, another lease takes the id over.
+
+    Args:
+        view: The view.
+        candidate: The record to write, with lease tag, ttl, interval, endpoints, metadata, priority, group.
+        role: ACTIVE asks to hold *target*, STANDBY to wait in its line, None for neither.
+        target: A role group of the service, or a resource (then holding it is a role); without one *role* is only shown.
+        at: Aware UTC.
+
+    Raises:
+        InvalidRequest: Every bad field with its path.
+        InstanceConflict: The id is in use under another lease, and that lease lives.
+        RoleConflict: ACTIVE was asked for, and somebody else is.
+        NotYetKnown: The view may not judge yet.
+    """
+    _check_candidate(candidate, role, target)
+    service, name = candidate.service_name, candidate.instance_id
+    known = view.instance(service, name)
+    if known is not None and known.lease != candidate.lease:
+        raise InstanceConflict(owner=name, service_name=service)
+    wanted: Ownership | None = None
+    writes: list[Write] = []
+    epoch = ABSENT
+    if role is Role.ACTIVE and target is not None:
+        epoch, wanted = _acquisition(view, candidate, target, at)
+    shown = Role.ACTIVE if role is Role.ACTIVE else Role.STANDBY
+    if known is None:
+        record = attrs.evolve(candidate, role=shown, registered_at=at, last_heartbeat=at, revision=ABSENT)
+        expect = view.expectation(InstanceKey(service, name))
+        writes.append(Write(instance_key(service, name), record, expect, candidate.ttl))
+    if wanted is not None and target is not None:
+        expect = view.expectation(TargetKey(target))
+        writes.append(Write(target_key(target), wanted, expect))
+    if role is Role.STANDBY and target is not None:
+        writes += _place(view, candidate, target)
+
+    def answer(revisions: Sequence[int]) -> Registered:
+        stored = known or attrs.evolve(record, revision=revisions[0])
+        mine = revisions[-1] if wanted is not None else epoch
+        return Registered(instance=stored, role=shown, epoch=mine, new=known is None)
+
+    return Decision(tuple(writes), answer, refuses=known is not None)
+
+
+def _check_candidate(candidate: ServiceInstance, role: Role | None, target: str | None) -> None:
+    problems = Problems()
+    problems.note("$.service_name", service_name_problem(candidate.service_name))
+    problems.note("$.instance_id", instance_id_problem(candidate.instance_id))
+    problems.number("$.ttl", candidate.ttl, low=0.001, high=86400.0 * 365)
+    problems.number("$.heartbeat_interval", candidate.heartbeat_interval, low=0.0005)
+    if not problems.found and candidate.heartbeat_interval > candidate.ttl / 2:
+        problems.note(
+            "$.heartbeat_interval",
+            f"{candidate.heartbeat_interval:g} s leaves no second chance within a ttl of "
+            f"{candidate.ttl:g} s: at most {candidate.ttl / 2:g}",
+        )
+    problems.number("$.priority", candidate.priority, low=-(2**31), high=2**31, whole=True)
+    if candidate.sticky_active_group is not None:
+        problems.note("$.group", group_problem(candidate.sticky_active_group))
+    if not candidate.lease:
+        problems.note("$.lease_id", "a registration needs a lease")
+    if role is not None and target is not None:
+        path = "$.group" if is_role(target) else "$.metadata.resource_id"
+        problems.note(path, target_problem(target, candidate.service_name))
+    problems.check()
+
+
+def _acquisition(view: Snapshot, candidate: ServiceInstance, target: str, at: datetime) -> tuple[int, Ownership | None]:
+    """The epoch that *candidate* holds *target* under already, or else the record to write."""
+    service, name = candidate.service_name, candidate.instance_id
+    record = view.held(target)
+    holder = None if record is None else view.holder(record)
+    if record is not None and holder is not None:
+        if holder.lease == candidate.lease:
+            return record.epoch, None
+        raise RoleConflict(owner=holder.instance_id, service_name=service, target=describe_target(target))
+    fresh = Ownership(
+        target=target,
+        service_name=service,
+        instance_id=name,
+        lease=candidate.lease,
+        registered_at=at,
+        reason="registered",
+        previous="" if record is None else record.instance_id,
+        as_role=not is_role(target),
+    )
+    return ABSENT, fresh if record is None else attrs.evolve(fresh, metadata=record.metadata)
+
+
+def _place(view: Snapshot, candidate: ServiceInstance, target: str) -> tuple[Write, ...]:
+    name = candidate.instance_id
+    known = view.place(target, name)
+    if known is not None and known.lease == candidate.lease:
+        return ()
+    place = Standby(
+        target=target,
+        service_name=candidate.service_name,
+        instance_id=name,
+        lease=candidate.lease,
+        priority=candidate.priority,
+        as_role=not is_role(target),
+    )
+    expect = view.expectation(StandbyKey(target, name))
+    return (Write(standby_key(target, name), place, expect),)
+
+
+def renew(record: ServiceInstance, *, at: datetime) -> Write:
+    """The write that renews a lease: *record* once more, if it is still the last one.
+
+    It names no view: an instance renews what it last wrote itself, changed as it likes (role, health, draining), and a
+    `Conflict` means that the lease may have ended.
+
+    Args:
+        record: One's own record as last acknowledged, with its revision.
+        at: Aware UTC.
+    """
+    key = instance_key(record.service_name, record.instance_id)
+    return Write(key, attrs.evolve(record, last_heartbeat=at), record.revision, record.ttl)
+
+
+def heartbeat(
+    view: Snapshot,
+    service_name: str,
+    instance_id: str,
+    *,
+    lease: str | None = None,
+    status: str = "healthy",
+    metadata: Mapping[str, object] | None = None,
+    at: datetime,
+) -> Decision[HeartbeatReply]:
+    """Renew the lease of an instance that does not keep it itself.
+
+    Args:
+        view: The view.
+        service_name: Its service.
+        instance_id: Its id.
+        lease: Tag of the lease that it showed; None believes the name alone.
+        status: ``healthy``, ``unhealthy`` or ``degraded`` (which counts as UNHEALTHY).
+        metadata: Entries to set in the record's metadata.
+        at: Aware UTC.
+
+    Raises:
+        InvalidRequest: Another status.
+        InstanceNotFound: No such instance lives.
+        NotOwner: It lives by another lease.
+    """
+    if status not in _STATUS:
+        raise InvalidRequest.at("$.status", f"expected {', '.join(_STATUS)}, got {status!r}")
+    known = authentic(view, service_name, instance_id, lease, "heartbeat")
+    changed = attrs.evolve(
+        known,
+        health=_STATUS[status],
+        metadata={**known.metadata, **metadata} if metadata else known.metadata,
+        role=view.role(known),
+    )
+    reply = HeartbeatReply(service_name=service_name, instance_id=instance_id, updated_at=at)
+    return Decision((renew(changed, at=at),), lambda _: reply)
+
+
+def deregister(
+    view: Snapshot, service_name: str, instance_id: str, *, lease: str | None = None
+) -> Decision[tuple[str, ...]]:
+    """End a lease of one's own will; what it held is free at once. Answers the targets that it held.
+
+    Args:
+        view: The view.
+        service_name: Its service.
+        instance_id: Its id.
+        lease: Tag of the lease that was shown; None believes the name alone.
+
+    Raises:
+        InstanceNotFound: No such instance lives.
+        NotOwner: It lives by another lease.
+    """
+    known = authentic(view, service_name, instance_id, lease, "deregister")
+    freed = tuple(view.held_by(known.lease))
+    write = Write(instance_key(service_name, instance_id), None, known.revision)
+    return Decision((write,), lambda _: freed)
+
+
+def set_health(
+    view: Snapshot,
+    service_name: str,
+    instance_id: str,
+    health: Health,
+    *,
+    lease: str | None = None,
+    at: datetime,
+) -> Decision[ServiceInstance]:
+    """Say that an instance is ONLINE or UNHEALTHY. The write renews its lease as well.
+
+    Raises:
+        InvalidRequest: OFFLINE, which no instance can say of itself.
+        InstanceNotFound: No such instance lives.
+        NotOwner: It lives by another lease.
+    """
+    if health is Health.OFFLINE:
+        raise InvalidRequest.at("$.health", "expected ONLINE or UNHEALTHY; deregister to go OFFLINE")
+    known = authentic(view, service_name, instance_id, lease, "set_health")
+    return _rewrite(known, attrs.evolve(known, health=health), at)
+
+
+def set_draining(
+    view: Snapshot,
+    service_name: str,
+    instance_id: str,
+    *,
+    draining: bool,
+    lease: str | None = None,
+    at: datetime,
+) -> Decision[ServiceInstance]:
+    """Say whether an instance is handing over its work: no new claims, out of the rotation. The write renews its lease.
+
+    Raises:
+        InstanceNotFound: No such instance lives.
+        NotOwner: It lives by another lease.
+    """
+    known = authentic(view, service_name, instance_id, lease, "drain")
+    return _rewrite(known, attrs.evolve(known, draining=draining), at)
+
+
+def _rewrite(known: ServiceInstance, wanted: ServiceInstance, at: datetime) -> Decision[ServiceInstance]:
+    if wanted == known:
+        return answered(known)
+    write = renew(wanted, at=at)
+    stored = attrs.evolve(wanted, last_heartbeat=at)
+    return Decision((write,), lambda revisions: attrs.evolve(stored, revision=revisions[0]))
+
+
+def list_services(view: Snapshot, *, now: float) -> tuple[ServiceView, ...]:
+    """All services with their live instances, with health as seen from here and role as the ownership records say."""
+    return tuple(get_service(view, name, now=now) for name in view.services())
+
+
+def get_service(view: Snapshot, service_name: str, *, now: float) -> ServiceView:
+    """One service with its live instances, by id.
+
+    Raises:
+        ServiceNotFound: None of its instances lives.
+    """
+    live = view.live(service_name)
+    if not live:
+        raise ServiceNotFound(service_name=service_name)
+    shown = (
+        attrs.evolve(i, health=view.health(i, now), role=view.role(i))
+        for i in sorted(live, key=lambda i: i.instance_id)
+    )
+    return ServiceView(service_name=service_name, instances=tuple(shown))

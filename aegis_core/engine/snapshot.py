@@ -1,0 +1,702 @@
+"""The indexed view: what one node knows of the store, and what each change of it means.
+
+Theory of operation
+-------------------
+The view is fed from two sides. The *watch* tells every change in growing order of revision, and now and then that it is
+level (`Snapshot.advance`): then the view is whole up to that revision. The node's own *commits* are folded in as soon as
+they are acknowledged, ahead of the watch. Both use `put` and `delete`; each key is guarded by its revision, so what comes
+late, twice or out of order changes nothing. Deletions folded early are remembered until the watch has passed them.
+
+`revision` moves with `advance` alone. Between two of them a feed may have merged the changes of a key to its newest, so
+a record can be there before the instance record that it names; a record newer than `revision` is therefore never judged
+dead (`holder` raises `NotYetKnown`).
+
+A record is *alive* while an instance record with its lease tag is in the view, of the very instance that it names. All
+that queries and events say is about records that are alive: one that names a dead lease is as good as none.
+
+The first snapshot is no news: no events before the first `advance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+import attrs
+
+from aegis_core.engine.changes import Part, ownership_event, part, role_events
+from aegis_core.engine.decision import NotYetKnown
+from aegis_core.engine.indexes import LeaseEntry, Ownerships, steers
+from aegis_core.engine.pools import Pool, build_pool
+from aegis_core.events import (
+    Event,
+    InstanceDeregistered,
+    InstanceHealthChanged,
+    InstanceLost,
+    InstanceRegistered,
+)
+from aegis_core.models import (
+    ABSENT,
+    Health,
+    Ownership,
+    Record,
+    Role,
+    ServiceInstance,
+    Standby,
+    TransferRecord,
+)
+from aegis_core.names import (
+    InstanceKey,
+    Key,
+    StandbyKey,
+    TargetKey,
+    TransferKey,
+    is_role,
+)
+
+__all__ = ["Snapshot"]
+
+T = TypeVar("T")
+
+SILENT_AFTER: Final = 2
+"""Heartbeat intervals without a renewal after which an instance counts as UNHEALTHY."""
+
+_NOTHING_HELD: Final[Mapping[str, Ownership]] = MappingProxyType({})
+
+
+class Snapshot:
+    """One node's view of the store. Mutable and synchronous: nobody can see it half-changed."""
+
+    def __init__(self) -> None:
+        self._revision = ABSENT
+        self._synced = False
+        self._heard_at = 0.0
+        self._services: dict[str, dict[str, LeaseEntry]] = {}
+        self._ids: dict[str, dict[str, LeaseEntry]] = {}
+        self._leases: dict[str, LeaseEntry] = {}
+        self._dead: dict[str, LeaseEntry] = {}
+        self._index = Ownerships()
+        self._records = self._index.records
+        self._places: dict[str, dict[str, Standby]] = {}
+        self._transfers: dict[str, TransferRecord] = {}
+        self._unreadable: dict[Key, int] = {}
+        self._deleted: dict[Key, int] = {}
+        self._expiring: dict[str, int] = {}
+        self._unseen: dict[Key, None] = {}
+        self._pools: dict[str, Pool] = {}
+
+    def __repr__(self) -> str:
+        state = "synced" if self._synced else "loading"
+        instances = sum(map(len, self._services.values()))
+        return (
+            f"<Snapshot {state} at revision {self._revision}: {instances} instances, "
+            f"{len(self._records)} ownership records>"
+        )
+
+    # -- what is read -----------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> int:
+        """How far the watch has come: the view is whole up to this revision, once it is `synced`."""
+        return self._revision
+
+    @property
+    def synced(self) -> bool:
+        """Whether the view is whole: False before the first `advance`, and from `resync` to the next one."""
+        return self._synced
+
+    def owner(self, target: str) -> tuple[Ownership, ServiceInstance] | None:
+        """Who owns *target* (a resource id or a role group) as seen from here: the record and the live instance."""
+        record = self._records.get(target)
+        if record is None:
+            return None
+        instance = self._leases[record.lease].instance
+        if (
+            instance is None
+            or instance.instance_id != record.instance_id
+            or instance.service_name != record.service_name
+        ):
+            return None
+        return record, instance
+
+    def held(self, target: str) -> Ownership | None:
+        """The record of who owns *target*, whether its lease is alive or not."""
+        return self._records.get(target)
+
+    def holder(self, record: Ownership | Standby) -> ServiceInstance | None:
+        """The live instance that *record* of this view names, None when its lease is dead.
+
+        Raises:
+            NotYetKnown: No such lease is here, but the view is behind the record or not whole.
+        """
+        instance = self._alive(record)
+        if instance is None and not (self._synced and record.revision <= self._revision):
+            raise NotYetKnown(record.revision)
+        return instance
+
+    def expectation(self, key: Key) -> int:
+        """The revision that *key* has here: what a write expects. `ABSENT` when it is not there."""
+        found = self._record(key)
+        return self._unreadable.get(key, ABSENT) if found is None else found.revision
+
+    def _record(self, key: Key) -> Record | None:
+        if isinstance(key, TargetKey):
+            return self._records.get(key.target)
+        if isinstance(key, InstanceKey):
+            return self.instance(key.service_name, key.instance_id)
+        if isinstance(key, StandbyKey):
+            return self.place(key.target, key.instance_id)
+        return self._transfers.get(key.transfer_id)
+
+    def instance(self, service_name: str, instance_id: str) -> ServiceInstance | None:
+        """The live instance of that name."""
+        members = self._services.get(service_name)
+        entry = members.get(instance_id) if members else None
+        return entry.instance if entry else None
+
+    def by_id(self, instance_id: str) -> tuple[ServiceInstance, ...]:
+        """The live instances with that id: at most one of each service."""
+        return _instances(self._ids.get(instance_id, {}).values())
+
+    def by_lease(self, lease: str) -> ServiceInstance | None:
+        """The live instance whose lease has the tag *lease*."""
+        entry = self._leases.get(lease)
+        return entry.instance if entry else None
+
+    def live(self, service_name: str) -> tuple[ServiceInstance, ...]:
+        """The live instances of a service."""
+        return _instances(self._services.get(service_name, {}).values())
+
+    def services(self) -> tuple[str, ...]:
+        """The services that have live instances, sorted."""
+        return tuple(sorted(self._services))
+
+    def held_by(self, lease: str) -> Mapping[str, Ownership]:
+        """What the lease with tag *lease* holds (or held, once dead), by target, in order of revision."""
+        entry = self._leases.get(lease)
+        return MappingProxyType(entry.held) if entry else _NOTHING_HELD
+
+    def count(self, lease: str) -> int:
+        """How many resources (role groups not counted) the lease with tag *lease* holds."""
+        entry = self._leases.get(lease)
+        return len(entry.held) - entry.roles if entry else 0
+
+    def place(self, target: str, instance_id: str) -> Standby | None:
+        """The place of *instance_id* in the line for *target*, whether its lease is alive or not."""
+        return self._places.get(target, {}).get(instance_id)
+
+    def places_of(self, lease: str) -> tuple[Standby, ...]:
+        """The places in lines that name the lease with tag *lease*."""
+        entry = self._leases.get(lease)
+        return tuple(entry.places.values()) if entry else ()
+
+    def line(self, target: str) -> tuple[Standby, ...]:
+        """Who waits for *target*, first first: live, not its owner; higher priority, then earlier."""
+        places = self._places.get(target)
+        if not places:
+            return ()
+        owned = self.owner(target)
+        holder = owned[0].lease if owned else None
+        waiting = [p for p in places.values() if p.lease != holder and self._alive(p) is not None]
+        return tuple(sorted(waiting, key=lambda p: (-p.priority, p.joined, p.instance_id)))
+
+    def lines(self, service_name: str) -> tuple[str, ...]:
+        """The targets for which an instance of the service waits, or which are held as a role of it."""
+        found = dict.fromkeys(self._index.steering.get(service_name, ()))
+        for target, places in self._places.items():
+            if any(p.service_name == service_name for p in places.values()):
+                found[target] = None
+        return tuple(found)
+
+    def orphans(self) -> tuple[str, ...]:
+        """Tags of dead leases that ownership or standby records still name, and that this view may judge."""
+        if not self._synced:
+            return ()
+        return tuple(
+            tag
+            for tag, entry in self._dead.items()
+            if any(r.revision <= self._revision for r in (*entry.held.values(), *entry.places.values()))
+        )
+
+    def limited(self) -> tuple[Ownership, ...]:
+        """The live ownership records with a time to live of their own (`ttl_seconds`)."""
+        return tuple(r for r in self._index.limited.values() if self._alive(r) is not None)
+
+    def transfer(self, transfer_id: str) -> TransferRecord | None:
+        """The audit record of that id."""
+        return self._transfers.get(transfer_id)
+
+    def transfers(self) -> tuple[TransferRecord, ...]:
+        """The audit records that the store still keeps, oldest first."""
+        return tuple(self._transfers.values())
+
+    def health(self, instance: ServiceInstance, now: float) -> Health:
+        """How *instance* is, as seen from here: by its own word, or by its silence.
+
+        UNHEALTHY after two heartbeat intervals without a renewal. Silence counts only while the watch speaks: when
+        nothing at all was heard for an interval, it is the watch that is silent.
+
+        Args:
+            instance: A record of this view, or one that was in it.
+            now: The node's clock, monotonic seconds.
+        """
+        members = self._services.get(instance.service_name)
+        entry = members.get(instance.instance_id) if members else None
+        if entry is None or entry.instance is None or entry.instance.lease != instance.lease:
+            return Health.OFFLINE
+        if entry.instance.health is not Health.ONLINE or self._is_silent(entry, now):
+            return Health.UNHEALTHY
+        return Health.ONLINE
+
+    def lease_left(self, instance: ServiceInstance, now: float) -> float:
+        """Seconds until the lease of the live *instance* ends unless it is renewed, as seen from here; never negative."""
+        entry = self._services[instance.service_name][instance.instance_id]
+        return max(0.0, entry.seen_at + instance.ttl - now)
+
+    def role(self, instance: ServiceInstance) -> Role:
+        """ACTIVE while *instance* holds a role group, or a resource that is held as a role; else STANDBY."""
+        entry = self._leases.get(instance.lease)
+        return Role.ACTIVE if entry is not None and entry.steering else Role.STANDBY
+
+    def pool(self, service_name: str, now: float) -> Pool:
+        """Who takes calls for the service by name, at *now*; made once per change, not per call."""
+        pool = self._pools.get(service_name)
+        if pool is None or now >= pool.valid_until:
+            pool = self._pools[service_name] = build_pool(self, service_name, now)
+        return pool
+
+    @property
+    def index(self) -> Ownerships:
+        """The ownership records by service, type and tag, for queries; not to be changed."""
+        return self._index
+
+    def silent_at(self, instance: ServiceInstance) -> float:
+        """When the live *instance* counts as silent unless it is heard of before, monotonic seconds."""
+        entry = self._services[instance.service_name][instance.instance_id]
+        return entry.seen_at + SILENT_AFTER * instance.heartbeat_interval
+
+    # -- what changes it --------------------------------------------------------------------------
+
+    def put(self, key: Key, record: Record | None, revision: int, *, now: float, at: datetime) -> tuple[Event, ...]:
+        """*key* was written at *revision*, as the watch tells or as a commit of one's own was acknowledged.
+
+        Args:
+            key: The key, read.
+            record: What is there; None when it could not be decoded: it names nobody alive, and can be overwritten.
+            revision: Of the write.
+            now: The node's clock, monotonic seconds.
+            at: Aware UTC, for the events.
+
+        Returns:
+            What it means.
+        """
+        known = self.expectation(key)
+        if self._unseen:
+            self._unseen.pop(key, None)
+        if revision <= known or revision <= self._revision or revision <= self._deleted.get(key, 0):
+            if revision == known:
+                self._move_last(key)
+            return ()
+        self._deleted.pop(key, None)
+        events: list[Event]
+        match key, record:
+            case TargetKey(target), Ownership() if record.target == target:
+                self._unreadable.pop(key, None)
+                epoch = record.epoch if 0 < record.epoch < revision else revision
+                if record.revision != revision or record.epoch != epoch:
+                    record = attrs.evolve(record, revision=revision, epoch=epoch)
+                events = self._set_owner(target, record, revision=revision, at=at, reason="")
+            case InstanceKey(service, instance), ServiceInstance() if (
+                record.service_name == service and record.instance_id == instance and not self._is_taken(record)
+            ):
+                self._unreadable.pop(key, None)
+                if record.revision != revision:
+                    record = attrs.evolve(record, revision=revision)
+                events = self._set_instance(record, revision=revision, now=now, at=at)
+            case StandbyKey(target, instance), Standby() if record.target == target and record.instance_id == instance:
+                self._unreadable.pop(key, None)
+                joined = record.joined if 0 < record.joined < revision else revision
+                if record.revision != revision or record.joined != joined:
+                    record = attrs.evolve(record, revision=revision, joined=joined)
+                events = self._set_place(target, instance, record, revision=revision, at=at)
+            case TransferKey(transfer_id), TransferRecord() if record.transfer_id == transfer_id:
+                self._unreadable.pop(key, None)
+                events = self._set_transfer(attrs.evolve(record, revision=revision))
+            case _:
+                events = self._remove(key, revision=revision, expired=False, at=at, reason="unreadable")
+                self._unreadable[key] = revision
+        return tuple(events)
+
+    def delete(self, key: Key, revision: int, *, expired: bool, now: float, at: datetime) -> tuple[Event, ...]:
+        """*key* was deleted at *revision*.
+
+        Args:
+            key: The key, read.
+            revision: Of the deletion.
+            expired: The store deleted it because its TTL had ended.
+            now: The node's clock, monotonic seconds.
+            at: Aware UTC, for the events.
+
+        Returns:
+            What it means.
+        """
+        del now
+        if revision <= self._revision or revision <= self.expectation(key):
+            return ()
+        self._deleted[key] = revision
+        return tuple(self._remove(key, revision=revision, expired=expired, at=at, reason="released"))
+
+    def advance(self, revision: int, *, now: float, at: datetime) -> tuple[Event, ...]:
+        """The watch is level: all that was ever written up to *revision* has been told, and the view is whole.
+
+        To be called where the feed says so (`Synced`), never for a single change: before that the feed may have merged
+        changes. Calling it again with the same revision says that the watch is alive.
+
+        Args:
+            revision: How far the watch has come.
+            now: The node's clock, monotonic seconds.
+            at: Aware UTC, for the events.
+
+        Returns:
+            After a `resync`: what went while the watch had lost the thread.
+        """
+        self._heard_at = now
+        events: list[Event] = []
+        if self._unseen:
+            unseen, self._unseen = self._unseen, {}
+            for key in unseen:
+                if self.expectation(key) <= revision:
+                    events += self._remove(key, revision=revision, expired=True, at=at, reason="released")
+        self._revision = max(self._revision, revision)
+        self._synced = True
+        if self._deleted:
+            self._deleted = {k: r for k, r in self._deleted.items() if r > self._revision}
+        return tuple(events)
+
+    def resync(self) -> None:
+        """The watch lost the thread: a new snapshot begins; what it lacks goes at the next `advance`."""
+        self._synced = False
+        instances: list[Key] = [
+            InstanceKey(service, name) for service, members in self._services.items() for name in members
+        ]
+        self._unseen = dict.fromkeys(instances)
+        self._unseen.update(dict.fromkeys(map(TargetKey, self._records)))
+        for target, places in self._places.items():
+            self._unseen.update((StandbyKey(target, name), None) for name in places)
+        self._unseen.update((TransferKey(name), None) for name in self._transfers)
+        self._unseen.update(dict.fromkeys(self._unreadable))
+
+    def tell_silence(self, now: float, at: datetime) -> tuple[Event, ...]:
+        """Which instances have fallen silent, or speak again, since this was last asked.
+
+        Args:
+            now: The node's clock, monotonic seconds.
+            at: Aware UTC, for the events.
+        """
+        events: list[Event] = []
+        for members in self._services.values():
+            for entry in members.values():
+                if self._is_silent(entry, now) and not entry.silent:
+                    entry.silent = True
+                    events += self._health_changed(entry, Health.UNHEALTHY, reason="silent", revision=ABSENT, at=at)
+        return tuple(events)
+
+    # -- instances --------------------------------------------------------------------------------
+
+    def _alive(self, record: Ownership | Standby) -> ServiceInstance | None:
+        entry = self._leases.get(record.lease)
+        return entry.instance if entry is not None and entry.names(record) else None
+
+    def _is_taken(self, record: ServiceInstance) -> bool:
+        """Whether the lease tag belongs to another live instance: tags are minted at random, so this one is forged."""
+        entry = self._leases.get(record.lease)
+        holder = entry.instance if entry else None
+        return holder is not None and (
+            holder.instance_id != record.instance_id or holder.service_name != record.service_name
+        )
+
+    def _is_silent(self, entry: LeaseEntry, now: float) -> bool:
+        assert entry.instance is not None
+        interval = entry.instance.heartbeat_interval
+        until = now if now - self._heard_at <= interval else self._heard_at
+        return until - entry.seen_at > SILENT_AFTER * interval
+
+    def _set_instance(self, new: ServiceInstance, *, revision: int, now: float, at: datetime) -> list[Event]:
+        service, name = new.service_name, new.instance_id
+        entry = self._services.get(service, {}).get(name)
+        events: list[Event] = []
+        if entry is not None and entry.instance is not None and entry.instance.lease != new.lease:
+            events += self._end(entry, revision=revision, lost=True, at=at)
+            entry = None
+        if entry is None:
+            return events + self._begin(new, revision=revision, now=now, at=at)
+        old = entry.instance
+        assert old is not None
+        silent = self._is_silent(entry, now)
+        entry.instance = new
+        entry.seen_at = now
+        if (
+            silent
+            or old.health is not new.health
+            or old.draining != new.draining
+            or old.sticky_active_group != new.sticky_active_group
+            or old.priority != new.priority
+            or old.endpoints != new.endpoints
+            or old.on_demand != new.on_demand
+            or old.metadata != new.metadata
+        ):
+            self._pools.pop(service, None)
+        if entry.silent:
+            entry.silent = False
+            if old.health is Health.ONLINE and new.health is Health.ONLINE:
+                return self._health_changed(entry, Health.ONLINE, reason="heartbeat", revision=revision, at=at)
+            if new.health is not Health.ONLINE:
+                return []
+        if old.health is not new.health:
+            return self._health_changed(entry, new.health, reason="said", revision=revision, at=at)
+        return []
+
+    def _health_changed(
+        self, entry: LeaseEntry, health: Health, *, reason: str, revision: int, at: datetime
+    ) -> list[Event]:
+        instance = entry.instance
+        assert instance is not None
+        if not self._revision:
+            return []
+        return [
+            InstanceHealthChanged(
+                service_name=instance.service_name,
+                instance_id=instance.instance_id,
+                revision=revision,
+                at=at,
+                old=Health.ONLINE if health is Health.UNHEALTHY else Health.UNHEALTHY,
+                new=health,
+                reason=reason,
+            )
+        ]
+
+    def _begin(self, new: ServiceInstance, *, revision: int, now: float, at: datetime) -> list[Event]:
+        """A lease comes to life, and with it the records that named it before."""
+        service, name = new.service_name, new.instance_id
+        entry = self._entry(new.lease) if new.lease else LeaseEntry()
+        self._dead.pop(new.lease, None)
+        owned = [r for r in entry.held.values() if _is_of(r, new)]
+        lined = self._lined(entry)
+        before = {target: self._parts(target) for target in lined}
+        entry.instance = new
+        entry.seen_at = now
+        entry.silent = False
+        self._services.setdefault(service, {})[name] = entry
+        self._ids.setdefault(name, {})[service] = entry
+        for record in owned:
+            self._index.turn(record, alive=True)
+        self._pools.pop(service, None)
+        if not self._revision:
+            return []
+        events: list[Event] = [InstanceRegistered(service_name=service, instance_id=name, revision=revision, at=at)]
+        for record in owned:
+            event = ownership_event(None, record, expired=False, reason="", revision=revision, at=at)
+            events += [event] if event else []
+        for target in lined:
+            events += role_events(
+                target, before[target], self._parts(target),
+                reason="registered", revision=revision, at=at,
+            )  # fmt: skip
+        return events
+
+    def _end(self, entry: LeaseEntry, *, revision: int, lost: bool, at: datetime) -> list[Event]:
+        """A lease dies, and with it what named it."""
+        old = entry.instance
+        assert old is not None
+        service, name = old.service_name, old.instance_id
+        owned = [r for r in entry.held.values() if _is_of(r, old)]
+        lined = self._lined(entry)
+        before = {target: self._parts(target) for target in lined}
+        entry.instance = None
+        _drop(self._services, service, name)
+        _drop(self._ids, name, service)
+        for record in owned:
+            self._index.turn(record, alive=False)
+        if old.lease:
+            self._dead[old.lease] = entry
+            self._forget(old.lease)
+        self._pools.pop(service, None)
+        if not self._revision:
+            return []
+        kind, reason = (InstanceLost, "lease_expired") if lost else (InstanceDeregistered, "deregistered")
+        events: list[Event] = [
+            kind(
+                service_name=service,
+                instance_id=name,
+                revision=revision,
+                at=at,
+                released=tuple(r.target for r in owned if not is_role(r.target)),
+            )
+        ]
+        for record in owned:
+            event = ownership_event(record, None, expired=False, reason=reason, revision=revision, at=at)
+            events += [event] if event else []
+        for target in lined:
+            events += role_events(
+                target, before[target], self._parts(target),
+                reason=reason, revision=revision, at=at,
+            )  # fmt: skip
+        return events
+
+    def _entry(self, lease: str) -> LeaseEntry:
+        entry = self._leases.get(lease)
+        if entry is None:
+            entry = self._leases[lease] = self._dead[lease] = LeaseEntry()
+        return entry
+
+    def _forget(self, lease: str) -> None:
+        entry = self._leases[lease]
+        if entry.instance is None and not entry.held and not entry.places:
+            del self._leases[lease]
+            del self._dead[lease]
+
+    # -- ownership and lines ----------------------------------------------------------------------
+
+    def _lined(self, entry: LeaseEntry) -> list[str]:
+        """The targets of *entry* that have roles, as far as anybody is told."""
+        if not self._revision:
+            return []
+        waits = [target for target, _ in entry.places]
+        held = [t for t, r in entry.held.items() if steers(r) or t in self._places]
+        return list(dict.fromkeys(held + waits))
+
+    def _parts(self, target: str) -> dict[Part, Role]:
+        found = {
+            Part(place.service_name, place.instance_id, place.lease): Role.STANDBY
+            for place in self._places.get(target, {}).values()
+            if self._alive(place) is not None
+        }
+        owned = self.owner(target)
+        if owned is not None:
+            found[part(owned[1])] = Role.ACTIVE
+        return found
+
+    def _set_owner(
+        self, target: str, new: Ownership | None, *, revision: int, at: datetime, reason: str
+    ) -> list[Event]:
+        old = self._records.get(target)
+        told = bool(self._revision)
+        lined = told and (
+            is_role(target)
+            or target in self._places
+            or (old is not None and old.as_role)
+            or (new is not None and new.as_role)
+        )
+        parts = self._parts(target) if lined else {}
+        before = after = None
+        if old is not None:
+            alive = self._alive(old) is not None
+            before = old if alive else None
+            self._index.remove(old, alive=alive)
+            entry = self._leases[old.lease]
+            del entry.held[target]
+            entry.roles -= is_role(target)
+            if steers(old):
+                entry.steering -= 1
+                self._pools.pop(old.service_name, None)
+            if new is None or new.lease != old.lease:
+                self._forget(old.lease)
+        if new is not None:
+            entry = self._entry(new.lease)
+            alive = entry.names(new)
+            after = new if alive else None
+            entry.held[target] = new
+            entry.roles += is_role(target)
+            self._index.add(new, alive=alive)
+            if steers(new):
+                entry.steering += 1
+                self._pools.pop(new.service_name, None)
+        expired = self._expiring.pop(target, None) is not None
+        if not told:
+            return []
+        event = ownership_event(before, after, expired=expired, reason=reason, revision=revision, at=at)
+        events = [event] if event else []
+        if lined:
+            why = after.reason if after is not None else reason
+            events += role_events(target, parts, self._parts(target), reason=why, revision=revision, at=at)
+        return events
+
+    def _set_place(
+        self, target: str, instance_id: str, new: Standby | None, *, revision: int, at: datetime
+    ) -> list[Event]:
+        parts = self._parts(target) if self._revision else {}
+        old = self.place(target, instance_id)
+        if old is not None:
+            _drop(self._places, target, instance_id)
+            entry = self._leases[old.lease]
+            del entry.places[target, instance_id]
+            if new is None or new.lease != old.lease:
+                self._forget(old.lease)
+            self._pools.pop(old.service_name, None)
+        if new is not None:
+            self._places.setdefault(target, {})[instance_id] = new
+            self._entry(new.lease).places[target, instance_id] = new
+            self._pools.pop(new.service_name, None)
+        if not self._revision:
+            return []
+        why = "left" if new is None else "joined"
+        return role_events(target, parts, self._parts(target), reason=why, revision=revision, at=at)
+
+    def _set_transfer(self, record: TransferRecord) -> list[Event]:
+        self._transfers.pop(record.transfer_id, None)
+        self._transfers[record.transfer_id] = record
+        if record.kind == "expired":
+            # It is written in one transaction with, and before, the deletions that it explains.
+            for target in record.resource_ids:
+                known = self._records.get(target)
+                if known is not None and known.revision < record.revision:
+                    self._expiring[target] = record.revision
+        return []
+
+    def _remove(self, key: Key, *, revision: int, expired: bool, at: datetime, reason: str) -> list[Event]:
+        self._unreadable.pop(key, None)
+        match key:
+            case TargetKey(target):
+                if target in self._records:
+                    return self._set_owner(target, None, revision=revision, at=at, reason=reason)
+            case InstanceKey(service, name):
+                entry = self._services.get(service, {}).get(name)
+                if entry is not None:
+                    return self._end(entry, revision=revision, lost=expired, at=at)
+            case StandbyKey(target, name):
+                if self.place(target, name) is not None:
+                    return self._set_place(target, name, None, revision=revision, at=at)
+            case TransferKey(transfer_id):
+                self._transfers.pop(transfer_id, None)
+        return []
+
+    def _move_last(self, key: Key) -> None:
+        """The watch has come to what was folded early: it takes its place in the order of revisions."""
+        if not isinstance(key, TargetKey):
+            return
+        record = self._records.get(key.target)
+        if record is None or self._index.is_last(record):
+            return
+        alive = self._alive(record) is not None
+        self._index.remove(record, alive=alive)
+        self._index.add(record, alive=alive)
+        held = self._leases[record.lease].held
+        held[key.target] = held.pop(key.target)
+
+
+def _instances(entries: Iterable[LeaseEntry]) -> tuple[ServiceInstance, ...]:
+    return tuple(e.instance for e in entries if e.instance is not None)
+
+
+def _is_of(record: Ownership, instance: ServiceInstance) -> bool:
+    return record.instance_id == instance.instance_id and record.service_name == instance.service_name
+
+
+def _drop(index: dict[str, dict[str, T]], outer: str, inner: str) -> None:
+    """Delete ``index[outer][inner]``, and what is empty then."""
+    found = index[outer]
+    del found[inner]
+    if not found:
+        del index[outer]
