@@ -96,9 +96,13 @@ def _plain(value: object) -> object:
 
 @attrs.define(eq=False, slots=False)
 class AegisError(Exception):
-    """Base of every error that the library raises on purpose."""
+    """Base of every error that the library raises on purpose.
+
+    `answered_by` is the id of the instance that answered a call with it, "" where it was raised here.
+    """
 
     code: ClassVar[str] = "AEGIS_ERROR"
+    answered_by: str = attrs.field(default="", init=False)
 
     @property
     def details(self) -> Mapping[str, object]:
@@ -326,17 +330,22 @@ class InstanceConflict(Held):
 
 @attrs.define(eq=False, slots=False, kw_only=True)
 class ResourceConflict(Held):
-    """Another instance owns the resource; `conflicts` maps every id of the request that is held to its owner."""
+    """Another instance owns the resource; `conflicts` maps every id of the request that is held to its owner.
+
+    `reason` says why it stays there, where it was asked to go elsewhere.
+    """
 
     code: ClassVar[str] = "RESOURCE_CONFLICT"
     resource_id: str
     conflicts: Mapping[str, str] = attrs.field(factory=dict)
+    reason: str = ""
 
     @property
     def message(self) -> str:
         """Which resource, and whose it is."""
         more = f" (and {len(self.conflicts) - 1} more)" if len(self.conflicts) > 1 else ""
-        return f"resource {self.resource_id!r} is held by instance {self.owner!r}{more}"
+        why = f": {self.reason}" if self.reason else ""
+        return f"resource {self.resource_id!r} is held by instance {self.owner!r}{more}{why}"
 
 
 @attrs.define(eq=False, slots=False, kw_only=True)

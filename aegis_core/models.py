@@ -179,6 +179,7 @@ class ServiceInstance:
     priority: int = 0
     sticky_active_group: str | None = None
     on_demand: tuple[str, ...] = attrs.field(default=(), converter=_tuple_of_str)
+    adopts: bool = False
     idempotent: tuple[str, ...] = attrs.field(default=(), converter=_tuple_of_str)
     metadata: Mapping[str, object] = attrs.field(default=_EMPTY, converter=_frozen_mapping)
     registered_at: datetime

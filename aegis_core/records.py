@@ -300,6 +300,7 @@ def instance_to_map(record: ServiceInstance, offset: tzinfo) -> Plain:
             "registeredAt": record.registered_at.isoformat(),
             "priority": record.priority,
             **({"onDemand": record.on_demand} if record.on_demand else {}),
+            **({"adopts": True} if record.adopts else {}),
             **({"idempotent": record.idempotent} if record.idempotent else {}),
         },
     }
@@ -346,6 +347,7 @@ def instance_from_map(key: InstanceKey, spelled: Plain, revision: int) -> Servic
         priority=_field(ours, "priority", int, 0),
         sticky_active_group=group,
         on_demand=_text_list(ours, "onDemand"),
+        adopts=_field(ours, "adopts", bool, False),
         idempotent=_text_list(ours, "idempotent"),
         metadata=metadata,
         registered_at=_instant(ours, "registeredAt") if "registeredAt" in ours else heartbeat,

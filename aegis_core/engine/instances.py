@@ -10,7 +10,7 @@ import attrs
 
 from aegis_core.engine.decision import Decision, Write, answered
 from aegis_core.engine.requests import Problems, authentic, target_problem
-from aegis_core.engine.snapshot import Snapshot
+from aegis_core.engine.view import View
 from aegis_core.errors import (
     InstanceConflict,
     InvalidRequest,
@@ -78,7 +78,7 @@ class Registered:
 
 
 def register(
-    view: Snapshot,
+    view: View,
     candidate: ServiceInstance,
     *,
     role: Role | None = None,
@@ -113,8 +113,8 @@ def register(
     if role is Role.ACTIVE and target is not None:
         epoch, wanted = _acquisition(view, candidate, target, at)
     shown = Role.ACTIVE if role is Role.ACTIVE else Role.STANDBY
+    record = attrs.evolve(candidate, role=shown, registered_at=at, last_heartbeat=at, revision=ABSENT)
     if known is None:
-        record = attrs.evolve(candidate, role=shown, registered_at=at, last_heartbeat=at, revision=ABSENT)
         expect = view.expectation(InstanceKey(service, name))
         writes.append(Write(instance_key(service, name), record, expect, candidate.ttl))
     if wanted is not None and target is not None:
@@ -154,7 +154,7 @@ def _check_candidate(candidate: ServiceInstance, role: Role | None, target: str 
     problems.check()
 
 
-def _acquisition(view: Snapshot, candidate: ServiceInstance, target: str, at: datetime) -> tuple[int, Ownership | None]:
+def _acquisition(view: View, candidate: ServiceInstance, target: str, at: datetime) -> tuple[int, Ownership | None]:
     """The epoch that *candidate* holds *target* under already, or else the record to write."""
     service, name = candidate.service_name, candidate.instance_id
     record = view.held(target)
@@ -176,7 +176,7 @@ def _acquisition(view: Snapshot, candidate: ServiceInstance, target: str, at: da
     return ABSENT, fresh if record is None else attrs.evolve(fresh, metadata=record.metadata)
 
 
-def _place(view: Snapshot, candidate: ServiceInstance, target: str) -> tuple[Write, ...]:
+def _place(view: View, candidate: ServiceInstance, target: str) -> tuple[Write, ...]:
     name = candidate.instance_id
     known = view.place(target, name)
     if known is not None and known.lease == candidate.lease:
@@ -208,7 +208,7 @@ def renew(record: ServiceInstance, *, at: datetime) -> Write:
 
 
 def heartbeat(
-    view: Snapshot,
+    view: View,
     service_name: str,
     instance_id: str,
     *,
@@ -247,7 +247,7 @@ def heartbeat(
 
 
 def deregister(
-    view: Snapshot, service_name: str, instance_id: str, *, lease: str | None = None
+    view: View, service_name: str, instance_id: str, *, lease: str | None = None
 ) -> Decision[tuple[str, ...]]:
     """End a lease of one's own will; what it held is free at once. Answers the targets that it held.
 
@@ -268,7 +268,7 @@ def deregister(
 
 
 def set_health(
-    view: Snapshot,
+    view: View,
     service_name: str,
     instance_id: str,
     health: Health,
@@ -290,7 +290,7 @@ def set_health(
 
 
 def set_draining(
-    view: Snapshot,
+    view: View,
     service_name: str,
     instance_id: str,
     *,
@@ -316,12 +316,12 @@ def _rewrite(known: ServiceInstance, wanted: ServiceInstance, at: datetime) -> D
     return Decision((write,), lambda revisions: attrs.evolve(stored, revision=revisions[0]))
 
 
-def list_services(view: Snapshot, *, now: float) -> tuple[ServiceView, ...]:
+def list_services(view: View, *, now: float) -> tuple[ServiceView, ...]:
     """All services with their live instances, with health as seen from here and role as the ownership records say."""
     return tuple(get_service(view, name, now=now) for name in view.services())
 
 
-def get_service(view: Snapshot, service_name: str, *, now: float) -> ServiceView:
+def get_service(view: View, service_name: str, *, now: float) -> ServiceView:
     """One service with its live instances, by id.
 
     Raises:

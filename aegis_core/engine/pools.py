@@ -11,7 +11,7 @@ from aegis_core.models import Health, Role, ServiceInstance
 from aegis_core.names import is_role
 
 if TYPE_CHECKING:
-    from aegis_core.engine.snapshot import Snapshot
+    from aegis_core.engine.view import View
 
 __all__ = ["Pool", "build_pool"]
 
@@ -38,7 +38,7 @@ class Pool:
     valid_until: float = math.inf
 
 
-def build_pool(view: Snapshot, service_name: str, now: float) -> Pool:
+def build_pool(view: View, service_name: str, now: float) -> Pool:
     """The pool of a service as the view stands.
 
     Draining instances are out, UNHEALTHY ones as long as there is another. Where the service has role groups (or
@@ -67,7 +67,7 @@ def build_pool(view: Snapshot, service_name: str, now: float) -> Pool:
     )
 
 
-def _is_grouped(view: Snapshot, service_name: str, live: list[ServiceInstance]) -> bool:
+def _is_grouped(view: View, service_name: str, live: list[ServiceInstance]) -> bool:
     return any(i.sticky_active_group is not None for i in live) or any(
         is_role(target) for target in view.lines(service_name)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from aegis_core.engine.snapshot import Snapshot
+from aegis_core.engine.view import View
 from aegis_core.errors import (
     Forbidden,
     InstanceNotFound,
@@ -106,9 +106,7 @@ def checked_target(target: str, service_name: str) -> str:
     return target
 
 
-def authentic(
-    view: Snapshot, service_name: str, instance_id: str, lease: str | None, operation: str
-) -> ServiceInstance:
+def authentic(view: View, service_name: str, instance_id: str, lease: str | None, operation: str) -> ServiceInstance:
     """The live instance in whose name *operation* is asked.
 
     Args:
@@ -136,7 +134,7 @@ def authentic(
     return instance
 
 
-def lease_holder(view: Snapshot, lease: str) -> ServiceInstance:
+def lease_holder(view: View, lease: str) -> ServiceInstance:
     """The live instance with the lease tag *lease*.
 
     Raises:
@@ -148,7 +146,7 @@ def lease_holder(view: Snapshot, lease: str) -> ServiceInstance:
     return instance
 
 
-def check_able(view: Snapshot, instance: ServiceInstance, operation: str, *, now: float | None = None) -> None:
+def check_able(view: View, instance: ServiceInstance, operation: str, *, now: float | None = None) -> None:
     """Check that *instance* may take more work.
 
     Args:

@@ -13,7 +13,7 @@ import attrs
 
 from aegis_core.engine.decision import Audit, Decision, NotYetKnown, Write, answered
 from aegis_core.engine.requests import authentic, check_able, checked_ids
-from aegis_core.engine.snapshot import Snapshot
+from aegis_core.engine.view import View
 from aegis_core.errors import (
     AegisError,
     Forbidden,
@@ -74,7 +74,7 @@ class Acquisition:
 
 
 def acquire(
-    view: Snapshot,
+    view: View,
     claimant: ServiceInstance,
     resource_id: str,
     *,
@@ -136,7 +136,7 @@ def _amendment(record: Ownership, metadata: ResourceMetadata, at: datetime) -> A
     return Acquisition(write=write, epoch=record.epoch)
 
 
-def check_limit(view: Snapshot, claimant: ServiceInstance, asked: int, *, limit: int, reserved: int) -> None:
+def check_limit(view: View, claimant: ServiceInstance, asked: int, *, limit: int, reserved: int) -> None:
     """Check that *claimant* may hold *asked* more resources.
 
     Args:
@@ -158,7 +158,7 @@ def check_limit(view: Snapshot, claimant: ServiceInstance, asked: int, *, limit:
 
 
 def claim(
-    view: Snapshot,
+    view: View,
     service_name: str,
     instance_id: str,
     resource_ids: Iterable[str],
@@ -279,7 +279,7 @@ def audit_write(audit: Audit, *, kind: str, ids: tuple[str, ...], old: str, new:
 
 
 def release(
-    view: Snapshot,
+    view: View,
     service_name: str,
     instance_id: str,
     resource_ids: Iterable[str],
@@ -326,7 +326,7 @@ def release(
 
 
 def owned_by(
-    view: Snapshot,
+    view: View,
     service_name: str,
     instance_id: str,
     resource_id: str,
@@ -348,7 +348,7 @@ def owned_by(
     return NotOwner(operation=operation, target=resource_id, owner=holder.instance_id)
 
 
-def give_up(view: Snapshot, targets: Iterable[str], *, lease: str) -> Decision[tuple[str, ...]]:
+def give_up(view: View, targets: Iterable[str], *, lease: str) -> Decision[tuple[str, ...]]:
     """Delete what *lease* holds of *targets* (resource ids or role groups), whatever became of the rest.
 
     Answers those that were deleted.
@@ -359,7 +359,7 @@ def give_up(view: Snapshot, targets: Iterable[str], *, lease: str) -> Decision[t
     return Decision(writes, lambda _: given)
 
 
-def expire(view: Snapshot, resource_id: str, *, epoch: int, audit: Audit, at: datetime) -> Decision[bool]:
+def expire(view: View, resource_id: str, *, epoch: int, audit: Audit, at: datetime) -> Decision[bool]:
     """End an ownership because the resource's own time to live (`ttl_seconds`) has passed, with an audit record.
 
     That it has passed, the caller knows by its own clock.

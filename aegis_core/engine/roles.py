@@ -21,7 +21,7 @@ from aegis_core.engine.requests import (
     lease_holder,
 )
 from aegis_core.engine.resources import MAX_RESOURCES, audit_write, check_limit
-from aegis_core.engine.snapshot import Snapshot
+from aegis_core.engine.view import View
 from aegis_core.errors import (
     AegisError,
     Forbidden,
@@ -55,7 +55,7 @@ __all__ = ["join_line", "leave_line", "list_roles", "promote", "rank", "set_role
 DEFAULT_GROUP = "default"
 
 
-def join_line(view: Snapshot, target: str, *, lease: str, priority: int = 0, as_role: bool = False) -> Decision[int]:
+def join_line(view: View, target: str, *, lease: str, priority: int = 0, as_role: bool = False) -> Decision[int]:
     """Take a place in the line for *target*. Answers the revision at which the place was taken.
 
     Being there already is idempotent; with another priority the place is kept, and moves by it.
@@ -85,7 +85,7 @@ def join_line(view: Snapshot, target: str, *, lease: str, priority: int = 0, as_
     return Decision((write,), lambda revisions: kept or revisions[0])
 
 
-def leave_line(view: Snapshot, target: str, *, lease: str) -> Decision[bool]:
+def leave_line(view: View, target: str, *, lease: str) -> Decision[bool]:
     """Give up the place that *lease* has in the line for *target*. Answers whether there was one."""
     for place in view.places_of(lease):
         if place.target == target:
@@ -95,7 +95,7 @@ def leave_line(view: Snapshot, target: str, *, lease: str) -> Decision[bool]:
 
 
 def promote(
-    view: Snapshot,
+    view: View,
     target: str,
     *,
     lease: str,
@@ -159,7 +159,7 @@ def promote(
     return Decision((Write(target_key(target), fresh, expect),), answer)
 
 
-def rank(view: Snapshot, target: str, *, lease: str, ranking: Sequence[str] = ()) -> int:
+def rank(view: View, target: str, *, lease: str, ranking: Sequence[str] = ()) -> int:
     """How many instances should try before this one: 0 is the first.
 
     Args:
@@ -181,7 +181,7 @@ def rank(view: Snapshot, target: str, *, lease: str, ranking: Sequence[str] = ()
 
 
 def set_role(
-    view: Snapshot,
+    view: View,
     service_name: str,
     role: Role,
     instance_ids: Sequence[str],
@@ -249,7 +249,7 @@ def set_role(
 
 
 def _members(
-    view: Snapshot,
+    view: View,
     service_name: str,
     role: Role,
     instance_ids: Sequence[str],
@@ -279,7 +279,7 @@ def _members(
     return chosen
 
 
-def _next_in_line(view: Snapshot, target: str) -> ServiceInstance | None:
+def _next_in_line(view: View, target: str) -> ServiceInstance | None:
     for place in view.line(target):
         instance = view.by_lease(place.lease)
         if instance is not None and instance.is_healthy and not instance.draining:
@@ -288,7 +288,7 @@ def _next_in_line(view: Snapshot, target: str) -> ServiceInstance | None:
 
 
 def _hand_over(
-    view: Snapshot,
+    view: View,
     target: str,
     leaving: ServiceInstance | None,
     successor: ServiceInstance | None,
@@ -326,7 +326,7 @@ def _hand_over(
     return writes
 
 
-def list_roles(view: Snapshot, service_name: str) -> RoleTable:
+def list_roles(view: View, service_name: str) -> RoleTable:
     """Who is ACTIVE and who waits: per role group of the service, and per resource that has a line or is held as a role.
 
     Raises:
@@ -376,6 +376,6 @@ def _new_place(instance: ServiceInstance, target: str, priority: int, *, joined:
     )
 
 
-def _place_write(view: Snapshot, place: Standby) -> Write:
+def _place_write(view: View, place: Standby) -> Write:
     expect = view.expectation(StandbyKey(place.target, place.instance_id))
     return Write(standby_key(place.target, place.instance_id), place, expect)

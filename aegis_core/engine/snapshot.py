@@ -11,25 +11,19 @@ late, twice or out of order changes nothing. Deletions folded early are remember
 a record can be there before the instance record that it names; a record newer than `revision` is therefore never judged
 dead (`holder` raises `NotYetKnown`).
 
-A record is *alive* while an instance record with its lease tag is in the view, of the very instance that it names. All
-that queries and events say is about records that are alive: one that names a dead lease is as good as none.
-
 The first snapshot is no news: no events before the first `advance`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from datetime import datetime
-from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import attrs
 
 from aegis_core.engine.changes import Part, ownership_event, part, role_events
-from aegis_core.engine.decision import NotYetKnown
-from aegis_core.engine.indexes import LeaseEntry, Ownerships, steers
-from aegis_core.engine.pools import Pool, build_pool
+from aegis_core.engine.indexes import LeaseEntry, steers
+from aegis_core.engine.view import View
 from aegis_core.events import (
     Event,
     InstanceDeregistered,
@@ -60,222 +54,9 @@ __all__ = ["Snapshot"]
 
 T = TypeVar("T")
 
-SILENT_AFTER: Final = 2
-"""Heartbeat intervals without a renewal after which an instance counts as UNHEALTHY."""
 
-_NOTHING_HELD: Final[Mapping[str, Ownership]] = MappingProxyType({})
-
-
-class Snapshot:
+class Snapshot(View):
     """One node's view of the store. Mutable and synchronous: nobody can see it half-changed."""
-
-    def __init__(self) -> None:
-        self._revision = ABSENT
-        self._synced = False
-        self._heard_at = 0.0
-        self._services: dict[str, dict[str, LeaseEntry]] = {}
-        self._ids: dict[str, dict[str, LeaseEntry]] = {}
-        self._leases: dict[str, LeaseEntry] = {}
-        self._dead: dict[str, LeaseEntry] = {}
-        self._index = Ownerships()
-        self._records = self._index.records
-        self._places: dict[str, dict[str, Standby]] = {}
-        self._transfers: dict[str, TransferRecord] = {}
-        self._unreadable: dict[Key, int] = {}
-        self._deleted: dict[Key, int] = {}
-        self._expiring: dict[str, int] = {}
-        self._unseen: dict[Key, None] = {}
-        self._pools: dict[str, Pool] = {}
-
-    def __repr__(self) -> str:
-        state = "synced" if self._synced else "loading"
-        instances = sum(map(len, self._services.values()))
-        return (
-            f"<Snapshot {state} at revision {self._revision}: {instances} instances, "
-            f"{len(self._records)} ownership records>"
-        )
-
-    # -- what is read -----------------------------------------------------------------------------
-
-    @property
-    def revision(self) -> int:
-        """How far the watch has come: the view is whole up to this revision, once it is `synced`."""
-        return self._revision
-
-    @property
-    def synced(self) -> bool:
-        """Whether the view is whole: False before the first `advance`, and from `resync` to the next one."""
-        return self._synced
-
-    def owner(self, target: str) -> tuple[Ownership, ServiceInstance] | None:
-        """Who owns *target* (a resource id or a role group) as seen from here: the record and the live instance."""
-        record = self._records.get(target)
-        if record is None:
-            return None
-        instance = self._leases[record.lease].instance
-        if (
-            instance is None
-            or instance.instance_id != record.instance_id
-            or instance.service_name != record.service_name
-        ):
-            return None
-        return record, instance
-
-    def held(self, target: str) -> Ownership | None:
-        """The record of who owns *target*, whether its lease is alive or not."""
-        return self._records.get(target)
-
-    def holder(self, record: Ownership | Standby) -> ServiceInstance | None:
-        """The live instance that *record* of this view names, None when its lease is dead.
-
-        Raises:
-            NotYetKnown: No such lease is here, but the view is behind the record or not whole.
-        """
-        instance = self._alive(record)
-        if instance is None and not (self._synced and record.revision <= self._revision):
-            raise NotYetKnown(record.revision)
-        return instance
-
-    def expectation(self, key: Key) -> int:
-        """The revision that *key* has here: what a write expects. `ABSENT` when it is not there."""
-        found = self._record(key)
-        return self._unreadable.get(key, ABSENT) if found is None else found.revision
-
-    def _record(self, key: Key) -> Record | None:
-        if isinstance(key, TargetKey):
-            return self._records.get(key.target)
-        if isinstance(key, InstanceKey):
-            return self.instance(key.service_name, key.instance_id)
-        if isinstance(key, StandbyKey):
-            return self.place(key.target, key.instance_id)
-        return self._transfers.get(key.transfer_id)
-
-    def instance(self, service_name: str, instance_id: str) -> ServiceInstance | None:
-        """The live instance of that name."""
-        members = self._services.get(service_name)
-        entry = members.get(instance_id) if members else None
-        return entry.instance if entry else None
-
-    def by_id(self, instance_id: str) -> tuple[ServiceInstance, ...]:
-        """The live instances with that id: at most one of each service."""
-        return _instances(self._ids.get(instance_id, {}).values())
-
-    def by_lease(self, lease: str) -> ServiceInstance | None:
-        """The live instance whose lease has the tag *lease*."""
-        entry = self._leases.get(lease)
-        return entry.instance if entry else None
-
-    def live(self, service_name: str) -> tuple[ServiceInstance, ...]:
-        """The live instances of a service."""
-        return _instances(self._services.get(service_name, {}).values())
-
-    def services(self) -> tuple[str, ...]:
-        """The services that have live instances, sorted."""
-        return tuple(sorted(self._services))
-
-    def held_by(self, lease: str) -> Mapping[str, Ownership]:
-        """What the lease with tag *lease* holds (or held, once dead), by target, in order of revision."""
-        entry = self._leases.get(lease)
-        return MappingProxyType(entry.held) if entry else _NOTHING_HELD
-
-    def count(self, lease: str) -> int:
-        """How many resources (role groups not counted) the lease with tag *lease* holds."""
-        entry = self._leases.get(lease)
-        return len(entry.held) - entry.roles if entry else 0
-
-    def place(self, target: str, instance_id: str) -> Standby | None:
-        """The place of *instance_id* in the line for *target*, whether its lease is alive or not."""
-        return self._places.get(target, {}).get(instance_id)
-
-    def places_of(self, lease: str) -> tuple[Standby, ...]:
-        """The places in lines that name the lease with tag *lease*."""
-        entry = self._leases.get(lease)
-        return tuple(entry.places.values()) if entry else ()
-
-    def line(self, target: str) -> tuple[Standby, ...]:
-        """Who waits for *target*, first first: live, not its owner; higher priority, then earlier."""
-        places = self._places.get(target)
-        if not places:
-            return ()
-        owned = self.owner(target)
-        holder = owned[0].lease if owned else None
-        waiting = [p for p in places.values() if p.lease != holder and self._alive(p) is not None]
-        return tuple(sorted(waiting, key=lambda p: (-p.priority, p.joined, p.instance_id)))
-
-    def lines(self, service_name: str) -> tuple[str, ...]:
-        """The targets for which an instance of the service waits, or which are held as a role of it."""
-        found = dict.fromkeys(self._index.steering.get(service_name, ()))
-        for target, places in self._places.items():
-            if any(p.service_name == service_name for p in places.values()):
-                found[target] = None
-        return tuple(found)
-
-    def orphans(self) -> tuple[str, ...]:
-        """Tags of dead leases that ownership or standby records still name, and that this view may judge."""
-        if not self._synced:
-            return ()
-        return tuple(
-            tag
-            for tag, entry in self._dead.items()
-            if any(r.revision <= self._revision for r in (*entry.held.values(), *entry.places.values()))
-        )
-
-    def limited(self) -> tuple[Ownership, ...]:
-        """The live ownership records with a time to live of their own (`ttl_seconds`)."""
-        return tuple(r for r in self._index.limited.values() if self._alive(r) is not None)
-
-    def transfer(self, transfer_id: str) -> TransferRecord | None:
-        """The audit record of that id."""
-        return self._transfers.get(transfer_id)
-
-    def transfers(self) -> tuple[TransferRecord, ...]:
-        """The audit records that the store still keeps, oldest first."""
-        return tuple(self._transfers.values())
-
-    def health(self, instance: ServiceInstance, now: float) -> Health:
-        """How *instance* is, as seen from here: by its own word, or by its silence.
-
-        UNHEALTHY after two heartbeat intervals without a renewal. Silence counts only while the watch speaks: when
-        nothing at all was heard for an interval, it is the watch that is silent.
-
-        Args:
-            instance: A record of this view, or one that was in it.
-            now: The node's clock, monotonic seconds.
-        """
-        members = self._services.get(instance.service_name)
-        entry = members.get(instance.instance_id) if members else None
-        if entry is None or entry.instance is None or entry.instance.lease != instance.lease:
-            return Health.OFFLINE
-        if entry.instance.health is not Health.ONLINE or self._is_silent(entry, now):
-            return Health.UNHEALTHY
-        return Health.ONLINE
-
-    def lease_left(self, instance: ServiceInstance, now: float) -> float:
-        """Seconds until the lease of the live *instance* ends unless it is renewed, as seen from here; never negative."""
-        entry = self._services[instance.service_name][instance.instance_id]
-        return max(0.0, entry.seen_at + instance.ttl - now)
-
-    def role(self, instance: ServiceInstance) -> Role:
-        """ACTIVE while *instance* holds a role group, or a resource that is held as a role; else STANDBY."""
-        entry = self._leases.get(instance.lease)
-        return Role.ACTIVE if entry is not None and entry.steering else Role.STANDBY
-
-    def pool(self, service_name: str, now: float) -> Pool:
-        """Who takes calls for the service by name, at *now*; made once per change, not per call."""
-        pool = self._pools.get(service_name)
-        if pool is None or now >= pool.valid_until:
-            pool = self._pools[service_name] = build_pool(self, service_name, now)
-        return pool
-
-    @property
-    def index(self) -> Ownerships:
-        """The ownership records by service, type and tag, for queries; not to be changed."""
-        return self._index
-
-    def silent_at(self, instance: ServiceInstance) -> float:
-        """When the live *instance* counts as silent unless it is heard of before, monotonic seconds."""
-        entry = self._services[instance.service_name][instance.instance_id]
-        return entry.seen_at + SILENT_AFTER * instance.heartbeat_interval
 
     # -- what changes it --------------------------------------------------------------------------
 
@@ -405,10 +186,6 @@ class Snapshot:
 
     # -- instances --------------------------------------------------------------------------------
 
-    def _alive(self, record: Ownership | Standby) -> ServiceInstance | None:
-        entry = self._leases.get(record.lease)
-        return entry.instance if entry is not None and entry.names(record) else None
-
     def _is_taken(self, record: ServiceInstance) -> bool:
         """Whether the lease tag belongs to another live instance: tags are minted at random, so this one is forged."""
         entry = self._leases.get(record.lease)
@@ -416,12 +193,6 @@ class Snapshot:
         return holder is not None and (
             holder.instance_id != record.instance_id or holder.service_name != record.service_name
         )
-
-    def _is_silent(self, entry: LeaseEntry, now: float) -> bool:
-        assert entry.instance is not None
-        interval = entry.instance.heartbeat_interval
-        until = now if now - self._heard_at <= interval else self._heard_at
-        return until - entry.seen_at > SILENT_AFTER * interval
 
     def _set_instance(self, new: ServiceInstance, *, revision: int, now: float, at: datetime) -> list[Event]:
         service, name = new.service_name, new.instance_id
@@ -684,10 +455,6 @@ class Snapshot:
         self._index.add(record, alive=alive)
         held = self._leases[record.lease].held
         held[key.target] = held.pop(key.target)
-
-
-def _instances(entries: Iterable[LeaseEntry]) -> tuple[ServiceInstance, ...]:
-    return tuple(e.instance for e in entries if e.instance is not None)
 
 
 def _is_of(record: Ownership, instance: ServiceInstance) -> bool:

@@ -1,0 +1,234 @@
+"""What may be asked about resources: by any criterion, by id, and why."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from aegis_core.engine.indexes import Bucket
+from aegis_core.engine.requests import Problems
+from aegis_core.engine.view import View
+from aegis_core.errors import InvalidRequest, ResourceNotFound
+from aegis_core.models import (
+    Explanation,
+    Health,
+    Ownership,
+    QueryReply,
+    Resource,
+    ResourceMetadata,
+    ServiceInstance,
+    TransferRecord,
+)
+from aegis_core.names import is_role, resource_id_problem
+
+__all__ = ["explain", "get_owner", "query_resources"]
+
+_DEFAULT = ResourceMetadata()
+_EMPTY = Bucket()
+
+
+def query_resources(
+    view: View,
+    *,
+    service_name: str | None = None,
+    instance_id: str | None = None,
+    resource_ids: Sequence[str] | None = None,
+    resource_type: str | None = None,
+    tags: Sequence[str] | None = None,
+    include_metadata: bool = True,
+    limit: int = 100,
+    offset: int = 0,
+    now: float,
+) -> QueryReply:
+    """One page of the resources that match all criteria, in the order in which their records were last written.
+
+    Costs in proportion to the smallest set that one criterion selects; with one criterion (or none) to the page alone.
+
+    Args:
+        view: The view.
+        service_name: Of the owner; None for any, as of all criteria.
+        instance_id: The owner.
+        resource_ids: Any of these.
+        resource_type: This type.
+        tags: All of these.
+        include_metadata: Without it, the default metadata are shown.
+        limit: 1 to 1000 resources.
+        offset: How many to leave out before them.
+        now: The node's clock, monotonic seconds.
+
+    Raises:
+        InvalidRequest: Every bad argument, with its path.
+    """
+    problems = Problems()
+    problems.number("$.limit", limit, low=1, high=1000, whole=True)
+    problems.number("$.offset", offset, low=0, whole=True)
+    if isinstance(tags, str):
+        problems.note("$.tags", "expected a list of strings, got one string")
+    if isinstance(resource_ids, str):
+        problems.note("$.resource_ids", "expected a list of resource ids, got one string")
+    problems.check()
+    total, found = _select(view, service_name, instance_id, resource_ids, resource_type, tags)
+    page = itertools.islice(found, offset, offset + limit)
+    shown = tuple(
+        _shown(record, instance, view.health(instance, now), include_metadata=include_metadata)
+        for record, instance in _owned(view, page)
+    )
+    return QueryReply(resources=shown, total_count=total, has_more=offset + limit < total)
+
+
+def _select(
+    view: View,
+    service_name: str | None,
+    instance_id: str | None,
+    resource_ids: Sequence[str] | None,
+    resource_type: str | None,
+    tags: Sequence[str] | None,
+) -> tuple[int, Iterable[Ownership]]:
+    """How many match, and which, in order of revision."""
+    index = view.index
+    buckets: list[Bucket] = []
+    if service_name is not None:
+        buckets.append(index.services.get(service_name, _EMPTY))
+    if resource_type:
+        buckets.append(index.types.get(resource_type, _EMPTY))
+    buckets += [index.tags.get(tag, _EMPTY) for tag in tags or ()]
+    sets: list[Bucket] = list(buckets)
+    if instance_id is not None:
+        sets.append(_held_by_id(view, instance_id))
+    if resource_ids is not None:
+        sets.append(_named(view, resource_ids))
+    if not sets:
+        sets.append(index.all)
+    smallest = min(sets, key=lambda b: len(b.records))
+    criteria = len(sets) + (resource_type == "")
+    if criteria == 1 and not smallest.hidden:
+        return len(smallest.records), smallest.records.values()
+    if criteria == 1:
+        return smallest.shown, _visible(view, smallest.records.values())
+    matching = [
+        record
+        for record in _visible(view, smallest.records.values())
+        if (resource_type is None or record.metadata.resource_type == resource_type)
+        and all(record.target in b.records for b in sets)
+    ]
+    return len(matching), matching
+
+
+def _held_by_id(view: View, instance_id: str) -> Bucket:
+    live = view.by_id(instance_id)
+    if len(live) == 1:
+        lease = live[0].lease
+        held = view.held_by(lease)
+        return Bucket(dict(held), len(held) - view.count(lease))
+    records = [r for i in live for r in view.held_by(i.lease).values()]
+    return _bucket(records)
+
+
+def _named(view: View, resource_ids: Sequence[str]) -> Bucket:
+    records = [r for i in dict.fromkeys(resource_ids) if (r := view.held(i)) is not None]
+    return _bucket(r for r in records if view.owner(r.target) is not None)
+
+
+def _bucket(records: Iterable[Ownership]) -> Bucket:
+    ordered = sorted(records, key=lambda r: r.revision)
+    return Bucket({r.target: r for r in ordered}, sum(is_role(r.target) for r in ordered))
+
+
+def _visible(view: View, records: Iterable[Ownership]) -> Iterator[Ownership]:
+    return (r for r in records if not is_role(r.target) and view.owner(r.target) is not None)
+
+
+def _owned(view: View, records: Iterable[Ownership]) -> Iterator[tuple[Ownership, ServiceInstance]]:
+    return (found for r in records if (found := view.owner(r.target)) is not None)
+
+
+def _shown(record: Ownership, owner: ServiceInstance, health: Health, *, include_metadata: bool) -> Resource:
+    return Resource(
+        resource_id=record.target,
+        owner_instance_id=owner.instance_id,
+        service_name=owner.service_name,
+        epoch=record.epoch,
+        registered_at=record.registered_at,
+        metadata=record.metadata if include_metadata else _DEFAULT,
+        is_healthy=health is Health.ONLINE,
+    )
+
+
+def get_owner(view: View, resource_id: str, *, now: float) -> Resource:
+    """The resource with its live owner.
+
+    Raises:
+        InvalidRequest: That is no resource id.
+        ResourceNotFound: Nobody owns it.
+    """
+    problem = resource_id_problem(resource_id)
+    if problem is not None:
+        raise InvalidRequest.at("$.resource_id", problem)
+    found = view.owner(resource_id)
+    if found is None:
+        raise ResourceNotFound(resource_id=resource_id)
+    record, owner = found
+    return _shown(record, owner, view.health(owner, now), include_metadata=True)
+
+
+def explain(view: View, resource_id: str, *, now: float) -> Explanation:
+    """All that this view knows of a resource: owner, epoch, lease left, who waits, and what happened to it.
+
+    Args:
+        view: The view.
+        resource_id: The resource.
+        now: The node's clock, monotonic seconds.
+
+    Raises:
+        InvalidRequest: That is no resource id.
+    """
+    problem = resource_id_problem(resource_id)
+    if problem is not None:
+        raise InvalidRequest.at("$.resource_id", problem)
+    found = view.owner(resource_id)
+    record = view.held(resource_id)
+    standbys = tuple(place.instance_id for place in view.line(resource_id))
+    told = [t for t in view.transfers() if resource_id in t.resource_ids]
+    history = [_told(t) for t in sorted(told, key=lambda t: t.revision)]
+    if record is not None:
+        history.append(_written(record))
+    waiting = f"{len(standbys)} waiting" if standbys else "nobody waits for it"
+    if found is None:
+        what = f"{resource_id} has no owner"
+        if record is not None:
+            what += f": the lease of its last owner, {record.instance_id}, has ended"
+        return Explanation(
+            resource_id=resource_id,
+            owner=None,
+            standbys=standbys,
+            history=tuple(history),
+            summary=f"{what}; {waiting}.",
+        )
+    live, owner = found
+    left = view.lease_left(owner, now)
+    return Explanation(
+        resource_id=resource_id,
+        owner=owner,
+        epoch=live.epoch,
+        lease_left=left,
+        standbys=standbys,
+        history=tuple(history),
+        summary=(
+            f"{resource_id} is owned by {owner.instance_id} of {owner.service_name} "
+            f"({live.reason}, epoch {live.epoch}, {left:.1f} s of its lease left); {waiting}."
+        ),
+    )
+
+
+def _told(record: TransferRecord) -> str:
+    to = f" to {record.to_instance_id}" if record.to_instance_id else ""
+    by = f" by {record.requested_by}" if record.requested_by else ""
+    why = f": {record.reason}" if record.reason else ""
+    when = record.at.isoformat(timespec="seconds")
+    return f"{when} {record.kind} from {record.from_instance_id or 'nobody'}{to}{by}{why}"
+
+
+def _written(record: Ownership) -> str:
+    when = record.registered_at.isoformat(timespec="seconds")
+    after = f" after {record.previous}" if record.previous else ""
+    return f"{when} {record.reason} by {record.instance_id}{after} (epoch {record.epoch})"
