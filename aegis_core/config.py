@@ -1,0 +1,518 @@
+"""The settings of a node, and where they come from.
+
+By rising precedence: a TOML file (``aegis.toml`` in the working directory, the one that ``AEGIS_CONFIG`` names, or the
+one given to ``open_node(config=...)``), ``[tool.aegis]`` of ``pyproject.toml`` in the working directory, environment
+variables ``AEGIS_*``, arguments (``open_node(config={...})``), and the parameters of the backend's URL. What is wrong is a
+`ConfigError` that names source and key, and says what would be right.
+
+Read by hand: typed-settings would be one more dependency of the core, as long to import as a third of Trio, and its
+messages would have to be rewritten to say this much.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from typing import Final, TypeVar
+from urllib.parse import parse_qsl
+
+import attrs
+
+from aegis_core.backend import BackendAddress
+from aegis_core.errors import ConfigError
+
+__all__ = [
+    "CircuitSettings",
+    "LimitSettings",
+    "LogSettings",
+    "NodeDefaults",
+    "PluginSettings",
+    "RetrySettings",
+    "Settings",
+    "ambient",
+    "environment_variable",
+    "load_settings",
+    "parse_backend",
+    "setting_names",
+]
+
+T = TypeVar("T")
+
+_MISSING: Final = (
+    "no backend is configured: give open_node an argument (open_node('memory://')), set backend in aegis.toml, "
+    "AEGIS_BACKEND or --backend; memory:// is the one that needs no server"
+)
+_SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([^?]*)(?:\?(.*))?\Z", re.DOTALL)
+_OFFSET: Final = re.compile(r"[+-]\d\d:\d\d\Z")
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_BOOLS: Final = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
+
+
+# --- Kinds of values ---------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Kind:
+    """What a setting may be.
+
+    Args:
+        expected: In words.
+        read: Makes the value of what TOML or Python say; raises ValueError or TypeError.
+        parse: Makes what `read` takes of a text (environment, URL); raises ValueError.
+    """
+
+    expected: str
+    read: Callable[[object], object]
+    parse: Callable[[str], object] = str
+
+
+def _read_float(value: object, least: float, *, above: bool) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError
+    if value < least or (above and value == least):
+        raise ValueError
+    return float(value)
+
+
+def _read_count(value: object) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError
+    return value
+
+
+def _exactly(kind: type, value: object) -> object:
+    if type(value) is not kind:
+        raise ValueError
+    return value
+
+
+def _read_level(value: object) -> str:
+    if value not in _LEVELS:
+        raise ValueError
+    return str(value)
+
+
+def _read_path(value: object) -> str:
+    return os.fspath(value)  # type: ignore[call-overload, no-any-return]  # raises TypeError for what is no path
+
+
+def _read_texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(type(item) is str for item in value):
+        raise ValueError
+    return tuple(value)
+
+
+def _read_offset(value: object) -> tzinfo:
+    if isinstance(value, tzinfo):
+        return value
+    if type(value) is not str or not _OFFSET.match(value):
+        raise ValueError
+    offset = datetime.fromisoformat(f"2000-01-01T00:00:00{value}").tzinfo
+    return offset or UTC
+
+
+def _parse_bool(text: str) -> bool:
+    if text.lower() not in _BOOLS:
+        raise ValueError
+    return _BOOLS[text.lower()]
+
+
+def _parse_texts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+_SECONDS: Final = _Kind(
+    "a number of seconds, more than 0", functools.partial(_read_float, least=0.0, above=True), float
+)
+_SECONDS_OR_NONE: Final = _Kind(
+    "a number of seconds, 0 or more", functools.partial(_read_float, least=0.0, above=False), float
+)
+_COUNT: Final = _Kind("a whole number, 1 or more", _read_count, int)
+_TEXT: Final = _Kind("text", functools.partial(_exactly, str))
+_PATH: Final = _Kind("the path of a file", _read_path)
+_BOOL: Final = _Kind("true or false", functools.partial(_exactly, bool), _parse_bool)
+_LEVEL: Final = _Kind(f"one of {', '.join(_LEVELS)}", _read_level, str.upper)
+_TEXTS: Final = _Kind('a list of names, e.g. ["my_package.plugin"]', _read_texts, _parse_texts)
+_TIME_OFFSET: Final = _Kind("an offset from UTC, e.g. +08:00", _read_offset)
+
+
+def _checked(instance: object, attribute: attrs.Attribute[T], value: T) -> None:
+    """Refuse a `Settings` made by hand of values that no source could give."""
+    if value == attribute.default:
+        return
+    kind: _Kind = attribute.metadata["kind"]
+    try:
+        kind.read(value)
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(
+            source=type(instance).__name__,
+            key=attribute.name,
+            problem=f"expected {kind.expected}, got {value!r}",
+        ) from exc
+
+
+def _setting(default: T, kind: _Kind) -> T:
+    # Typed as its default, which is what type checkers make of a field.
+    made: T = attrs.field(default=default, validator=_checked, metadata={"kind": kind})
+    return made
+
+
+# --- Settings ----------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class CircuitSettings:
+    """When a circuit breaker opens, and for how long.
+
+    Args:
+        failures: So many failures in a row open it.
+        cooldown: Seconds until one request is let through to try.
+    """
+
+    failures: int = _setting(5, _COUNT)
+    cooldown: float = _setting(5.0, _SECONDS)
+
+
+@attrs.frozen(kw_only=True)
+class RetrySettings:
+    """The pause before something is tried again: doubled each time from `initial` to `maximum`, less a random part.
+
+    Args:
+        initial: Seconds before the first repetition.
+        maximum: Seconds at most.
+    """
+
+    initial: float = _setting(0.02, _SECONDS)
+    maximum: float = _setting(1.0, _SECONDS)
+
+
+@attrs.frozen(kw_only=True)
+class LimitSettings:
+    """How much is under way at once; beyond that, calls are answered `Overloaded`.
+
+    Args:
+        handlers: Calls that one instance handles at once.
+        queue: Calls that wait at one instance for a handler.
+        per_instance: Calls that this node has under way to one instance.
+    """
+
+    handlers: int = _setting(100, _COUNT)
+    queue: int = _setting(1000, _COUNT)
+    per_instance: int = _setting(1000, _COUNT)
+
+
+@attrs.frozen(kw_only=True)
+class PluginSettings:
+    """Which plug-ins are loaded.
+
+    Args:
+        enabled: Dotted names to load besides those that are installed: ``package.module`` or ``package.module:object``.
+        disabled: Names of plug-ins to leave out.
+    """
+
+    enabled: tuple[str, ...] = _setting((), _TEXTS)
+    disabled: tuple[str, ...] = _setting((), _TEXTS)
+
+
+@attrs.frozen(kw_only=True)
+class LogSettings:
+    """Where the library's logs go. With none of these set it leaves logging to the program.
+
+    Args:
+        level: The least level that is logged, e.g. ``INFO``; None leaves the loggers as they are.
+        file: A file to append to, made with its folders; None for standard error.
+        json: One JSON object per line instead of text.
+    """
+
+    level: str | None = _setting(None, _LEVEL)
+    file: str | None = _setting(None, _PATH)
+    json: bool = _setting(False, _BOOL)
+
+
+def _shown(url: str) -> str:
+    return repr(re.sub(r"//[^/@]*@", "//***@", url))
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """Everything that can be configured. All times are seconds.
+
+    Args:
+        backend: URL of the backend, e.g. ``nats://127.0.0.1:4222``; a password in it is not shown in a repr.
+        request_timeout: How long an operation or a call may take that says nothing else.
+        ttl: How long an instance's registration lives without a renewal.
+        heartbeat_interval: Time between two renewals, at most half of `ttl`; None for a third of it.
+        max_resources_per_instance: How many resources one instance may hold.
+        drain: How long calls may take to finish when a resource is released or moved, or an instance or node leaves.
+        audit_retention: How long records of transfers are kept.
+        time_offset: Offset from UTC at which times are shown to other programs.
+        balancer: Name of the balancer that chooses among instances.
+        circuit: Circuit breakers of the instances that are called.
+        store_circuit: Circuit breaker of the store.
+        retry: Pauses before calls and commits are repeated.
+        limits: How much is under way at once.
+        plugins: Which plug-ins are loaded.
+        log: Where logs go.
+
+    Raises:
+        ConfigError: A value that cannot be.
+    """
+
+    backend: str = attrs.field(default="", validator=_checked, metadata={"kind": _TEXT}, repr=_shown)
+    request_timeout: float = _setting(5.0, _SECONDS)
+    ttl: float = _setting(30.0, _SECONDS)
+    heartbeat_interval: float | None = _setting(None, _SECONDS)
+    max_resources_per_instance: int = _setting(1000, _COUNT)
+    drain: float = _setting(10.0, _SECONDS_OR_NONE)
+    audit_retention: float = _setting(7 * 86400.0, _SECONDS)
+    time_offset: tzinfo = _setting(UTC, _TIME_OFFSET)  # noqa: RUF009 - it is attrs.field
+    balancer: str = _setting("round-robin", _TEXT)
+    circuit: CircuitSettings = CircuitSettings()
+    store_circuit: CircuitSettings = CircuitSettings()
+    retry: RetrySettings = RetrySettings()
+    limits: LimitSettings = LimitSettings()
+    plugins: PluginSettings = PluginSettings()
+    log: LogSettings = LogSettings()
+
+    def __attrs_post_init__(self) -> None:
+        if self.heartbeat_interval is not None and self.heartbeat_interval > self.ttl / 2:
+            raise ConfigError(
+                source="Settings",
+                key="heartbeat_interval",
+                problem=f"expected at most half of ttl ({self.ttl:g} s), got {self.heartbeat_interval:g}",
+            )
+
+
+def _leaves(owner: type, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], _Kind]]:
+    for field in attrs.fields(owner):
+        if "kind" in field.metadata:
+            yield (*path, field.name), field.metadata["kind"]
+        else:
+            yield from _leaves(type(field.default), (*path, field.name))
+
+
+_KINDS: Final[Mapping[tuple[str, ...], _Kind]] = dict(_leaves(Settings))
+_SECTIONS: Final = frozenset(path[:-1] for path in _KINDS if len(path) > 1)
+
+
+def setting_names() -> tuple[str, ...]:
+    """Every setting as it is written with dots: ``ttl``, ``circuit.failures``."""
+    return tuple(map(".".join, _KINDS))
+
+
+def environment_variable(name: str) -> str:
+    """The environment variable of the setting *name* (with dots): ``AEGIS_CIRCUIT_FAILURES``."""
+    return "AEGIS_" + name.replace(".", "_").upper()
+
+
+@attrs.frozen
+class NodeDefaults:
+    """What a bare ``open_node()`` means where `ambient` says so.
+
+    Args:
+        backend: The backend's URL, unless an argument names another.
+        plugins: Plug-ins that are loaded before those of the arguments.
+    """
+
+    backend: str
+    plugins: tuple[object, ...] = ()
+
+
+ambient: Final[ContextVar[NodeDefaults | None]] = ContextVar("aegis_node_defaults", default=None)
+"""For tests: makes the nodes that an unmodified application opens in this context members of a test's cluster."""
+
+
+# --- Sources -----------------------------------------------------------------------------------
+
+
+class _Merge:
+    """Values of settings with their sources; what is put later counts."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, ...], tuple[object, str]] = {}
+
+    def put(self, path: tuple[str, ...], raw: object, source: str) -> None:
+        kind = _KINDS[path]
+        try:
+            # A text is what environment and URL have; TOML and Python say what they mean.
+            value = kind.read(kind.parse(raw) if isinstance(raw, _Text) else raw)
+        except (TypeError, ValueError) as exc:
+            shown = _shown(raw) if isinstance(raw, str) else repr(raw)
+            raise ConfigError(
+                source=source, key=".".join(path), problem=f"expected {kind.expected}, got {shown}"
+            ) from exc
+        self.values[path] = (value, source)
+
+    def table(self, table: Mapping[str, object], source: str, path: tuple[str, ...] = ()) -> None:
+        for name, raw in table.items():
+            here = (*path, str(name))
+            if here in _SECTIONS:
+                if not isinstance(raw, Mapping):
+                    problem = f"expected a table with {', '.join(_names_in(here))}, got {raw!r}"
+                    raise ConfigError(source=source, key=".".join(here), problem=problem)
+                self.table(raw, source, here)
+            elif here in _KINDS:
+                self.put(here, raw, source)
+            else:
+                known = _names_in(path)
+                close = difflib.get_close_matches(str(name), known, 1)
+                hint = f"did you mean {close[0]}?" if close else f"expected {', '.join(known)}"
+                raise ConfigError(source=source, key=".".join(here), problem=f"there is no such setting; {hint}")
+
+    def environment(self, environ: Mapping[str, str]) -> None:
+        variables = {environment_variable(".".join(path)): path for path in _KINDS}
+        for name, text in environ.items():
+            if name in variables:
+                self.put(variables[name], _Text(text), name)
+            elif name.startswith("AEGIS_") and name != "AEGIS_CONFIG":
+                # Other programs may have variables that begin so; one letter off is no coincidence.
+                close = difflib.get_close_matches(name, variables, 1, 0.9)
+                if close:
+                    raise ConfigError(source=name, problem=f"there is no such setting; did you mean {close[0]}?")
+
+    def url(self, url: str) -> None:
+        for name, text in _parameters(url):
+            path = tuple(name.split("."))
+            if path in _KINDS and path != ("backend",):
+                self.put(path, _Text(text), "backend URL")
+
+    def settings(self) -> Settings:
+        interval = self.values.get(("heartbeat_interval",))
+        sections = {
+            section[0]: attrs.evolve(getattr(_DEFAULTS, section[0]), **self._in(section)) for section in _SECTIONS
+        }
+        try:
+            return Settings(**sections, **self._in(()))  # type: ignore[arg-type]  # read by kind
+        except ConfigError as exc:
+            raise attrs.evolve(exc, source=interval[1] if interval else exc.source) from None
+
+    def _in(self, section: tuple[str, ...]) -> dict[str, object]:
+        return {path[-1]: value for path, (value, _) in self.values.items() if path[:-1] == section}
+
+
+class _Text(str):
+    """A value from where everything is text."""
+
+    __slots__ = ()
+
+
+def _names_in(section: tuple[str, ...]) -> list[str]:
+    depth = len(section)
+    return list(dict.fromkeys(path[depth] for path in _KINDS if path[:depth] == section))
+
+
+_DEFAULTS: Final = Settings()
+
+
+def load_settings(
+    backend: str | None = None,
+    config: Settings | Mapping[str, object] | str | os.PathLike[str] | None = None,
+) -> Settings:
+    """The settings of a node, from all sources.
+
+    Args:
+        backend: URL of the backend, from whoever opens the node.
+        config: Settings as a nested mapping, or the path of a TOML file to read instead of ``aegis.toml``. A `Settings`
+            object is taken as it is: then only *backend* and the parameters of the URL are added.
+
+    Raises:
+        ConfigError: An unknown key, a value that cannot be, a file that cannot be read, or no backend.
+    """
+    defaults = ambient.get()
+    merge = _Merge()
+    if isinstance(config, Settings):
+        chosen = backend or config.backend or (defaults.backend if defaults else "")
+        for path in _KINDS:
+            merge.values[path] = (functools.reduce(getattr, path, config), "Settings")
+    else:
+        given: Mapping[str, object] = config if isinstance(config, Mapping) else {}
+        _read_files(merge, None if config is None or isinstance(config, Mapping) else Path(config))
+        merge.environment(os.environ)
+        if defaults is not None:
+            merge.put(("backend",), defaults.backend, "test")
+        merge.table(given, "open_node(config=...)")
+        chosen = backend or str(merge.values.get(("backend",), ("", ""))[0])
+    if not chosen:
+        raise ConfigError(key="backend", problem=_MISSING)
+    merge.put(("backend",), chosen, "open_node")
+    merge.url(chosen)
+    return merge.settings()
+
+
+def _read_files(merge: _Merge, given: Path | None) -> None:
+    named = os.environ.get("AEGIS_CONFIG")
+    if given is not None:
+        merge.table(_read_toml(given), str(given))
+    elif named:
+        merge.table(_read_toml(Path(named)), named)
+    else:
+        merge.table(_read_toml(Path("aegis.toml"), optional=True), "aegis.toml")
+    tools = _read_toml(Path("pyproject.toml"), optional=True).get("tool")
+    if isinstance(tools, dict):
+        merge.table(tools.get("aegis", {}), "pyproject.toml [tool.aegis]")
+
+
+def _read_toml(path: Path, *, optional: bool = False) -> Mapping[str, object]:
+    try:
+        seen = path.stat()
+        return _parse_toml(path.absolute(), seen.st_mtime_ns, seen.st_size)
+    except FileNotFoundError as exc:
+        if optional:
+            return {}
+        raise ConfigError(source=str(path), problem="there is no such file") from exc
+    except OSError as exc:
+        raise ConfigError(source=str(path), problem=f"it cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:  # not TOML, or not UTF-8
+        raise ConfigError(source=str(path), problem=f"it is not TOML: {exc}") from exc
+
+
+@functools.lru_cache(maxsize=8)
+def _parse_toml(path: Path, _mtime: int, _size: int) -> Mapping[str, object]:
+    # A program may open many nodes, tests do; a large pyproject.toml takes longer to read than a node to open.
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def _parameters(url: str) -> list[tuple[str, str]]:
+    match = _SCHEME.match(url)
+    if match is None:
+        raise ConfigError(
+            key="backend",
+            problem=f"expected scheme://location, e.g. memory://, got {_shown(url)}",
+        )
+    try:
+        return parse_qsl(match[3] or "", keep_blank_values=True, strict_parsing=bool(match[3]))
+    except ValueError as exc:
+        raise ConfigError(source="backend URL", key="backend", problem=f"expected ?name=value&..., {exc}") from exc
+
+
+def parse_backend(url: str) -> BackendAddress:
+    """The parts of a backend's URL; its parameters without those that are settings of the node.
+
+    Raises:
+        ConfigError: It is no URL, or names a parameter twice.
+    """
+    pairs = _parameters(url)
+    own = [(name, text) for name, text in pairs if tuple(name.split(".")) not in _KINDS]
+    names = [name for name, _ in own]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(source="backend URL", key=name, problem="it is given twice")
+    scheme, _, rest = url.partition("://")
+    return BackendAddress(url=url, scheme=scheme, location=rest.partition("?")[0], parameters=dict(own))

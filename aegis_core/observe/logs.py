@@ -1,0 +1,216 @@
+"""Structured logs through the standard library.
+
+The library logs to loggers named ``aegis.*`` with fields as ``extra``, and by itself sets nothing up: without the
+settings ``log.*`` that is the program's choice. Events are logged to ``aegis.events`` by a built-in observer, which can
+be left out as ``aegis_core.observe.logs``. No field ever holds a lease id, a password or the content of a call.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from aegis_core import events
+from aegis_core.config import LogSettings
+from aegis_core.errors import ConfigError
+from aegis_core.events import Event
+from aegis_core.hookspecs import ObserverRegistrar, hookimpl
+from aegis_core.models import Health
+
+__all__ = [
+    "FIELDS",
+    "EventLog",
+    "JsonFormatter",
+    "aegis_register_observers",
+    "logging_to",
+]
+
+FIELDS: Final = (
+    "trace_id",
+    "span_id",
+    "service_name",
+    "instance_id",
+    "resource_id",
+    "role",
+    "operation",
+    "duration_ms",
+    "metadata_size_bytes",
+    "error_code",
+)
+"""What a record may carry as ``extra`` besides what every record has."""
+
+_library: Final = logging.getLogger("aegis")
+# A library that nobody configured is silent, its warnings included.
+_library.addHandler(logging.NullHandler())
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: ``timestamp`` (UTC), ``level``, ``logger``, ``message``, `FIELDS` that the record has, ``exception``.
+
+    It may be put on any handler, and then shows records of other loggers the same way.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """*record* as one line."""
+        line: dict[str, object] = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        given = vars(record)
+        line |= {name: given[name] for name in FIELDS if given.get(name) not in (None, "")}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class _TextFormatter(logging.Formatter):
+    """The same for people: the message, and behind it the fields."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        given = vars(record)
+        fields = [f"{name}={given[name]}" for name in FIELDS if given.get(name) not in (None, "")]
+        return " ".join([super().formatMessage(record), *fields])
+
+
+# --- The setting log.* -------------------------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class _Output:
+    handler: logging.Handler
+    users: int = 0
+
+
+_outputs: Final[dict[LogSettings, _Output]] = {}
+
+
+@contextmanager
+def logging_to(settings: LogSettings) -> Iterator[None]:
+    """Send the library's logs where *settings* say while the block runs; nothing is set up when they say nothing.
+
+    Nodes with the same settings share one output, so that no line comes twice.
+
+    Raises:
+        ConfigError: The file cannot be made or written.
+    """
+    if settings == LogSettings():
+        yield
+        return
+    output = _outputs.get(settings)
+    if output is None:
+        output = _outputs[settings] = _Output(_open_handler(settings))
+        _library.addHandler(output.handler)
+    level = _library.level
+    if settings.level is not None:
+        _library.setLevel(settings.level)
+    output.users += 1
+    try:
+        yield
+    finally:
+        output.users -= 1
+        if settings.level is not None:
+            _library.setLevel(level)
+        if not output.users:
+            del _outputs[settings]
+            _library.removeHandler(output.handler)
+            output.handler.close()
+
+
+def _open_handler(settings: LogSettings) -> logging.Handler:
+    handler = logging.StreamHandler() if settings.file is None else _open_file(settings.file)
+    handler.setFormatter(JsonFormatter() if settings.json else _TextFormatter())
+    return handler
+
+
+def _open_file(name: str) -> logging.Handler:
+    try:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        return logging.FileHandler(name, encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(key="log.file", problem=f"{name} cannot be written: {exc.strerror}") from exc
+
+
+# --- Events ------------------------------------------------------------------------------------
+
+_LEVELS: Final[Mapping[type[Event], int]] = {
+    events.BulkProgress: logging.DEBUG,
+    events.CircuitStateChanged: logging.WARNING,
+    events.InstanceDeregistered: logging.INFO,
+    events.InstanceLost: logging.WARNING,
+    events.InstanceRegistered: logging.INFO,
+    events.LeaseEnded: logging.WARNING,
+    events.OrphanSwept: logging.INFO,
+    events.ResourceExpired: logging.INFO,
+    events.ResourceRegistered: logging.INFO,
+    events.ResourceReleased: logging.INFO,
+    events.ResourceTransferred: logging.INFO,
+    events.Resync: logging.WARNING,
+    events.RoleChanged: logging.INFO,
+    events.ScopeOverran: logging.ERROR,
+}
+_MOST_SHOWN: Final = 10
+_BASE: Final = frozenset(field.name for field in attrs.fields(Event))
+
+
+class EventLog:
+    """The observer that writes every event to the logger ``aegis.events``, at the level that it deserves."""
+
+    def __init__(self) -> None:
+        self._log = logging.getLogger("aegis.events")
+
+    def on_event(self, event: Event) -> None:
+        """Log *event*; costs next to nothing when its level is off."""
+        level = _level(event)
+        if not self._log.isEnabledFor(level):
+            return
+        said = {
+            field.name: _shown(getattr(event, field.name))
+            for field in attrs.fields(type(event))
+            if field.name not in _BASE
+        }
+        what = event.kind.replace("_", " ")
+        about = event.resource_id or event.instance_id or event.service_name
+        parts = [f"{name} {value}" for name, value in said.items() if value]
+        self._log.log(
+            level,
+            "%s",
+            f"{what} {about}".rstrip() + (f" ({', '.join(parts)})" if parts else ""),
+            extra={
+                "service_name": event.service_name,
+                "instance_id": event.instance_id,
+                "resource_id": event.resource_id,
+                "role": said.get("new") if isinstance(event, events.RoleChanged) else None,
+                "operation": event.kind,
+            },
+        )
+
+
+def _level(event: Event) -> int:
+    if isinstance(event, events.InstanceHealthChanged):
+        return logging.INFO if event.new is Health.ONLINE else logging.WARNING
+    return _LEVELS.get(type(event), logging.INFO)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        more = f" and {len(value) - _MOST_SHOWN} more" if len(value) > _MOST_SHOWN else ""
+        return ", ".join(map(str, value[:_MOST_SHOWN])) + more
+    return "" if value in (None, "", 0) else str(getattr(value, "value", value))
+
+
+@hookimpl
+def aegis_register_observers(register: ObserverRegistrar) -> None:
+    """The built-in plug-in: events are logged."""
+    register(EventLog())
