@@ -8,5 +8,18 @@ from __future__ import annotations
 from aegis_backends.memory.cluster import MemoryCluster, open_memory
 from aegis_backends.memory.store import MemoryStore
 from aegis_backends.memory.transport import MemoryTransport
+from aegis_core.hookspecs import BackendRegistrar, hookimpl
 
-__all__ = ["MemoryCluster", "MemoryStore", "MemoryTransport", "open_memory"]
+__all__ = [
+    "MemoryCluster",
+    "MemoryStore",
+    "MemoryTransport",
+    "aegis_register_backends",
+    "open_memory",
+]
+
+
+@hookimpl
+def aegis_register_backends(register: BackendRegistrar) -> None:
+    """Offer ``memory://``."""
+    register("memory", open_memory)
