@@ -243,7 +243,6 @@ def standby_from_map(key: StandbyKey, raw: Plain, revision: int) -> Standby:
         lease=lease,
         priority=_field(raw, "prio", int, 0),
         joined=_revision(raw, "joined", revision),
-        as_role=raw.get("role") is True,
         as_role=_field(raw, "role", bool, False),
         revision=revision,
     )
