@@ -47,20 +47,20 @@ def _bound(node: ast.stmt) -> Iterator[str]:
             yield name
 
 
-def _imported(module: Module) -> set[str]:
+def _imported(module: Module, *sources: str) -> set[str]:
     return {
         alias.asname or alias.name
         for node in module.tree.body
-        if isinstance(node, ast.ImportFrom) and within(node.module or "", *PACKAGES)
+        if isinstance(node, ast.ImportFrom) and within(node.module or "", *sources)
         for alias in node.names
     }
 
 
 def defined(module: Module) -> set[str]:
-    """The public names that a module defines, or that a package takes over from its own modules."""
+    """The public names that a module defines, or that a package takes over from its modules."""
     names = {name for node in module.tree.body for name in _bound(node)}
     if module.is_package:
-        names |= _imported(module)
+        names |= _imported(module, module.name)
     return {name for name in names if not name.startswith("_")}
 
 
@@ -87,7 +87,9 @@ def wrong_exports(modules: Iterable[Module]) -> list[str]:
         if names != sorted(set(names), key=lint_order):
             wrong.append(f"{module.path}: __all__ is not sorted, or repeats a name")
         here = defined(module)
-        wrong += [f"{module.path}: {name} is in __all__ only" for name in set(names) - here - _imported(module)]
+        wrong += [
+            f"{module.path}: {name} is in __all__ only" for name in set(names) - here - _imported(module, *PACKAGES)
+        ]
         if module.name in PUBLIC_MODULES:
             wrong += [f"{module.path}: {name} is not in __all__" for name in here - set(names)]
     return sorted(wrong)
