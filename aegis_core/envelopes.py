@@ -156,14 +156,13 @@ def _misfits(fields: Mapping[str, object]) -> list[Problem]:
     problems = []
     if not fields["method"]:
         problems.append(Problem("$.method", "must not be empty"))
-    timeout = fields.get("timeout")
-    if isinstance(timeout, float | int) and not (math.isfinite(timeout) and timeout >= 0):
+    timeout: float = fields.get("timeout", 0.0)  # type: ignore[assignment]
+    if not 0 <= timeout < math.inf:
         problems.append(Problem("$.timeout", "expected a finite number, 0 or more"))
-    epoch = fields.get("epoch")
-    if isinstance(epoch, int) and epoch < 0:
+    epoch: int = fields.get("epoch", 0)  # type: ignore[assignment]
+    if epoch < 0:
         problems.append(Problem("$.epoch", "expected 0 or more"))
-    for name in fields.get("params", ()):  # type: ignore[attr-defined]  # a map, or absent
-        if type(name) is not str:
-            problems.append(Problem("$.params", "expected names of parameters as keys"))
-            break
+    params: Mapping[object, object] = fields.get("params", _NO_PARAMS)  # type: ignore[assignment]
+    if not all(type(name) is str for name in params):
+        problems.append(Problem("$.params", "expected the names of parameters as keys"))
     return problems

@@ -18,12 +18,9 @@ from aegis_core.errors import (
     ConfigError,
     Conflict,
     Indeterminate,
-    Misdirected,
     NodeCrashed,
-    Overloaded,
     Problem,
     RemoteError,
-    Unavailable,
 )
 from aegis_core.models import EndReason, Outcome
 
@@ -35,17 +32,13 @@ _NO_DETAILS: Final[Mapping[str, object]] = {}
 _LOCAL: Final = (ConfigError, Conflict, Indeterminate, NodeCrashed)
 
 
-def remote_error(exc: Exception) -> AegisError:
-    """What the exception of a handler is to the caller.
+def remote_error(exc: Exception) -> RemoteError:
+    """What the exception of a handler is to its caller: its name and its text, never a class path.
 
-    An error of the library passes as it is, unless it would make the caller believe that the handler had not begun
-    (an error of the handler's *own* calls, or a state of its process): that and every other exception is a
-    `RemoteError` with the name and the text of the exception, never a class path.
+    So it is with errors of the library, too, which keep their code as `remote_code`: a handler's *own* calls may raise
+    them, and the caller must not take what is said of another resource, or of another instance, for the fate of its call.
     """
     if isinstance(exc, AegisError):
-        undone = isinstance(exc, Unavailable) and exc.outcome is not Outcome.MAYBE_EXECUTED
-        if not undone and not isinstance(exc, Misdirected | Overloaded | _LOCAL):
-            return exc
         return RemoteError(
             remote_code=exc.code,
             remote_message=_text(exc),
@@ -205,5 +198,5 @@ def _known(kind: type[AegisError]) -> _Known:
 _BY_CODE: Final[Mapping[str, _Known]] = {
     kind.code: _known(kind)
     for kind in _classes(AegisError)
-    if "code" in vars(kind) and attrs.fields(kind) and not issubclass(kind, _LOCAL)
+    if "code" in vars(kind) and any(field.init for field in attrs.fields(kind)) and not issubclass(kind, _LOCAL)
 }
