@@ -18,7 +18,6 @@ from aegis_core.backend import (
     Operation,
     Put,
     Store,
-    Transaction,
 )
 from aegis_pytest.conformance.harness import Harness
 from aegis_pytest.conformance.steps import (
@@ -63,7 +62,7 @@ class CommitConformance:
 
     async def test_put_expecting_absence_creates(self, harness: Harness, clock: object) -> None:
         """A key that was not there has the value and the revision of the put."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             (revision,) = await commit(store, put("a.b", b"1", ABSENT))
             assert revision > 0
             entry = await store.get("a.b")
@@ -72,7 +71,7 @@ class CommitConformance:
 
     async def test_put_expecting_absence_of_what_is_there_conflicts(self, harness: Harness, clock: object) -> None:
         """The second to create a key is told, and the first one's value stays."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             await commit(store, put("a", b"first", ABSENT))
             with pytest.raises(Conflict) as caught:
                 await commit(store, put("a", b"second", ABSENT))
@@ -81,7 +80,7 @@ class CommitConformance:
 
     async def test_put_expecting_a_revision_replaces_that_one_only(self, harness: Harness, clock: object) -> None:
         """An update from what was read succeeds once; from anything else it conflicts and changes nothing."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             (first,) = await commit(store, put("a", b"1", ABSENT))
             (second,) = await commit(store, put("a", b"2", first))
             assert second > first
@@ -92,7 +91,7 @@ class CommitConformance:
 
     async def test_put_expecting_a_revision_of_nothing_conflicts(self, harness: Harness, clock: object) -> None:
         """An update does not create."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             (other,) = await commit(store, put("other"))
             with pytest.raises(Conflict):
                 await commit(store, put("a", b"1", other))
@@ -100,7 +99,7 @@ class CommitConformance:
 
     async def test_put_without_condition_holds_always(self, harness: Harness, clock: object) -> None:
         """ANY creates, replaces and creates again."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             (first,) = await commit(store, put("a", b"1", ANY))
             (second,) = await commit(store, put("a", b"2", ANY))
             (third,) = await commit(store, Delete("a", ANY))
@@ -110,7 +109,7 @@ class CommitConformance:
 
     async def test_delete_expecting_a_revision_deletes_that_one_only(self, harness: Harness, clock: object) -> None:
         """A deletion from what was read succeeds; from an older revision, or of nothing, it conflicts."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             (first,) = await commit(store, put("a", b"1"))
             (second,) = await commit(store, put("a", b"2"))
             with pytest.raises(Conflict):
@@ -125,14 +124,14 @@ class CommitConformance:
 
     async def test_delete_without_condition_holds_even_for_nothing(self, harness: Harness, clock: object) -> None:
         """Deleting with ANY what is not there is no error, and has a revision like every operation."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             (before,) = await commit(store, put("other"))
             (revision,) = await commit(store, Delete("a", ANY))
             assert revision > before
 
     async def test_delete_expecting_absence_only_checks(self, harness: Harness, clock: object) -> None:
         """It answers ABSENT where nothing is, conflicts where something is, and deletes neither."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             assert await commit(store, Delete("a", ABSENT)) == (ABSENT,)
             await commit(store, put("a", b"1"))
             with pytest.raises(Conflict):
@@ -141,7 +140,7 @@ class CommitConformance:
 
     async def test_deleted_key_is_absent(self, harness: Harness, clock: object) -> None:
         """After a deletion the key can be created, and its old revision is worth nothing."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             (first,) = await commit(store, put("a", b"1"))
             (gone,) = await commit(store, Delete("a", first))
             with pytest.raises(Conflict):
@@ -153,7 +152,7 @@ class CommitConformance:
 
     async def test_values_are_bytes_unchanged(self, harness: Harness, clock: object) -> None:
         """Every byte comes back, and an empty value is no deletion."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             every = bytes(range(256)) * 3
             await commit(store, put("every", every), put("empty", b""))
             async with open_mirror(store) as mirror:
@@ -165,14 +164,14 @@ class CommitConformance:
 
     async def test_get_of_nothing_is_none(self, harness: Harness, clock: object) -> None:
         """A key that never was has no entry."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             assert await store.get("a") is None
 
     # --- Several keys ---
 
     async def test_transaction_changes_all_of_its_keys(self, harness: Harness, clock: object) -> None:
         """Puts, deletes and checks hold together; each has its place in the answer, in growing order."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             old, doomed = await commit(store, put("old", b"1"), put("doomed"))
             revisions = await commit(
                 store,
@@ -199,7 +198,7 @@ class CommitConformance:
         self, harness: Harness, clock: object, failing: str, position: int
     ) -> None:
         """Wherever in a transaction the failing operation stands, no key changes and no watch tells anything."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             kept, doomed, _, stale = await commit(
                 store, put("kept", b"1"), put("doomed", b"1"), put("there", b"1"), put("stale", b"0")
             )
@@ -316,7 +315,7 @@ class CommitConformance:
         """What somebody kept from an earlier store of that name can be told from what is there now."""
         last = 0
         for _ in range(3):
-            async with open_store(harness.open_backend()) as store:
+            async with open_store(harness) as store:
                 assert await store.get("a") is None
                 revisions = await commit(store, *(put(f"a.{n}") for n in range(50)))
                 assert revisions[0] > last
@@ -340,7 +339,7 @@ class CommitConformance:
 
     async def test_repeated_delete_is_applied_once(self, harness: Harness, clock: object) -> None:
         """A deletion is recognised as one's own, though nothing is left of the key."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             (revision,) = await commit(store, put("a"))
             once = transaction(Delete("a", revision))
             revisions = await store.commit(once)
@@ -350,7 +349,7 @@ class CommitConformance:
 
     async def test_repeated_transaction_of_several_keys_is_applied_once(self, harness: Harness, clock: object) -> None:
         """Puts, deletes and checks are recognised together, even where the check would fail by now."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             (revision,) = await commit(store, put("doomed"))
             once = transaction(Delete("none", ABSENT), put("a", b"1", ABSENT), Delete("doomed", revision), put("b"))
             revisions = await store.commit(once)
@@ -362,7 +361,7 @@ class CommitConformance:
         self, harness: Harness, clock: object, overwritten: str
     ) -> None:
         """One key that still bears the transaction proves it; the overwritten one is left as it is."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             (doomed,) = await commit(store, put("b"))
             once = transaction(put("a", b"1"), Delete("b", doomed), put("c", b"1"))
             revisions = await store.commit(once)
@@ -372,7 +371,7 @@ class CommitConformance:
 
     async def test_refused_transaction_may_be_repeated(self, harness: Harness, clock: object) -> None:
         """A conflict is no decision for ever: once its expectation holds, the same transaction commits."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             (revision,) = await commit(store, put("a", b"0"))
             later = transaction(put("b", b"1"), put("a", b"1", ABSENT))
             with pytest.raises(Conflict):
@@ -387,7 +386,7 @@ class CommitConformance:
     @pytest.mark.parametrize("key", GOOD_KEYS, ids=range(len(GOOD_KEYS)))
     async def test_key_of_the_alphabet_is_kept(self, harness: Harness, clock: object, key: str) -> None:
         """Every legal key comes back as it was given."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             await commit(store, put(key, b"1", ABSENT))
             async with open_mirror(store) as mirror:
                 assert mirror.values == {key: b"1"}
@@ -395,7 +394,7 @@ class CommitConformance:
     @pytest.mark.parametrize("key", BAD_KEYS, ids=range(len(BAD_KEYS)))
     async def test_key_outside_the_alphabet_is_refused(self, harness: Harness, clock: object, key: str) -> None:
         """An illegal key is a ValueError for each kind of operation, and nothing is sent."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             for operation in (put(key), Delete(key, ANY), Delete(key, ABSENT)):
                 with pytest.raises(ValueError, match=r"\S"):
                     await commit(store, put("fine"), operation)
@@ -403,7 +402,7 @@ class CommitConformance:
 
     async def test_transaction_may_be_as_long_as_said_and_no_longer(self, harness: Harness, clock: object) -> None:
         """`max_transaction` operations commit; one more is a ValueError."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             most = store.capabilities.max_transaction
             operations = [put(f"k.{n}", b"%d" % n, ABSENT) for n in range(most)]
             with pytest.raises(ValueError, match=r"\S"):
@@ -415,7 +414,7 @@ class CommitConformance:
 
     async def test_value_may_be_as_large_as_said_and_no_larger(self, harness: Harness, clock: object) -> None:
         """`max_value` bytes are stored; one more is a ValueError."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             most = store.capabilities.max_value
             with pytest.raises(ValueError, match=r"\S"):
                 await commit(store, put("small"), put("large", b"x" * (most + 1)))
@@ -425,21 +424,26 @@ class CommitConformance:
 
     # --- Cancellation ---
 
-    async def test_cancelled_commit_is_settled_by_repeating_it(self, harness: Harness, clock: object) -> None:
-        """Wherever a commit is cancelled, the same transaction commits once in all, and the store works on."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
-            attempts: list[Transaction] = []
+    @pytest.mark.parametrize("expect", [ABSENT, ANY])
+    async def test_cancelled_commit_is_settled_by_repeating_it(
+        self, harness: Harness, clock: object, expect: int
+    ) -> None:
+        """Wherever a commit is cancelled, the same transaction commits once in all, then or never later."""
+        async with open_store(harness) as store, open_mirror(store) as mirror:
+            settled: dict[str, int] = {}
 
-            async def attempt(turns: int) -> tuple[object, ...]:
-                number = len(attempts)
-                attempts.append(transaction(put(f"a.{number}", b"1", ABSENT), put(f"b.{number}")))
-                done = await abandoned_after(turns, store.commit, attempts[-1])
-                revisions = await store.commit(attempts[-1])
+            async def attempt(checkpoints: int) -> tuple[object, ...]:
+                keys = f"a.{len(settled)}", f"b.{len(settled)}"
+                once = transaction(*(put(key, b"1", expect) for key in keys))
+                done = await abandoned_after(checkpoints, store.commit, once)
+                revisions = await store.commit(once)
                 assert done in ((), (revisions,))
+                settled.update(zip(keys, revisions, strict=True))
                 return done
 
             await cancelled_everywhere(attempt)
+            assert len(settled) > 2
+            await harness.advance(harness.ttl)
             await mirror.catch_up(store)
-            told = [change.key for change in mirror.changes]
-            assert told == [op.key for tx in attempts for op in tx.operations]
-            assert len(attempts) > 1
+            assert mirror.revisions == settled
+            assert len(mirror.changes) == len(settled)

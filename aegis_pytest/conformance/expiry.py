@@ -7,7 +7,7 @@ import trio
 
 from aegis_core.backend import ABSENT, Change, Conflict, Delete, DeleteReason, Store
 from aegis_pytest.conformance.harness import Harness
-from aegis_pytest.conformance.steps import Mirror, commit, open_mirror, open_store, put, transaction
+from aegis_pytest.conformance.steps import Mirror, commit, open_mirror, open_peer, open_store, put, transaction
 
 __all__ = ["ExpiryConformance"]
 
@@ -33,7 +33,7 @@ class ExpiryConformance:
 
     async def test_key_goes_when_its_ttl_ends(self, harness: Harness, clock: object) -> None:
         """The store deletes it by itself, not early, not late, with a revision of its own and the reason EXPIRED."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
             before = trio.current_time()
             (revision,) = await commit(store, put("lease", b"1", ABSENT, harness.ttl))
             with trio.fail_after(self.latest(harness, store, harness.ttl)):
@@ -46,7 +46,7 @@ class ExpiryConformance:
 
     async def test_ttl_is_never_cut_short(self, harness: Harness, clock: object) -> None:
         """A TTL that the store cannot keep as it is becomes longer, not shorter."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
             ttl = harness.ttl * 1.4
             before = trio.current_time()
             await commit(store, put("lease", b"1", ABSENT, ttl))
@@ -56,7 +56,7 @@ class ExpiryConformance:
 
     async def test_expired_key_is_absent(self, harness: Harness, clock: object) -> None:
         """It can be created again, and updating what it was conflicts."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
             (revision,) = await commit(store, put("lease", b"1", ABSENT, harness.ttl))
             gone = await wait_gone(mirror, "lease")
             with pytest.raises(Conflict):
@@ -68,7 +68,7 @@ class ExpiryConformance:
 
     async def test_renewal_voids_the_old_ttl(self, harness: Harness, clock: object) -> None:
         """A key that is put again in time lives on, for its new TTL from then."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
             renewed = trio.current_time()
             (revision,) = await commit(store, put("lease", b"0", ABSENT, harness.ttl))
             for number in range(3):
@@ -83,7 +83,7 @@ class ExpiryConformance:
 
     async def test_put_without_ttl_makes_a_key_permanent(self, harness: Harness, clock: object) -> None:
         """Whoever puts a key without TTL means it to stay."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
             (revision,) = await commit(store, put("lease", b"1", ABSENT, harness.ttl))
             await commit(store, put("lease", b"2", revision))
             await harness.advance(self.latest(harness, store, harness.ttl) * 1.5)
@@ -92,7 +92,7 @@ class ExpiryConformance:
 
     async def test_put_with_ttl_makes_a_key_mortal(self, harness: Harness, clock: object) -> None:
         """A TTL counts over a key that had none."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
             (revision,) = await commit(store, put("lease", b"1", ABSENT))
             await commit(store, put("lease", b"2", revision, harness.ttl))
             with trio.fail_after(self.latest(harness, store, harness.ttl)):
@@ -101,7 +101,7 @@ class ExpiryConformance:
 
     async def test_deleted_key_does_not_expire(self, harness: Harness, clock: object) -> None:
         """A key goes once: what was deleted, or deleted and made again, is not touched by the old TTL."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
             gone, anew = await commit(
                 store, put("gone", b"1", ABSENT, harness.ttl), put("anew", b"1", ABSENT, harness.ttl)
             )
@@ -114,7 +114,7 @@ class ExpiryConformance:
 
     async def test_shorter_ttl_is_not_held_up_by_a_longer_one(self, harness: Harness, clock: object) -> None:
         """Keys go in the order of their ends, whatever the order of their puts."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
             await commit(store, put("long", ttl=harness.ttl * 3), put("short", ttl=harness.ttl))
             with trio.fail_after(self.latest(harness, store, harness.ttl)):
                 await wait_gone(mirror, "short")
@@ -124,7 +124,7 @@ class ExpiryConformance:
 
     async def test_many_keys_go_each_once(self, harness: Harness, clock: object) -> None:
         """Leases that end together are all told, and what is permanent beside them stays."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
             leases = [f"lease.{n}" for n in range(40)]
             await commit(store, put("kept"), *(put(key, ttl=harness.ttl) for key in leases))
             with trio.fail_after(self.latest(harness, store, harness.ttl)):
@@ -137,7 +137,7 @@ class ExpiryConformance:
 
     async def test_repeated_put_does_not_renew(self, harness: Harness, clock: object) -> None:
         """Repeating a transaction changes nothing, not even the time that is left."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
             once = transaction(put("lease", b"1", ABSENT, harness.ttl))
             put_at = trio.current_time()
             revisions = await store.commit(once)
@@ -149,8 +149,8 @@ class ExpiryConformance:
 
     async def test_every_connection_is_told(self, harness: Harness, clock: object) -> None:
         """Keys belong to the store: they stay when who put them leaves, and their end reaches the others."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
-            async with open_store(harness.open_peer()) as peer:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
+            async with open_peer(harness) as peer:
                 await commit(peer, put("lease", b"1", ABSENT, harness.ttl), put("kept"))
             await mirror.catch_up(store)
             assert set(mirror.values) == {"lease", "kept"}
@@ -161,7 +161,7 @@ class ExpiryConformance:
 
     async def test_get_tells_the_time_left(self, harness: Harness, clock: object) -> None:
         """`Entry.ttl_left` is within the TTL, and None for what is permanent."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             await commit(store, put("lease", ttl=harness.ttl), put("kept"))
             lease, kept = await store.get("lease"), await store.get("kept")
             assert lease is not None
@@ -172,7 +172,7 @@ class ExpiryConformance:
 
     async def test_ttl_that_is_too_small_is_refused(self, harness: Harness, clock: object) -> None:
         """Below `min_ttl` a TTL is a ValueError, before anything is sent; so are nothing and less."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             for ttl in (store.capabilities.min_ttl / 2, 0.0, -1.0, float("nan")):
                 with pytest.raises(ValueError, match=r"\S"):
                     await commit(store, put("fine"), put("lease", ttl=ttl))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import TypeVar, TypeVarTuple
 
@@ -25,32 +25,54 @@ from aegis_core.backend import (
 from aegis_pytest.conformance.harness import Harness
 
 __all__ = [
+    "CancelAfter",
     "Mirror",
     "abandoned_after",
     "cancelled_everywhere",
     "commit",
     "open_mirror",
+    "open_peer",
     "open_store",
     "open_two",
     "put",
+    "store_of",
     "transaction",
 ]
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
-_MOST_TURNS = 1_000_000
+_MOST_CHECKPOINTS = 1000
 
 _numbers = count(1)
 
 
+def store_of(backend: Backend) -> Store:
+    """The store of *backend*, which must have one."""
+    assert backend.store is not None, "this backend has no store, so that no store can be tested"
+    return backend.store
+
+
 @asynccontextmanager
-async def open_store(backend: AbstractAsyncContextManager[Backend]) -> AsyncIterator[Store]:
-    """Open *backend* and yield its store."""
-    async with backend as opened:
-        if opened.store is None:
-            raise TypeError("this backend has no store, so that no store's conformance can be tested")
-        yield opened.store
+async def open_store(harness: Harness) -> AsyncIterator[Store]:
+    """Open a store; what hangs with it fails, so that no store can break the contract by saying nothing."""
+    with trio.fail_after(4 * harness.patience):
+        async with harness.open_backend() as backend:
+            yield store_of(backend)
+
+
+@asynccontextmanager
+async def open_peer(harness: Harness) -> AsyncIterator[Store]:
+    """Open another connection to the store that is open."""
+    async with harness.open_peer() as backend:
+        yield store_of(backend)
+
+
+@asynccontextmanager
+async def open_two(harness: Harness) -> AsyncIterator[tuple[Store, Store]]:
+    """Open a store over two connections."""
+    async with open_store(harness) as one, open_peer(harness) as other:
+        yield one, other
 
 
 def put(key: str, value: bytes = b"v", expect: int = ANY, ttl: float | None = None) -> Put:
@@ -68,45 +90,48 @@ async def commit(store: Store, *operations: Operation) -> tuple[int, ...]:
     return await store.commit(transaction(*operations))
 
 
+@attrs.define(eq=False)
+class CancelAfter(trio.abc.Instrument):
+    """Cancels *scope* once *task* has come to its checkpoint number *left*, counted from now."""
+
+    task: trio.lowlevel.Task
+    scope: trio.CancelScope
+    left: int
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Count."""
+        if task is self.task:
+            self.left -= 1
+            if self.left == 0:
+                self.scope.cancel()
+
+
 async def abandoned_after(
-    turns: int, fn: Callable[[*Arguments], Awaitable[Result]], *args: *Arguments
+    checkpoints: int, fn: Callable[[*Arguments], Awaitable[Result]], *args: *Arguments
 ) -> tuple[Result, ...]:
-    """Run *fn* and cancel it after *turns* of the scheduler; returns its result alone if it was done by then, else nothing."""
-    results: list[Result] = []
-    done = trio.Event()
-    scope = trio.CancelScope()
+    """Run *fn* and cancel it at its checkpoint number *checkpoints* (0: from the start).
 
-    async def run() -> None:
-        with scope:
-            results.append(await fn(*args))
-        done.set()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(run)
-        for _ in range(turns):
-            if done.is_set():
-                break
-            await trio.lowlevel.checkpoint()
-        scope.cancel()
-    return tuple(results)
+    Returns:
+        Its result alone if it came to one, else nothing.
+    """
+    with trio.CancelScope() as scope:
+        if checkpoints == 0:
+            scope.cancel()
+        instrument = CancelAfter(trio.lowlevel.current_task(), scope, checkpoints)
+        trio.lowlevel.add_instrument(instrument)
+        try:
+            return (await fn(*args),)
+        finally:
+            trio.lowlevel.remove_instrument(instrument)
+    return ()
 
 
 async def cancelled_everywhere(attempt: Callable[[int], Awaitable[Sequence[object]]]) -> None:
-    """Run *attempt* with growing numbers of turns, until one was enough for it to succeed.
-
-    Each checkpoint of what is attempted thus comes to be the one that is cancelled; over a network, a sample of them.
-    """
-    turns = 0
-    while not await attempt(turns):
-        assert turns < _MOST_TURNS, f"not done after {turns} turns of the scheduler"
-        turns += 1 + turns // 4
-
-
-@asynccontextmanager
-async def open_two(harness: Harness) -> AsyncIterator[tuple[Store, Store]]:
-    """Open a store over two connections."""
-    async with open_store(harness.open_backend()) as one, open_store(harness.open_peer()) as other:
-        yield one, other
+    """Run *attempt* with 0, 1, 2, ... checkpoints until that was enough, so that each comes to be the one that is cancelled."""
+    checkpoints = 0
+    while not await attempt(checkpoints):
+        assert checkpoints < _MOST_CHECKPOINTS, f"not done after {checkpoints} checkpoints"
+        checkpoints += 1
 
 
 @attrs.define(eq=False)

@@ -50,9 +50,10 @@ def echo(request: Inbound) -> None:
 
 @asynccontextmanager
 async def open_pair(harness: Harness) -> AsyncIterator[tuple[Transport, Transport]]:
-    """Two transports on one network: one to serve, one to ask."""
-    async with harness.open_backend() as one, harness.open_peer() as other:
-        yield harness.transport(one), harness.transport(other)
+    """Two transports on one network: one to serve, one to ask; what hangs with them fails."""
+    with trio.fail_after(4 * harness.patience):
+        async with harness.open_backend() as one, harness.open_peer() as other:
+            yield harness.transport(one), harness.transport(other)
 
 
 async def left_endpoint(server: Transport, instance_id: str, tag: str) -> str:
@@ -146,8 +147,7 @@ class TransportConformance:
                 async with trio.open_nursery() as nursery:
                     for number in range(64):
                         nursery.start_soon(ask, number)
-                    with trio.fail_after(harness.patience):
-                        await inbox.wait_count(64)
+                    await inbox.wait_count(64)
                     for request in reversed(inbox.arrived):
                         request.respond(request.payload * 2)
             assert answers == {n: b"%d" % n * 2 for n in range(64)}
@@ -166,8 +166,7 @@ class TransportConformance:
                     nursery.start_soon(ask, payload)
                     # Blocked: it has been handed to the network.
                     await trio.testing.wait_all_tasks_blocked()
-                with trio.fail_after(harness.patience):
-                    await inbox.wait_count(20)
+                await inbox.wait_count(20)
                 assert inbox.payloads == payloads
                 for request in inbox.arrived:
                     echo(request)
@@ -225,10 +224,9 @@ class TransportConformance:
             async with trio.open_nursery() as nursery:
                 for endpoint in inboxes:
                     nursery.start_soon(ask, endpoint)
-                with trio.fail_after(harness.patience):
-                    for inbox in inboxes.values():
-                        await inbox.wait_count(1)
-                        inbox.arrived[0].respond(b"!")
+                for inbox in inboxes.values():
+                    await inbox.wait_count(1)
+                    inbox.arrived[0].respond(b"!")
             assert all(inbox.payloads == [endpoint.encode()] for endpoint, inbox in inboxes.items())
 
     async def test_endpoint_can_be_served_again(self, harness: Harness, clock: object) -> None:
@@ -307,13 +305,13 @@ class TransportConformance:
             async with server.listen("a-1", "t2", echo) as echoing:
                 numbers = count()
 
-                async def attempt(turns: int) -> Sequence[object]:
+                async def attempt(checkpoints: int) -> Sequence[object]:
                     payload = b"%d" % next(numbers)
 
                     async def ask() -> bytes:
                         return await client.request(echoing, payload, timeout=harness.patience)
 
-                    done = await abandoned_after(turns, ask)
+                    done = await abandoned_after(checkpoints, ask)
                     assert done in ((), (payload,))
                     after = b"after " + payload
                     assert await client.request(echoing, after, timeout=harness.patience) == after

@@ -45,22 +45,20 @@ class WatchConformance:
 
     async def test_watch_of_an_empty_store_is_synced_at_once(self, harness: Harness, clock: object) -> None:
         """With nothing to tell, a feed says that nothing is there."""
-        async with open_store(harness.open_backend()) as store:
-            with trio.fail_after(harness.patience):
-                async with store.watch() as feed:
-                    batch = await feed.receive()
+        async with open_store(harness) as store:
+            async with store.watch() as feed:
+                batch = await feed.receive()
             assert [type(item) for item in batch] == [Synced]
 
     async def test_watch_begins_with_each_key_once(self, harness: Harness, clock: object) -> None:
         """Keys with their newest value, in the order of their revisions, then `Synced`; not what is gone."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             await commit(store, *(put(f"k.{n}", b"old") for n in range(10)))
             (last,) = await commit(store, put("k.3", b"new"))
             (gone,) = await commit(store, Delete("k.5", -1))
-            with trio.fail_after(harness.patience):
-                async with open_mirror(store) as mirror:
-                    told = mirror.changes
-                    assert mirror.revision >= gone
+            async with open_mirror(store) as mirror:
+                told = mirror.changes
+                assert mirror.revision >= gone
             values = {f"k.{n}": b"old" for n in range(10) if n != 5} | {"k.3": b"new"}
             assert mirror.values == values
             assert mirror.revisions["k.3"] == last
@@ -80,15 +78,14 @@ class WatchConformance:
                     mirrors.append(mirror)
 
             written = trio.Event()
-            with trio.fail_after(harness.patience):
-                async with trio.open_nursery() as readers:
-                    for delay in range(0, 120, 6):
-                        readers.start_soon(watch_and_compare, (a, b)[delay % 4 // 2], delay)
-                    async with trio.open_nursery() as writers:
-                        writers.start_soon(write_at_random, a, "a", 1)
-                        writers.start_soon(write_at_random, b, "b", 2)
-                        writers.start_soon(write_at_random, a, "c", 3)
-                    written.set()
+            async with trio.open_nursery() as readers:
+                for delay in range(0, 120, 6):
+                    readers.start_soon(watch_and_compare, (a, b)[delay % 4 // 2], delay)
+                async with trio.open_nursery() as writers:
+                    writers.start_soon(write_at_random, a, "a", 1)
+                    writers.start_soon(write_at_random, b, "b", 2)
+                    writers.start_soon(write_at_random, a, "c", 3)
+                written.set()
             assert len(mirrors) == 20
             for mirror in mirrors:
                 assert mirror.values == mirrors[0].values
@@ -103,23 +100,21 @@ class WatchConformance:
             for number in range(20):
                 writer = (a, b)[number % 2]
                 revisions += await commit(writer, put(f"k.{number}"), put(f"l.{number}"))
-            with trio.fail_after(harness.patience):
-                for mirror in (mine, other):
-                    await mirror.wait_revision(revisions[-1])
-                    assert [change.revision for change in mirror.changes] == revisions
-                    assert mirror.changes[6:8] == [
-                        Change("k.3", b"v", revisions[6]),
-                        Change("l.3", b"v", revisions[7]),
-                    ]
+            for mirror in (mine, other):
+                await mirror.wait_revision(revisions[-1])
+                assert [change.revision for change in mirror.changes] == revisions
+                assert mirror.changes[6:8] == [
+                    Change("k.3", b"v", revisions[6]),
+                    Change("l.3", b"v", revisions[7]),
+                ]
 
     async def test_deletion_is_told_with_its_reason(self, harness: Harness, clock: object) -> None:
         """A deletion has no value, the revision of the commit, and the reason DELETED."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
             (first,) = await commit(store, put("a", b"1", ABSENT))
-            with trio.fail_after(harness.patience):
-                await mirror.wait_revision(first)
-                (gone,) = await commit(store, Delete("a", first))
-                await mirror.wait_revision(gone)
+            await mirror.wait_revision(first)
+            (gone,) = await commit(store, Delete("a", first))
+            await mirror.wait_revision(gone)
             assert mirror.changes == [
                 Change("a", b"1", first),
                 Change("a", None, gone, DeleteReason.DELETED),
@@ -127,11 +122,10 @@ class WatchConformance:
 
     async def test_transaction_is_told_in_one_batch(self, harness: Harness, clock: object) -> None:
         """A reader that folds batch by batch never sees half of a transaction, where the store can do that."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
             for number in range(10):
                 await commit(store, *(put(f"k.{n}", b"%d" % number) for n in range(5)))
-            with trio.fail_after(harness.patience):
-                await mirror.catch_up(store)
+            await mirror.catch_up(store)
             assert set(mirror.values.values()) == {b"9"}
             if harness.whole_transactions:
                 for batch in mirror.batches[1:]:
@@ -140,7 +134,7 @@ class WatchConformance:
 
     async def test_reader_that_is_slow_gets_the_newest_of_each_key(self, harness: Harness, clock: object) -> None:
         """Changes may be merged per key, never lost, and stay in the order of revisions."""
-        async with open_store(harness.open_backend()) as store, store.watch() as feed:
+        async with open_store(harness) as store, store.watch() as feed:
             mirror = Mirror(feed)
             while not mirror.synced:
                 mirror.fold(await feed.receive())
@@ -148,9 +142,8 @@ class WatchConformance:
                 await commit(store, put("hot", b"%d" % number), put(f"cold.{number % 7}"))
             (gone,) = await commit(store, Delete("cold.0", -1))
             (last,) = await commit(store, put("end"))
-            with trio.fail_after(harness.patience):
-                while mirror.revision < last:
-                    mirror.fold(await feed.receive())
+            while mirror.revision < last:
+                mirror.fold(await feed.receive())
             assert set(mirror.values) == {"hot", "end", *(f"cold.{n}" for n in range(1, 7))}
             assert mirror.values["hot"] == b"29"
             assert gone in {change.revision for change in mirror.changes_of("cold.0")}
@@ -162,8 +155,7 @@ class WatchConformance:
             await harness.advance(harness.ttl)
             assert all(isinstance(i, Synced) for batch in mirror.batches[told:] for i in batch)
             (revision,) = await commit(b, put("a"))
-            with trio.fail_after(harness.patience):
-                await mirror.wait_revision(revision)
+            await mirror.wait_revision(revision)
             assert mirror.values == {"a": b"v"}
 
     async def test_watch_ends_with_its_block(self, harness: Harness, clock: object) -> None:
@@ -177,17 +169,16 @@ class WatchConformance:
             except trio.ClosedResourceError:
                 ended.append(feed)
 
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as other:
-            with trio.fail_after(harness.patience):
-                async with trio.open_nursery() as nursery, store.watch() as feed:
-                    nursery.start_soon(wait_for_the_end, feed)
-                    await trio.testing.wait_all_tasks_blocked(0.01)
-                    assert ended == []
-                with pytest.raises(trio.ClosedResourceError):
-                    await feed.receive()
-                assert ended == [feed]
-                await commit(store, put("a"))
-                await other.catch_up(store)
+        async with open_store(harness) as store, open_mirror(store) as other:
+            async with trio.open_nursery() as nursery, store.watch() as feed:
+                nursery.start_soon(wait_for_the_end, feed)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert ended == []
+            with pytest.raises(trio.ClosedResourceError):
+                await feed.receive()
+            assert ended == [feed]
+            await commit(store, put("a"))
+            await other.catch_up(store)
             assert other.values == {"a": b"v"}
 
     # --- The read barrier ---
@@ -199,29 +190,27 @@ class WatchConformance:
                 for writer, reader, mirror in ((a, b, other), (b, a, mine), (a, a, mine)):
                     value = b"%d" % number
                     (revision,) = await commit(writer, put("a", value))
-                    with trio.fail_after(harness.patience):
-                        barrier = await reader.sync()
-                        assert barrier >= revision
-                        await mirror.wait_revision(barrier)
+                    barrier = await reader.sync()
+                    assert barrier >= revision
+                    await mirror.wait_revision(barrier)
                     assert mirror.values["a"] == value
 
     async def test_sync_is_reached_though_nothing_changes(self, harness: Harness, clock: object) -> None:
         """A barrier on an idle store, again and again and by many at once, is one that its watches reach."""
-        async with open_store(harness.open_backend()) as store, open_mirror(store) as mirror:
+        async with open_store(harness) as store, open_mirror(store) as mirror:
             barriers: list[int] = []
 
             async def catch_up() -> None:
                 barriers.append(await store.sync())
                 await mirror.wait_revision(barriers[-1])
 
-            with trio.fail_after(harness.patience):
-                for _ in range(3):
-                    await catch_up()
-                async with trio.open_nursery() as nursery:
-                    for _ in range(10):
-                        nursery.start_soon(catch_up)
-                (revision,) = await commit(store, put("a"))
+            for _ in range(3):
                 await catch_up()
+            async with trio.open_nursery() as nursery:
+                for _ in range(10):
+                    nursery.start_soon(catch_up)
+            (revision,) = await commit(store, put("a"))
+            await catch_up()
             assert barriers[-1] >= revision
             assert mirror.values == {"a": b"v"}
 
@@ -238,20 +227,19 @@ class WatchConformance:
 
     async def test_cancelled_receive_loses_nothing(self, harness: Harness, clock: object) -> None:
         """What a cancelled `receive` did not return comes with the next."""
-        async with open_store(harness.open_backend()) as store, store.watch() as feed:
+        async with open_store(harness) as store, store.watch() as feed:
             mirror = Mirror(feed)
             rounds = 0
 
-            async def attempt(turns: int) -> Sequence[object]:
+            async def attempt(checkpoints: int) -> Sequence[object]:
                 nonlocal rounds
                 rounds += 1
                 (last,) = await commit(store, put(f"k.{rounds}"))
-                done = await abandoned_after(turns, feed.receive)
+                done = await abandoned_after(checkpoints, feed.receive)
                 for batch in done:
                     mirror.fold(batch)
-                with trio.fail_after(harness.patience):
-                    while mirror.revision < last:
-                        mirror.fold(await feed.receive())
+                while mirror.revision < last:
+                    mirror.fold(await feed.receive())
                 return done
 
             await cancelled_everywhere(attempt)
@@ -259,33 +247,31 @@ class WatchConformance:
 
     async def test_cancelled_watch_leaves_nothing_behind(self, harness: Harness, clock: object) -> None:
         """Wherever opening a watch is cancelled, the next one works."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             (revision,) = await commit(store, put("a"))
 
             async def open_and_read() -> int:
                 async with open_mirror(store) as mirror:
                     return mirror.revision
 
-            async def attempt(turns: int) -> Sequence[object]:
-                done = await abandoned_after(turns, open_and_read)
-                with trio.fail_after(harness.patience):
-                    assert await open_and_read() >= revision
+            async def attempt(checkpoints: int) -> Sequence[object]:
+                done = await abandoned_after(checkpoints, open_and_read)
+                assert await open_and_read() >= revision
                 return done
 
             await cancelled_everywhere(attempt)
 
     async def test_cancelled_sync_and_get_leave_nothing_behind(self, harness: Harness, clock: object) -> None:
         """Wherever a read is cancelled, the next one answers."""
-        async with open_store(harness.open_backend()) as store:
+        async with open_store(harness) as store:
             (revision,) = await commit(store, put("a"))
 
             async def read() -> tuple[int, object]:
                 return await store.sync(), await store.get("a")
 
-            async def attempt(turns: int) -> Sequence[object]:
-                done = await abandoned_after(turns, read)
-                with trio.fail_after(harness.patience):
-                    barrier, entry = await read()
+            async def attempt(checkpoints: int) -> Sequence[object]:
+                done = await abandoned_after(checkpoints, read)
+                barrier, entry = await read()
                 assert barrier >= revision
                 assert entry is not None
                 return done
