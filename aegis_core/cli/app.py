@@ -9,17 +9,23 @@ from functools import partial
 from importlib import metadata
 
 import trio
-from cyclopts import App
+from cyclopts import App, CommandCollisionError
 
 from aegis_core.cli.demo import demo
 from aegis_core.cli.interruption import run_until_signal
-from aegis_core.errors import AegisError
+from aegis_core.config import load_settings
+from aegis_core.errors import AegisError, ConfigError
+from aegis_core.plugins import load_plugins
 
 __all__ = ["build_app", "run"]
 
 
 def build_app() -> App:
-    """Return the program with all its commands."""
+    """Return the program with all its commands, those of plug-ins included.
+
+    Raises:
+        ConfigError: The configuration, a plug-in, or the name of a plug-in's command cannot be used.
+    """
     app = App(
         name="aegis",
         help="Registry, roles, exclusive ownership and routing for stateful services on Trio.",
@@ -27,6 +33,12 @@ def build_app() -> App:
         backend="trio",
     )
     app.command(demo)
+    # No node is opened here: a backend is named only because settings have to have one.
+    for name, command in load_plugins(load_settings("memory://")).commands().items():
+        try:
+            app.command(command, name=name)
+        except CommandCollisionError as exc:
+            raise ConfigError(key="aegis_register_cli", problem=f"the command {name!r} is taken") from exc
     return app
 
 

@@ -123,8 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_expected(options.folder / "expected.json", run)
     totals = run.overall
     print(
-        f"{totals.orders} orders, {totals.trades} trades, {totals.volume} lots, "
-        f"{totals.resting_orders} orders resting"
+        f"{totals.orders} orders, {totals.trades} trades, {totals.volume} lots, {totals.resting_orders} orders resting"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -47,6 +48,43 @@ def test_the_demo_explains_its_options(capsys: pytest.CaptureFixture[str]) -> No
     for option in ("--orders", "--seed", "--backend", "--journal", "--plain", "--save-svg"):
         assert option in shown
     assert "Exit status" in shown
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file of a plug-in that the configuration enables."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("AEGIS_PLUGINS_ENABLED", "audit_plugin")
+    yield tmp_path / "audit_plugin.py"
+    sys.modules.pop("audit_plugin", None)
+
+
+PLUGIN = """
+from aegis_core.hookspecs import hookimpl
+
+@hookimpl
+def aegis_register_cli(register):
+    async def audit(*, depth: int = 1) -> int:
+        "Look at everything."
+        return 40 + depth
+
+    register({name!r}, audit)
+"""
+
+
+def test_a_plug_in_adds_a_command(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A function handed over by aegis_register_cli is a command like any other."""
+    plugin.write_text(PLUGIN.format(name="audit"))
+    assert program.run(["audit", "--depth", "2"]) == 42
+    assert program.run(["--help"]) == 0
+    assert "Look at everything." in capsys.readouterr().out
+
+
+def test_a_plug_in_cannot_replace_a_command(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that is taken is an error that names it."""
+    plugin.write_text(PLUGIN.format(name="demo"))
+    assert program.run(["audit"]) == 1
+    assert "the command 'demo' is taken" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("result", [None, 0, 3])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from exchange.audit import Audit, audit, journal_path, run_sequentially, total
+from exchange.audit import Audit, Receipt, audit, journal_path, run_sequentially, total
 from exchange.journal import Journal, Tenure
 from exchange.ledger import Ledger
 from exchange.matching import Book, Execution, Trade
@@ -15,6 +15,11 @@ from generate_orders import generate
 
 ORDERS = tuple(generate(120, seed=5))
 RUN = run_sequentially(ORDERS)
+RECEIPTS = {
+    order_id: Receipt("owner-1", 1, execution) if execution.sequence <= 3 else Receipt("owner-2", 2, execution)
+    for order_id, execution in RUN.executions.items()
+}
+SEVENTH = ORDERS[6].order_id
 
 
 @pytest.fixture
@@ -31,14 +36,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def judge(folder: Path, **changes: Execution | None) -> Audit:
-    """Audit the journals, with the true answers except for the *changes* (None: no answer)."""
-    answers = {order_id: RUN.executions[order_id] for order_id in RUN.executions}
-    for order_id, answer in changes.items():
-        del answers[order_id.replace("_", "-")]
-        if answer is not None:
-            answers[order_id.replace("_", "-")] = answer
-    return audit(ORDERS, RUN, answers, folder)
+def judge(folder: Path, changed: str | None = None, receipt: Receipt | None = None) -> Audit:
+    """Audit the journals with true receipts, but for one order with another *receipt* or none."""
+    receipts = dict(RECEIPTS)
+    if changed is not None:
+        del receipts[changed]
+    if changed is not None and receipt is not None:
+        receipts[changed] = receipt
+    return audit(ORDERS, RUN, receipts, folder)
 
 
 def test_a_run_that_equals_the_sequential_one_passes(folder: Path) -> None:
@@ -50,15 +55,24 @@ def test_a_run_that_equals_the_sequential_one_passes(folder: Path) -> None:
 
 def test_an_order_without_an_answer_was_lost(folder: Path) -> None:
     """It is named with its symbol."""
-    (difference,) = judge(folder, ord_000007=None).differences
+    (difference,) = judge(folder, SEVENTH).differences
     assert difference == f"{ORDERS[6].symbol}: order ord-000007 was lost: nobody answered it"
 
 
 def test_a_wrong_answer_differs(folder: Path) -> None:
     """What was answered and what should have been stand side by side."""
-    wrong = attrs.evolve(RUN.executions["ord-000007"], cancelled=99)
-    (difference,) = judge(folder, ord_000007=wrong).differences
+    wrong = attrs.evolve(RUN.executions[SEVENTH], cancelled=99)
+    receipt = attrs.evolve(RECEIPTS[SEVENTH], execution=wrong)
+    (difference,) = judge(folder, SEVENTH, receipt).differences
     assert f"order ord-000007 was answered {wrong}, but a sequential run gives" in difference
+
+
+def test_an_order_that_two_owners_executed_shows(folder: Path) -> None:
+    """The caller was answered by one owner, and the journal has the entry of another."""
+    receipt = attrs.evolve(RECEIPTS[SEVENTH], instance="owner-9", epoch=9)
+    (difference,) = judge(folder, SEVENTH, receipt).differences
+    assert "answered under epoch 9" in difference
+    assert difference.endswith("two owners executed it")
 
 
 def test_an_order_that_was_not_sent_shows(folder: Path) -> None:

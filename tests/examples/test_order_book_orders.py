@@ -118,9 +118,7 @@ def test_a_bad_line_is_named(tmp_path: Path, row: str, message: str) -> None:
         ("half.csv.gz", gzip.compress(b"order_id" * 100)[:30]),
     ],
 )
-def test_a_file_that_holds_no_orders_is_refused(
-    tmp_path: Path, name: str, data: bytes | None
-) -> None:
+def test_a_file_that_holds_no_orders_is_refused(tmp_path: Path, name: str, data: bytes | None) -> None:
     """What is missing, cut, of another format or without the columns is named as such."""
     if data is not None:
         (tmp_path / name).write_bytes(data)
@@ -151,9 +149,7 @@ def test_totals_that_do_not_fit_are_named(tmp_path: Path) -> None:
     run = run_sequentially(generate(200, seed=3))
     body = json.loads((DATA / "expected.json").read_text())
     (tmp_path / "expected.json").write_text(json.dumps(body))
-    differing = [
-        line.partition(":")[0] for line in compare_expected(tmp_path / "expected.json", run)
-    ]
+    differing = [line.partition(":")[0] for line in compare_expected(tmp_path / "expected.json", run)]
     assert differing == sorted(["all symbols", *SYMBOLS])
     (tmp_path / "broken.json").write_text('{"symbols": {"GOLD": {}}}')
     with pytest.raises(OrdersFileError, match=r"broken\.json"):

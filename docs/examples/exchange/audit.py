@@ -39,6 +39,21 @@ class Totals:
 
 
 @attrs.frozen
+class Receipt:
+    """The answer to one order.
+
+    Attributes:
+        instance: Who answered.
+        epoch: Under which epoch the order was executed, perhaps by an earlier owner.
+        execution: What became of it.
+    """
+
+    instance: str
+    epoch: int
+    execution: Execution
+
+
+@attrs.frozen
 class SequentialRun:
     """What the orders come to when one program executes them one after the other.
 
@@ -149,19 +164,19 @@ class Audit:
 def audit(
     orders: Iterable[Order],
     run: SequentialRun,
-    answers: Mapping[str, Execution],
+    receipts: Mapping[str, Receipt],
     folder: Path,
 ) -> Audit:
     """Compare what callers were told and what the journals hold with the sequential *run*.
 
-    Proves that no order was lost (each has an answer and an entry), none was executed twice (one
-    entry per id, over all journals) and none by two owners (each entry stands in one tenure, and the
-    epochs of the tenures grow).
+    Proves that no order was lost (each has a receipt and an entry), none was executed twice (one entry
+    per id) and none by two owners (the epochs of the tenures grow, and the receipt of an order shows the
+    epoch under which its entry stands).
 
     Args:
         orders: The orders that were sent, in sequence.
         run: The sequential run of the same orders.
-        answers: What the caller of each order was told, by order id.
+        receipts: What the caller of each order was told, by order id.
         folder: Where the journals are.
     """
     sent: dict[str, list[Order]] = {symbol: [] for symbol in run.by_symbol}
@@ -171,7 +186,7 @@ def audit(
     tenures: dict[str, tuple[Tenure, ...]] = {}
     executed = 0
     for symbol, wanted in sent.items():
-        differences.extend(_compare_answers(wanted, run, answers))
+        differences.extend(_compare_receipts(wanted, run, receipts))
         path = journal_path(folder, symbol)
         try:
             records = read_journal(path)
@@ -181,37 +196,46 @@ def audit(
             continue
         tenures[symbol] = tuple(record for record in records if isinstance(record, Tenure))
         executed += len(entries)
-        differences.extend(_compare_journal(symbol, wanted, run, entries))
+        differences.extend(_compare_journal(symbol, wanted, run, receipts, entries))
     return Audit(tuple(differences), tenures, executed)
 
 
-def _compare_answers(
-    orders: Iterable[Order], run: SequentialRun, answers: Mapping[str, Execution]
-) -> Iterator[str]:
+def _compare_receipts(orders: Iterable[Order], run: SequentialRun, receipts: Mapping[str, Receipt]) -> Iterator[str]:
     for order in orders:
-        answer = answers.get(order.order_id)
-        if answer is None:
+        receipt = receipts.get(order.order_id)
+        expected = run.executions[order.order_id]
+        if receipt is None:
             yield f"{order.symbol}: order {order.order_id} was lost: nobody answered it"
-        elif answer != run.executions[order.order_id]:
+        elif receipt.execution != expected:
             yield (
-                f"{order.symbol}: order {order.order_id} was answered {answer}, "
-                f"but a sequential run gives {run.executions[order.order_id]}"
+                f"{order.symbol}: order {order.order_id} was answered {receipt.execution}, "
+                f"but a sequential run gives {expected}"
             )
 
 
 def _compare_journal(
-    symbol: str, orders: list[Order], run: SequentialRun, entries: Mapping[str, Entry]
+    symbol: str,
+    orders: Iterable[Order],
+    run: SequentialRun,
+    receipts: Mapping[str, Receipt],
+    entries: Mapping[str, Entry],
 ) -> Iterator[str]:
-    wanted = {order.order_id: order for order in orders}
+    unsent = dict(entries)
     for order in orders:
-        entry = entries.get(order.order_id)
+        entry = unsent.pop(order.order_id, None)
+        receipt = receipts.get(order.order_id)
+        expected = run.executions[order.order_id]
         if entry is None:
             yield f"{symbol}: order {order.order_id} is not in the journal"
-        elif entry.order != order or entry.execution != run.executions[order.order_id]:
+        elif entry.order != order or entry.execution != expected:
             yield (
                 f"{symbol}: order {order.order_id} is in the journal as {entry.order} with "
-                f"{entry.execution}, but a sequential run gives {run.executions[order.order_id]}"
+                f"{entry.execution}, but a sequential run gives {expected}"
             )
-    for order_id in entries:
-        if order_id not in wanted:
-            yield f"{symbol}: the journal holds order {order_id}, which was not sent"
+        elif receipt is not None and receipt.epoch != entry.epoch:
+            yield (
+                f"{symbol}: order {order.order_id} was answered under epoch {receipt.epoch}, "
+                f"but is in the journal under epoch {entry.epoch}: two owners executed it"
+            )
+    for order_id in unsent:
+        yield f"{symbol}: the journal holds order {order_id}, which was not sent"

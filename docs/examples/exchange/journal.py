@@ -72,9 +72,7 @@ class Fenced(JournalError):
     """
 
     def __init__(self, path: Path, epoch: int, holder: Tenure) -> None:
-        super().__init__(
-            f"{path}: epoch {epoch} is refused: {holder.owner!r} holds epoch {holder.epoch}"
-        )
+        super().__init__(f"{path}: epoch {epoch} is refused: {holder.owner!r} holds epoch {holder.epoch}")
         self.path = path
         self.epoch = epoch
         self.holder = holder
@@ -205,9 +203,7 @@ class Journal:
             if latest is not None and latest.epoch > self.epoch:
                 raise Fenced(self.path, self.epoch, latest)
             if len(self._scan.records) != known:
-                raise JournalError(
-                    f"{self.path}: somebody else writes under epoch {self.epoch} too"
-                )
+                raise JournalError(f"{self.path}: somebody else writes under epoch {self.epoch} too")
             self._write(Entry(self.epoch, order, execution))
 
     def close(self) -> None:
@@ -303,13 +299,9 @@ class _Scan:
         known = 0 if self.tenure is None else self.tenure.epoch
         if isinstance(record, Tenure):
             if record.epoch <= known:
-                raise ValueError(
-                    f"a tenure of epoch {record.epoch} comes after one of epoch {known}"
-                )
+                raise ValueError(f"a tenure of epoch {record.epoch} comes after one of epoch {known}")
         elif record.epoch != known:
-            raise ValueError(
-                f"an entry of epoch {record.epoch} stands in the tenure of epoch {known}"
-            )
+            raise ValueError(f"an entry of epoch {record.epoch} stands in the tenure of epoch {known}")
 
 
 def _format(record: Record) -> bytes:
@@ -331,9 +323,7 @@ def _format(record: Record) -> bytes:
 def _parse(line: bytes) -> Record:
     """Read back one line; raise ValueError saying what is wrong with it."""
     if len(line) > LONGEST_LINE:
-        raise ValueError(
-            f"is {len(line)} bytes long, but {LONGEST_LINE} is the most that is written"
-        )
+        raise ValueError(f"is {len(line)} bytes long, but {LONGEST_LINE} is the most that is written")
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         raise ValueError("its checksum does not fit")
@@ -345,9 +335,7 @@ def _parse(line: bytes) -> Record:
     match body:
         case {"epoch": int(epoch), "owner": str(owner), **rest} if not rest:
             return Tenure(_whole(epoch, "epoch", lowest=1), owner)
-        case {"epoch": int(epoch), "order": list(order), "execution": list(execution), **rest} if (
-            not rest
-        ):
+        case {"epoch": int(epoch), "order": list(order), "execution": list(execution), **rest} if not rest:
             parsed = _parse_order(order)
             done = _parse_execution(parsed.order_id, execution)
             return Entry(_whole(epoch, "epoch", lowest=1), parsed, done)
@@ -391,9 +379,7 @@ def _parse_execution(order_id: str, fields: list[object]) -> Execution:
 def _parse_trade(fields: object) -> Trade:
     match fields:
         case [str(maker), int(price), int(quantity)]:
-            return Trade(
-                maker, _whole(price, "price", lowest=1), _whole(quantity, "quantity", lowest=1)
-            )
+            return Trade(maker, _whole(price, "price", lowest=1), _whole(quantity, "quantity", lowest=1))
         case _:
             raise ValueError("one of its trades does not have the fields of a trade")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from exchange.journal import Entry, Journal, JournalDamaged, Record
-from exchange.matching import Book, Execution
+from exchange.matching import Book
 from exchange.orders import InvalidOrder, Order
 
 
@@ -25,9 +25,7 @@ class Ledger:
         return f"<Ledger {self.book!r} {self._journal!r}>"
 
     @classmethod
-    def open(
-        cls, path: Path, symbol: str, *, epoch: int, owner: str, fsync: bool = False
-    ) -> Ledger:
+    def open(cls, path: Path, symbol: str, *, epoch: int, owner: str, fsync: bool = False) -> Ledger:
         """Take over the journal at *path* and replay it into a book.
 
         Blocks while it reads the file: run it in a worker thread.
@@ -53,8 +51,8 @@ class Ledger:
             raise
         return ledger
 
-    def execute(self, order: Order) -> Execution:
-        """Execute *order* and write it down; an order that was executed before is only answered again.
+    def execute(self, order: Order) -> Entry:
+        """Execute *order* and write it down; for one that was executed before, find what was written.
 
         There is no checkpoint in here: no cancellation comes between book and disk.
 
@@ -68,12 +66,13 @@ class Ledger:
         if known is not None:
             if known.order != order:
                 raise InvalidOrder(order.order_id, "order_id", "was used for a different order")
-            return known.execution
+            return known
         execution = self.book.match(order)
         self._journal.append(order, execution)
         self.book.apply(order, execution)
-        self._executed[order.order_id] = Entry(self._journal.epoch, order, execution)
-        return execution
+        entry = Entry(self._journal.epoch, order, execution)
+        self._executed[order.order_id] = entry
+        return entry
 
     def close(self) -> None:
         """Close the journal; closing twice does nothing."""
@@ -107,9 +106,7 @@ def replay(path: Path, book: Book, records: tuple[Record, ...]) -> dict[str, Ent
         except InvalidOrder as exc:
             raise JournalDamaged(path, line, str(exc)) from exc
         if execution != record.execution:
-            reason = (
-                f"order {order.order_id!r} gave {record.execution}, but the rules give {execution}"
-            )
+            reason = f"order {order.order_id!r} gave {record.execution}, but the rules give {execution}"
             raise JournalDamaged(path, line, reason)
         book.apply(order, execution)
         executed[order.order_id] = record

@@ -91,10 +91,7 @@ class Book:
     def resting_quantity(self) -> int:
         """Lots that wait, on both sides together."""
         return sum(
-            quantity
-            for levels in self._levels.values()
-            for level in levels.values()
-            for quantity in level.values()
+            quantity for levels in self._levels.values() for level in levels.values() for quantity in level.values()
         )
 
     def best(self, side: Side) -> int | None:
@@ -113,18 +110,14 @@ class Book:
             InvalidOrder: For an order of another symbol, or one whose id waits in the book already.
         """
         if order.symbol != self.symbol:
-            raise InvalidOrder(
-                order.order_id, "symbol", f"is {order.symbol!r}, but this book is {self.symbol!r}"
-            )
+            raise InvalidOrder(order.order_id, "symbol", f"is {order.symbol!r}, but this book is {self.symbol!r}")
         if order.order_id in self._resting:
             raise InvalidOrder(order.order_id, "order_id", "waits in the book already")
         sequence = self._executed + 1
         if order.kind is Kind.CANCEL:
             where = self._resting.get(order.target)
             known = where is not None and where[0] is order.side
-            return Execution(
-                order.order_id, sequence, cancelled=self.resting(order.target) if known else 0
-            )
+            return Execution(order.order_id, sequence, cancelled=self.resting(order.target) if known else 0)
         left = order.quantity
         trades: list[Trade] = []
         for price in self._by_priority(order.side.opposite):

@@ -99,9 +99,7 @@ class Order:
         if not trades:
             _check_identifier(self, "target", self.target)
         elif self.target:
-            raise InvalidOrder(
-                self.order_id, "target", f"belongs to a cancel, not to a {self.kind.value} order"
-            )
+            raise InvalidOrder(self.order_id, "target", f"belongs to a cancel, not to a {self.kind.value} order")
 
 
 def _check_identifier(order: Order, field: str, value: object) -> None:
@@ -115,9 +113,7 @@ def _check_number(order: Order, field: str, value: object, *, wanted: bool) -> N
     # bool is an int to Python, but True lots are a mistake of the sender.
     if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
         allowed = f"a whole number from 1 to {HIGHEST}" if wanted else "0"
-        raise InvalidOrder(
-            order.order_id, field, f"of a {order.kind.value} order must be {allowed}, not {value!r}"
-        )
+        raise InvalidOrder(order.order_id, field, f"of a {order.kind.value} order must be {allowed}, not {value!r}")
 
 
 COLUMNS = ("order_id", "symbol", "kind", "side", "quantity", "price", "target")
@@ -155,9 +151,7 @@ def read_orders(path: Path) -> tuple[Order, ...]:
     seen: set[str] = set()
     for line, order in enumerate(orders, start=2):
         if order.order_id in seen:
-            raise OrdersFileError(
-                f"{path}: line {line}: order id {order.order_id!r} comes a second time"
-            )
+            raise OrdersFileError(f"{path}: line {line}: order id {order.order_id!r} comes a second time")
         seen.add(order.order_id)
     return orders
 
@@ -165,9 +159,7 @@ def read_orders(path: Path) -> tuple[Order, ...]:
 def _parse_rows(path: Path, rows: Iterable[list[str]]) -> Iterator[Order]:
     for line, row in enumerate(rows, start=2):
         if len(row) != len(COLUMNS):
-            raise OrdersFileError(
-                f"{path}: line {line}: {len(row)} columns, but {len(COLUMNS)} are wanted"
-            )
+            raise OrdersFileError(f"{path}: line {line}: {len(row)} columns, but {len(COLUMNS)} are wanted")
         order_id, symbol, kind, side, quantity, price, target = row
         try:
             yield Order(

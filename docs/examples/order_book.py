@@ -1,0 +1,174 @@
+"""Order books: the owner of each symbol keeps its book, whatever happens to the owners.
+
+Run it with ``aegis demo``. Several instances share the symbols, and a feeder sends every order to whoever owns its
+symbol. Meanwhile symbols move from one instance to another, an instance dies without warning and another one starts.
+In the end each order is compared with a sequential run of the same file: none may be lost, doubled, or executed by
+two owners.
+
+Read ``exchange/owner.py`` first (the service, and how an instance comes to own symbols) and then ``exchange/feeder.py``
+(how orders find their owner): an application has both. The rest of the folder is the books themselves (``orders``,
+``matching``, ``journal``, ``ledger``) and what a demonstration needs (``cluster``, ``mortality``, ``chronicle``,
+``progress``, ``view``, ``audit``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import trio
+from exchange.audit import Receipt, audit, compare_expected, run_sequentially
+from exchange.chronicle import Chronicle
+from exchange.cluster import Cluster
+from exchange.feeder import feed
+from exchange.journal import JournalError
+from exchange.orders import Order, OrdersFileError, read_orders
+from exchange.progress import Progress
+from exchange.view import View, open_view, print_problems, print_summary, save_picture
+from rich.console import Console
+
+from aegis_core import AegisError, open_node
+
+DATA = Path(__file__).parent / "data"
+INSTANCES = ("exchange-1", "exchange-2", "exchange-3")
+NEWCOMER = "exchange-4"
+TTL = 2.0
+"""Seconds that a lease lives without renewal. Short, so that a fail-over can be watched; 30 is the default."""
+CALL_TIMEOUT = 5.0
+"""Seconds that one attempt to send an order may take."""
+FRAME = 0.125
+"""Seconds from one look at the progress to the next."""
+
+
+async def run_demo(
+    *,
+    orders: Path | None = None,
+    seed: int = 1,
+    backend: str = "memory://",
+    journal: Path | None = None,
+    plain: bool = False,
+    save_svg: Path | None = None,
+) -> int:
+    """Run the demonstration, and print what it shows.
+
+    Args:
+        orders: A file of orders; the one beside this program when None.
+        seed: Decides who moves and who dies.
+        backend: Where the instances meet.
+        journal: The folder of the journals, which are kept; a temporary one when None.
+        plain: Print lines instead of a live table.
+        save_svg: Where to draw what the screen shows in the end.
+
+    Returns:
+        0 when every order was executed as in the sequential run, else 1.
+    """
+    console = Console()
+    problems: list[str] = []
+    try:
+        sent = read_orders(orders or DATA / "orders.csv.gz")
+        expected = run_sequentially(sent)
+        if orders is None:
+            problems.extend(compare_expected(DATA / "expected.json", expected))
+        progress = Progress(len(sent), _stopwatch())
+        with _journals(journal) as folder:
+            with open_view(progress, console, plain=plain) as view:
+                receipts = await perform(sent, seed=seed, backend=backend, folder=folder, progress=progress, view=view)
+            found = audit(sent, expected, receipts, folder)
+        problems.extend(found.differences)
+        print_summary(console, progress, expected, found)
+        if save_svg is not None:
+            save_picture(save_svg, progress, expected, found)
+    except* (AegisError, JournalError, OrdersFileError, OSError) as errors:
+        problems.extend(map(str, _leaves(errors)))
+    print_problems(console, problems)
+    return 1 if problems else 0
+
+
+async def perform(
+    orders: Sequence[Order], *, seed: int, backend: str, folder: Path, progress: Progress, view: View
+) -> dict[str, Receipt]:
+    """Send all *orders* to instances that come, go and die; return what became of each, by order id.
+
+    Args:
+        orders: What to send.
+        seed: Decides who moves and who dies.
+        backend: Where the instances meet.
+        folder: Where the journals are.
+        progress: Is kept up to date.
+        view: Is asked to show it.
+    """
+    receipts: dict[str, Receipt] = {}
+    by_symbol: dict[str, list[Order]] = {}
+    for order in orders:
+        by_symbol.setdefault(order.symbol, []).append(order)
+    async with open_node(backend) as node, trio.open_nursery() as nursery:
+        nursery.start_soon(_show, view)
+        await nursery.start(Chronicle(progress).follow, node)
+        cluster = Cluster(
+            nursery, backend=backend, folder=folder, symbols=tuple(by_symbol), seed=seed, ttl=TTL, progress=progress
+        )
+        for place, name in enumerate(INSTANCES):
+            await cluster.start(name, home=tuple(by_symbol)[place :: len(INSTANCES)])
+        cluster.settle()
+        async with trio.open_nursery() as work:
+            work.start_soon(unrest, cluster, progress, random.Random(seed))
+            for part in by_symbol.values():
+                work.start_soon(partial(feed, node, part, receipts, progress, timeout=CALL_TIMEOUT))
+        nursery.cancel_scope.cancel()
+    return receipts
+
+
+async def unrest(cluster: Cluster, progress: Progress, chance: random.Random) -> None:
+    """Move symbols, kill an instance, start another one and let it have a share; all while orders come."""
+    await progress.wait_answered(0.1)
+    source, target = chance.sample(cluster.names, 2)
+    await cluster.transfer(_some(chance, cluster.owned(source), 2), source=source, target=target)
+
+    await progress.wait_answered(0.3)
+    cluster.kill(_richest(cluster))
+    await cluster.start(NEWCOMER)
+
+    await progress.wait_answered(0.6)
+    source = _richest(cluster)
+    await cluster.transfer(_some(chance, cluster.owned(source), 3), source=source, target=NEWCOMER)
+
+
+def _richest(cluster: Cluster) -> str:
+    return max(cluster.names, key=lambda name: len(cluster.owned(name)))
+
+
+def _some(chance: random.Random, symbols: Sequence[str], most: int) -> Sequence[str]:
+    return sorted(chance.sample(symbols, min(most, len(symbols))))
+
+
+async def _show(view: View) -> None:
+    while True:
+        view.update()
+        await trio.sleep(FRAME)
+
+
+def _stopwatch() -> Callable[[], float]:
+    start = trio.current_time()
+    return lambda: trio.current_time() - start
+
+
+@contextlib.contextmanager
+def _journals(folder: Path | None) -> Iterator[Path]:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="aegis-demo-", ignore_cleanup_errors=True) as temporary:
+        yield Path(temporary)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
