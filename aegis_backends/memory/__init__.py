@@ -8,7 +8,8 @@ from __future__ import annotations
 from aegis_backends.memory.cluster import MemoryCluster, open_memory
 from aegis_backends.memory.store import MemoryStore
 from aegis_backends.memory.transport import MemoryTransport
-from aegis_core.hookspecs import BackendRegistrar, hookimpl
+from aegis_core.hookspecs import BackendRegistrar as _BackendRegistrar
+from aegis_core.hookspecs import hookimpl as _hookimpl
 
 __all__ = [
     "MemoryCluster",
@@ -19,7 +20,7 @@ __all__ = [
 ]
 
 
-@hookimpl
-def aegis_register_backends(register: BackendRegistrar) -> None:
+@_hookimpl
+def aegis_register_backends(register: _BackendRegistrar) -> None:
     """Offer ``memory://``."""
     register("memory", open_memory)

@@ -322,19 +322,21 @@ class TransportConformance:
     async def test_departure_of_the_listener_ends_its_requests(self, harness: Harness, clock: object) -> None:
         """An instance that stops listening leaves requests unanswered: they fail as maybe executed, or time out."""
         inbox = Inbox()
+        endpoints: list[str] = []
         errors: list[Exception] = []
         async with open_pair(harness) as (server, client):
 
-            async def ask(endpoint: str) -> None:
+            async def ask() -> None:
                 try:
-                    await client.request(endpoint, b"?", timeout=harness.ttl)
+                    await client.request(endpoints[0], b"?", timeout=harness.ttl)
                 except (trio.TooSlowError, TransportUnavailable) as error:
                     errors.append(error)
 
             async with trio.open_nursery() as nursery:
                 async with server.listen("a-1", "t1", inbox.receive) as endpoint:
+                    endpoints.append(endpoint)
                     for _ in range(3):
-                        nursery.start_soon(ask, endpoint)
+                        nursery.start_soon(ask)
                     await inbox.wait_count(3)
                 left = trio.current_time()
             assert len(errors) == 3

@@ -160,23 +160,25 @@ class WatchConformance:
 
     async def test_watch_ends_with_its_block(self, harness: Harness, clock: object) -> None:
         """Who receives then, or was waiting, gets `trio.ClosedResourceError`; other watches go on."""
-        ended: list[Feed] = []
+        feeds: list[Feed] = []
+        ended = trio.Event()
 
-        async def wait_for_the_end(feed: Feed) -> None:
+        async def wait_for_the_end() -> None:
             try:
                 while True:
-                    await feed.receive()
+                    await feeds[0].receive()
             except trio.ClosedResourceError:
-                ended.append(feed)
+                ended.set()
 
         async with open_store(harness) as store, open_mirror(store) as other:
             async with trio.open_nursery() as nursery, store.watch() as feed:
-                nursery.start_soon(wait_for_the_end, feed)
+                feeds.append(feed)
+                nursery.start_soon(wait_for_the_end)
                 await trio.testing.wait_all_tasks_blocked(0.01)
-                assert ended == []
+                assert not ended.is_set()
             with pytest.raises(trio.ClosedResourceError):
                 await feed.receive()
-            assert ended == [feed]
+            assert ended.is_set()
             await commit(store, put("a"))
             await other.catch_up(store)
             assert other.values == {"a": b"v"}
