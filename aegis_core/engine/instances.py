@@ -107,28 +107,32 @@ def register(
     known = view.instance(service, name)
     if known is not None and known.lease != candidate.lease:
         raise InstanceConflict(owner=name, service_name=service)
-    wanted: Ownership | None = None
-    writes: list[Write] = []
-    epoch = ABSENT
-    if role is Role.ACTIVE and target is not None:
-        epoch, wanted = _acquisition(view, candidate, target, at)
     shown = Role.ACTIVE if role is Role.ACTIVE else Role.STANDBY
-    record = attrs.evolve(candidate, role=shown, registered_at=at, last_heartbeat=at, revision=ABSENT)
-    if known is None:
-        expect = view.expectation(InstanceKey(service, name))
-        writes.append(Write(instance_key(service, name), record, expect, candidate.ttl))
-    if wanted is not None and target is not None:
-        expect = view.expectation(TargetKey(target))
-        writes.append(Write(target_key(target), wanted, expect))
-    if role is Role.STANDBY and target is not None:
+    # One that is there already is written again, not merely confirmed: that renews its lease, and a deregistration
+    # that was given up while its fate was open finds another revision when it arrives after all.
+    record = attrs.evolve(
+        candidate,
+        role=shown,
+        draining=candidate.draining or (known is not None and known.draining),
+        registered_at=at if known is None else known.registered_at,
+        last_heartbeat=at,
+        revision=ABSENT,
+    )
+    expect = view.expectation(InstanceKey(service, name))
+    writes = [Write(instance_key(service, name), record, expect, candidate.ttl)]
+    held: Ownership | None = None
+    if role is Role.ACTIVE and target is not None:
+        held = _acquisition(view, candidate, target, at)
+        writes.append(Write(target_key(target), held, view.expectation(TargetKey(target))))
+    elif role is Role.STANDBY and target is not None:
         writes += _place(view, candidate, target)
 
     def answer(revisions: Sequence[int]) -> Registered:
-        stored = known or attrs.evolve(record, revision=revisions[0])
-        mine = revisions[-1] if wanted is not None else epoch
-        return Registered(instance=stored, role=shown, epoch=mine, new=known is None)
+        stored = attrs.evolve(record, revision=revisions[0])
+        epoch = ABSENT if held is None else held.epoch or revisions[1]
+        return Registered(instance=stored, role=shown, epoch=epoch, new=known is None)
 
-    return Decision(tuple(writes), answer, refuses=known is not None)
+    return Decision(tuple(writes), answer)
 
 
 def _check_candidate(candidate: ServiceInstance, role: Role | None, target: str | None) -> None:
@@ -154,15 +158,15 @@ def _check_candidate(candidate: ServiceInstance, role: Role | None, target: str 
     problems.check()
 
 
-def _acquisition(view: View, candidate: ServiceInstance, target: str, at: datetime) -> tuple[int, Ownership | None]:
-    """The epoch that *candidate* holds *target* under already, or else the record to write."""
+def _acquisition(view: View, candidate: ServiceInstance, target: str, at: datetime) -> Ownership:
+    """The record by which *candidate* holds *target*: a new one, or what there is once more."""
     service, name = candidate.service_name, candidate.instance_id
     record = view.held(target)
     holder = None if record is None else view.holder(record)
     if record is not None and holder is not None:
-        if holder.lease == candidate.lease:
-            return record.epoch, None
-        raise RoleConflict(owner=holder.instance_id, service_name=service, target=describe_target(target))
+        if holder.lease != candidate.lease:
+            raise RoleConflict(owner=holder.instance_id, service_name=service, target=describe_target(target))
+        return attrs.evolve(record, revision=ABSENT)
     fresh = Ownership(
         target=target,
         service_name=service,
@@ -173,7 +177,7 @@ def _acquisition(view: View, candidate: ServiceInstance, target: str, at: dateti
         previous="" if record is None else record.instance_id,
         as_role=not is_role(target),
     )
-    return ABSENT, fresh if record is None else attrs.evolve(fresh, metadata=record.metadata)
+    return fresh if record is None else attrs.evolve(fresh, metadata=record.metadata)
 
 
 def _place(view: View, candidate: ServiceInstance, target: str) -> tuple[Write, ...]:

@@ -61,8 +61,8 @@ class Acquisition:
     """What claiming one resource comes to.
 
     Args:
-        write: What to write; None when it is held already, as asked for.
-        epoch: Of the ownership that stands, 0 for a new one.
+        write: What to write; None when somebody else holds it.
+        epoch: Of the ownership that stands already, 0 for a new one.
         owner: Who holds it instead; "" when nobody else does.
         taken_from: The live owner from whom it is taken by force, or "".
     """
@@ -85,13 +85,15 @@ def acquire(
 ) -> Acquisition:
     """What it takes for *claimant* to own *resource_id*.
 
-    Held by its own lease: nothing, or, if *metadata* differs, a rewrite under the same epoch. Free or dead: a new
-    record. Another's: nothing, unless by *force*.
+    Free or dead: a new record. Held by its own lease: the record once more, under the same epoch, with *metadata* if
+    they differ. Another's: nothing, unless by *force*.
 
     Raises:
         VersionConflict: *metadata* was made from another version than the one that stands.
         NotYetKnown: The view may not judge yet.
     """
+    # What is held already is written again, and not merely confirmed: a release or transfer of one's own that was
+    # given up while its fate was open may still arrive, and must find another revision then.
     record = view.held(resource_id)
     if record is None:
         expect, previous = view.expectation(TargetKey(resource_id)), ""
@@ -100,9 +102,7 @@ def acquire(
         expect, previous = record.revision, record.instance_id
         holder = view.holder(record)
         if holder is not None and holder.lease == claimant.lease:
-            if metadata is None or _says_the_same(metadata, record.metadata):
-                return Acquisition(epoch=record.epoch)
-            return _amendment(record, metadata, at)
+            return _again(record, metadata, at)
         if holder is not None and not force:
             return Acquisition(owner=holder.instance_id)
     said = _DEFAULT if metadata is None else metadata
@@ -126,14 +126,16 @@ def _says_the_same(asked: ResourceMetadata, stored: ResourceMetadata) -> bool:
     return attrs.evolve(asked, version=stored.version, last_modified=stored.last_modified) == stored
 
 
-def _amendment(record: Ownership, metadata: ResourceMetadata, at: datetime) -> Acquisition:
-    actual = record.metadata.version
-    if metadata.version != actual:
-        raise VersionConflict(resource_id=record.target, expected=metadata.version, actual=actual)
-    said = attrs.evolve(metadata, version=actual + 1, last_modified=metadata.last_modified or at)
-    changed = attrs.evolve(record, metadata=said, revision=ABSENT)
-    write = Write(target_key(record.target), changed, record.revision)
-    return Acquisition(write=write, epoch=record.epoch)
+def _again(record: Ownership, metadata: ResourceMetadata | None, at: datetime) -> Acquisition:
+    stored = record.metadata
+    if metadata is None or _says_the_same(metadata, stored):
+        said = stored
+    elif metadata.version != stored.version:
+        raise VersionConflict(resource_id=record.target, expected=metadata.version, actual=stored.version)
+    else:
+        said = attrs.evolve(metadata, version=stored.version + 1, last_modified=metadata.last_modified or at)
+    again = attrs.evolve(record, metadata=said, revision=ABSENT)
+    return Acquisition(write=Write(target_key(record.target), again, record.revision), epoch=record.epoch)
 
 
 def check_limit(view: View, claimant: ServiceInstance, asked: int, *, limit: int, reserved: int) -> None:
@@ -178,8 +180,8 @@ def claim(
 ) -> Decision[ClaimReply]:
     """Make an instance the owner of resources, in one transaction.
 
-    Claiming again what one's own lease holds is idempotent; with other metadata it changes them, if their `version` is
-    the one that stands (it grows by one, the epoch stays).
+    Claiming again what one's own lease holds is idempotent: the epoch stays. With other metadata it changes them, if
+    their `version` is the one that stands (it grows by one).
 
     Args:
         view: The view.

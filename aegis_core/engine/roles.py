@@ -134,9 +134,11 @@ def promote(
     record = view.held(target)
     holder = None if record is None else view.holder(record)
     if record is not None and holder is not None:
-        if holder.lease == lease:
-            return answered(record)
-        raise _taken(target, holder)
+        if holder.lease != lease:
+            raise _taken(target, holder)
+        # Written again, not merely confirmed; see `resources.acquire`.
+        again = Write(target_key(target), attrs.evolve(record, revision=ABSENT), record.revision)
+        return Decision((again,), lambda revisions: attrs.evolve(record, revision=revisions[0]))
     if not is_role(target):
         check_limit(view, instance, 1, limit=limit, reserved=reserved)
     place = view.place(target, instance.instance_id)
