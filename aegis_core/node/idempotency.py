@@ -14,7 +14,7 @@ import trio
 
 from aegis_core.backend import Clock
 
-__all__ = ["AnswerCache", "Attempt"]
+__all__ = ["AnswerCache", "Attempt", "Key"]
 
 RETENTION: Final = 300.0
 """Seconds for which an answer is kept."""

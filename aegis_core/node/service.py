@@ -16,6 +16,7 @@ Parameters after the first are structured from their annotations before the meth
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import weakref
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Concatenate, Final, TypeVar, overload
 
 import attrs
 
-from aegis_core import names
+from aegis_core import codec, names
 from aegis_core.errors import ConfigError
 from aegis_core.models import Health
 from aegis_core.node.call import Call
@@ -57,30 +58,50 @@ class Method:
     name: str
     function: Callable[..., Awaitable[object]]
     idempotent: bool = False
-    _parameters: Parameters | None = attrs.field(default=None, init=False, repr=False)
 
-    @property
-    def parameters(self) -> Parameters:
-        """What it takes and returns, read from its annotations when first asked for (they may name later classes).
+    @functools.cached_property
+    def structure(self) -> Callable[[Mapping[str, object]], Mapping[str, object]]:
+        """Makes the function's keyword arguments of a call's parameters, or raises `InvalidRequest`.
+
+        Made of the annotations when first asked for, because they may name classes that are defined later.
 
         Raises:
-            TypeError: An annotation cannot be evaluated; says which.
+            TypeError: An annotation cannot be evaluated, or names a type that cannot travel; says which.
         """
-        if self._parameters is None:
-            self._parameters = read_parameters(self.function)
-        return self._parameters
+        return codec.structure_params(self.function)
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Declaration:
     """Of which service a function is a method, and under which name."""
 
     service_name: str
     method: str
     idempotent: bool
+    _function: weakref.ref[Callable[..., object]] = attrs.field(repr=False)
+
+    @functools.cached_property
+    def parameters(self) -> Parameters:
+        """What the function takes and returns.
+
+        Raises:
+            TypeError: An annotation cannot be evaluated; says which.
+        """
+        function = self._function()
+        assert function is not None, "whoever asks has the function"
+        return read_parameters(function)
+
+    def says_the_same(self, other: Declaration) -> bool:
+        """Whether a call could not tell the two apart."""
+        return (self.service_name, self.method, self.idempotent) == (
+            other.service_name,
+            other.method,
+            other.idempotent,
+        )
 
 
-_declarations: Final[weakref.WeakKeyDictionary[object, set[Declaration]]] = weakref.WeakKeyDictionary()
+# By function, weakly: the functions themselves are returned unchanged, and nothing here keeps them.
+_declarations: Final[weakref.WeakKeyDictionary[Callable[..., object], list[Declaration]]] = weakref.WeakKeyDictionary()
 
 
 def declaration_of(function: Callable[..., object]) -> Declaration:
@@ -89,16 +110,13 @@ def declaration_of(function: Callable[..., object]) -> Declaration:
     Raises:
         TypeError: Nowhere, or in several services, so that a call could not tell which is meant.
     """
-    try:
-        known = _declarations.get(function, set())
-    except TypeError:  # What cannot be weakly referenced was never declared.
-        known = set()
+    known = _declarations.get(function, ()) if isinstance(function, types.FunctionType) else ()
     if len(known) == 1:
-        return next(iter(known))
+        return known[0]
     if not known:
-        raise TypeError(f"{function!r} is not a method of any service: decorate it with @service.method")
-    where = ", ".join(sorted(f"{it.service_name}.{it.method}" for it in known))
-    raise TypeError(f"{function!r} is declared more than once ({where}): use node.call with the names")
+        raise TypeError(f"{_shown(function)} is not a method of any service: decorate it with @service.method")
+    where = ", ".join(f"{it.service_name}.{it.method}" for it in known)
+    raise TypeError(f"{_shown(function)} is declared more than once ({where}): use node.call with the names")
 
 
 class Service:
@@ -288,8 +306,10 @@ class Service:
         if problem is not None:
             raise ConfigError(source=f"Service {self._name!r}", key="method", problem=problem)
         self._methods[called] = Method(called, function, idempotent)
-        declared = Declaration(self._name, called, idempotent)
-        _declarations.setdefault(function, set()).add(declared)
+        declared = Declaration(self._name, called, idempotent, weakref.ref(function))
+        known = _declarations.setdefault(function, [])
+        if not any(declared.says_the_same(other) for other in known):
+            known.append(declared)
 
     def _require_free(self, what: str, taken: object) -> None:
         if taken is not None:

@@ -1,0 +1,383 @@
+"""Calls: find whom to ask, ask, and ask again where that is safe (`aegis_core.node.retry` says when it is).
+
+A call is a loop of attempts: route on the local view (`aegis_core.engine.routing`), send, look at how it ended. Nothing
+is made per call but one `Order` of what was asked; the time limit is the transport's, and so is the task switch.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast, overload
+
+import attrs
+import trio
+
+from aegis_core import codec
+from aegis_core.engine.routing import Route, route
+from aegis_core.envelopes import RequestEnvelope
+from aegis_core.errors import CallTimeout, InvalidRequest
+from aegis_core.events import CircuitStateChanged
+from aegis_core.hookspecs import CallInfo, Principal
+from aegis_core.models import Outcome, ServiceInstance
+from aegis_core.node.breaker import CircuitState
+from aegis_core.node.call import Call, current_call
+from aegis_core.node.peer import Peer
+from aegis_core.node.retry import TRIED_AGAIN, Order, Retry
+from aegis_core.node.service import Declaration, declaration_of
+
+if TYPE_CHECKING:
+    from aegis_core.node.runtime import Runtime
+
+__all__ = ["BoundMethod", "Client"]
+
+_log = logging.getLogger("aegis.client")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_NO_PARAMS: Final[Mapping[str, object]] = {}
+
+
+class Client:
+    """The calls of one node."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._clock = runtime.clock
+        self._random = runtime.random
+        self._directory = runtime.directory
+        self._balancer = runtime.plugins.balancer(runtime.settings.balancer)
+        self._has_middleware = bool(runtime.plugins.middleware)
+        self._retry = Retry(runtime)
+        self._peers: dict[str, Peer] = {}
+        self._troubled: dict[Peer, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Client with {len(self._peers)} peers, {sum(peer.pending for peer in self._peers.values())} calls pending>"
+
+    @overload
+    async def call(
+        self,
+        service: str,
+        method: str,
+        params: Mapping[str, object] | None = None,
+        *,
+        resource_id: str | None = None,
+        instance_id: str | None = None,
+        timeout: float = 5.0,
+        idempotency_key: str | None = None,
+        returns: None = None,
+    ) -> Any: ...  # noqa: ANN401 - whatever the method answers
+
+    @overload
+    async def call(
+        self,
+        service: str,
+        method: str,
+        params: Mapping[str, object] | None = None,
+        *,
+        resource_id: str | None = None,
+        instance_id: str | None = None,
+        timeout: float = 5.0,
+        idempotency_key: str | None = None,
+        returns: type[T],
+    ) -> T: ...
+
+    async def call(
+        self,
+        service: str,
+        method: str,
+        params: Mapping[str, object] | None = None,
+        *,
+        resource_id: str | None = None,
+        instance_id: str | None = None,
+        timeout: float = 5.0,
+        idempotency_key: str | None = None,
+        returns: type[T] | None = None,
+    ) -> object:
+        """Call *method* of *service*: at the owner of *resource_id*, at *instance_id*, or at a healthy instance.
+
+        Args:
+            service: The service's name.
+            method: The method's name.
+            params: Its parameters by name: plain values, and attrs or dataclass objects, which travel as maps.
+            resource_id: Go to its owner (or, on demand, to whom takes it).
+            instance_id: Go to this instance.
+            timeout: Seconds for everything, repetitions included. An earlier deadline of the current cancel scope
+                holds too, travels with the call, and ends it as Cancelled.
+            idempotency_key: Execute it once per incarnation, however often it is sent with this key.
+            returns: Make the result this type; as it came by default.
+
+        Returns:
+            What the method returned.
+
+        Raises:
+            InvalidRequest: The parameters do not fit the method, or there is no such method; each problem with its path.
+            ServiceNotFound, InstanceNotFound, ResourceNotFound: Nobody of that name (or no owner) lives.
+            NoInstance, Overloaded, TransportUnavailable: Nobody could take it; `outcome` NOT_SENT or REJECTED.
+            TransportUnavailable, LeaseLost, CallTimeout: With `outcome` MAYBE_EXECUTED: nobody knows.
+            RemoteError: The method raised.
+
+        Cancelling the call does not cancel the method, which runs on until its deadline.
+        """
+        order = self._order(service, method, params, resource_id, instance_id, timeout, idempotency_key)
+        result = await self._carry_out(order)
+        return result if returns is None else codec.structure_result(result, returns)
+
+    def bind(
+        self,
+        function: Callable[Concatenate[Call, P], Awaitable[R]],
+        *,
+        resource_id: str | None = None,
+        timeout: float = 5.0,
+    ) -> BoundMethod[P, R]:
+        """A method of a service as a typed function: ``await node.bind(balance, resource_id="account:42")(currency="EUR")``.
+
+        Args:
+            function: What ``@service.method`` decorated; its annotations give the types of parameters and result.
+            resource_id: As for `call`.
+            timeout: As for `call`.
+
+        Raises:
+            TypeError: *function* is a method of no service, or of several.
+        """
+        return BoundMethod(self, declaration_of(function), resource_id, timeout)
+
+    async def call_declared(
+        self, declared: Declaration, params: Mapping[str, object], resource_id: str | None, timeout: float
+    ) -> object:
+        """`call` of a method whose declaration is at hand."""
+        order = self._order(
+            declared.service_name,
+            declared.method,
+            params,
+            resource_id,
+            None,
+            timeout,
+            None,
+            idempotent=declared.idempotent,
+        )
+        result = await self._carry_out(order)
+        kind = declared.parameters.returns
+        return result if kind is object else codec.structure_result(result, kind)
+
+    async def reserved(
+        self,
+        instance: ServiceInstance,
+        method: str,
+        params: Mapping[str, object],
+        *,
+        timeout: float,
+        principal: Principal,
+    ) -> object:
+        """Call one of the library's own methods of *instance*, in the name of *principal*, once.
+
+        Raises:
+            AegisError: As *instance* answered, or as it could not be reached.
+            CallTimeout: No answer within *timeout* seconds (MAYBE_EXECUTED).
+        """
+        order = self._order(instance.service_name, method, params, None, None, timeout, None)
+        return await self._attempt(order, Route(instance), principal=str(principal))
+
+    def pending(self, instance: ServiceInstance) -> int:
+        """How many calls of this node *instance* has not answered yet."""
+        peer = self._peers.get(instance.lease)
+        return 0 if peer is None else peer.pending
+
+    def on_instance_gone(self, service_name: str, instance_id: str, tag: str) -> None:
+        """The view dropped an instance's lease: forget it; long calls to it fail now as MAYBE_EXECUTED."""
+        peer = self._peers.pop(tag, None)
+        if peer is not None:
+            _log.debug("%s of %s is gone", instance_id, service_name)
+            self._troubled.pop(peer, None)
+            peer.leave()
+
+    # -- one call ---------------------------------------------------------------------------------
+
+    def _order(
+        self,
+        service: str,
+        method: str,
+        params: Mapping[str, object] | None,
+        resource_id: str | None,
+        instance_id: str | None,
+        timeout: float,
+        idempotency_key: str | None,
+        *,
+        idempotent: bool = False,
+    ) -> Order:
+        if resource_id is not None and instance_id is not None:
+            raise InvalidRequest.at("$.instance_id", "a resource is called at its owner: give one of the two")
+        if not timeout >= 0:
+            raise InvalidRequest.at("$.timeout", f"expected seconds, 0 or more, got {timeout!r}")
+        outer = trio.current_effective_deadline()
+        caller = current_call.get()
+        return Order(
+            service,
+            method,
+            _NO_PARAMS if params is None else params,
+            resource_id,
+            instance_id,
+            timeout,
+            self._clock.now() + timeout,
+            outer,
+            self._runtime.new_id(16) if caller is None else caller.trace_id,
+            self._runtime.new_id(16),
+            idempotency_key,
+            idempotent,
+        )
+
+    async def _carry_out(self, order: Order) -> object:
+        while True:
+            try:
+                return await self._attempt(order, self._route(order))
+            except TRIED_AGAIN as exc:
+                await self._retry.prepare_next(order, exc)
+
+    def _route(self, order: Order) -> Route:
+        """Whom to ask now.
+
+        Raises:
+            NotFound, NoInstance: Nobody, as the view stands.
+        """
+        if order.bound is not None:
+            return order.bound
+        excluded = order.excluded
+        if self._troubled:
+            excluded += tuple(
+                peer.instance.instance_id
+                for peer in self._troubled
+                if peer.instance.service_name == order.service_name and not peer.breaker.would_allow()
+            )
+        return route(
+            self._directory.snapshot,
+            order.service_name,
+            resource_id=order.resource_id,
+            instance_id=order.instance_id,
+            excluded=excluded,
+            balancer=self._balancer,
+            pending=self.pending,
+            now=self._clock.now(),
+        )
+
+    async def _attempt(self, order: Order, where: Route, *, principal: str = "") -> object:
+        """Send the call to *where*; the result, or raise how that ended."""
+        instance = where.instance
+        order.sent = where
+        order.attempts += 1
+        peer = self._peers.get(instance.lease) or self._meet(instance)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug(
+                "%s.%s goes to %s (%s, attempt %d)",
+                order.service_name,
+                order.method,
+                instance.instance_id,
+                where.reason,
+                order.attempts,
+                extra={"trace_id": order.trace_id, "resource_id": order.resource_id},
+            )
+        left = told = order.until - self._clock.now()
+        if left <= 0:
+            raise self._timed_out(order, Outcome.NOT_SENT)
+        if order.outer != math.inf:
+            told = min(left, max(0.0, order.outer - trio.current_time()))
+        request = RequestEnvelope(
+            method=order.method,
+            params=order.params,
+            trace_id=order.trace_id,
+            service_name=order.service_name,
+            resource_id=order.resource_id,
+            epoch=where.epoch,
+            timeout=None if told == math.inf else told,
+            message_id=order.message_id,
+            idempotency_key=order.idempotency_key,
+            activate=where.activate,
+            principal=principal,
+        )
+        try:
+            if self._has_middleware:
+                data = await self._send_in_middleware(order, peer, request, left)
+            else:
+                data = await peer.request(codec.encode_request(request), left)
+        except trio.TooSlowError as exc:
+            raise self._timed_out(order, Outcome.MAYBE_EXECUTED) from exc
+        answer = codec.decode_answer(data)
+        if answer.error is None:
+            return answer.result
+        answer.error.answered_by = instance.instance_id
+        raise answer.error
+
+    async def _send_in_middleware(self, order: Order, peer: Peer, request: RequestEnvelope, left: float) -> bytes:
+        info = CallInfo(
+            side="sent",
+            service_name=order.service_name,
+            method=order.method,
+            instance_id=peer.instance.instance_id,
+            resource_id=order.resource_id,
+            trace_id=order.trace_id,
+            message_id=order.message_id,
+        )
+        async with self._runtime.plugins.around(info):
+            told = attrs.evolve(request, traceparent=info.carrier.get("traceparent"))
+            return await peer.request(codec.encode_request(told), left)
+
+    def _timed_out(self, order: Order, outcome: Outcome) -> CallTimeout:
+        return CallTimeout(timeout=order.timeout, what=f"{order.service_name}.{order.method}", outcome=outcome)
+
+    def _meet(self, instance: ServiceInstance) -> Peer:
+        peer = self._peers[instance.lease] = Peer(self._runtime, instance, self._circuit_changed)
+        return peer
+
+    def _circuit_changed(self, peer: Peer, old: CircuitState, new: CircuitState) -> None:
+        if new is CircuitState.CLOSED:
+            self._troubled.pop(peer, None)
+        else:
+            self._troubled[peer] = None
+        instance = peer.instance
+        _log.log(
+            logging.INFO if new is CircuitState.CLOSED else logging.WARNING,
+            "the circuit of %s is %s, it was %s",
+            instance.instance_id,
+            new.value,
+            old.value,
+            extra={"service_name": instance.service_name, "instance_id": instance.instance_id},
+        )
+        self._runtime.emit(
+            CircuitStateChanged(
+                service_name=instance.service_name,
+                instance_id=instance.instance_id,
+                at=self._runtime.wall(),
+                what=instance.instance_id,
+                old=old.value,
+                new=new.value,
+            )
+        )
+
+
+@attrs.frozen(eq=False, repr=False)
+class BoundMethod(Generic[P, R]):
+    """A method of a service, ready to be called with its own parameters; made by `Client.bind`."""
+
+    _client: Client
+    _declared: Declaration
+    _resource_id: str | None
+    _timeout: float
+
+    def __repr__(self) -> str:
+        where = "" if self._resource_id is None else f" of {self._resource_id!r}"
+        return f"<BoundMethod {self._declared.service_name}.{self._declared.method}{where}>"
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the method; raises as `Client.call` does.
+
+        Args:
+            args: Parameters by position.
+            kwargs: Parameters by name.
+        """
+        declared = self._declared
+        params = {**dict(zip(declared.parameters.kinds, args, strict=False)), **kwargs}
+        result = await self._client.call_declared(declared, params, self._resource_id, self._timeout)
+        return cast(R, result)

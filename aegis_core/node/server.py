@@ -1,0 +1,467 @@
+"""Serving: requests come in from a transport, handlers run, answers go out.
+
+Theory of operation
+-------------------
+`Server.receive` is called by the transport and only hands the request on, so that a slow handler holds up nothing.
+Handlers run in *workers*: tasks of the node's nursery, each with one cancel scope, each running one handler at a time,
+in a fresh context. A worker that is done takes the next request from the queue, or waits, idle, until it is handed one.
+That keeps what a task and a cancel scope cost out of most calls, and it is the limit on concurrent handlers: no worker
+is started beyond it, and what does not fit in the bounded queue either is refused.
+
+A worker's scope has the deadline of the call, and is entered into the claim of its resource, which cancels it when it
+ends. A scope that was cancelled is used up, and its worker ends with it. So does an idle worker when the deadline of its
+last call passes, which is how they go when there is nothing to do.
+
+Every request is answered exactly once, however its handler ends.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Final, cast
+
+import attrs
+import trio
+
+from aegis_core import codec
+from aegis_core.backend import Inbound
+from aegis_core.envelopes import AnswerEnvelope, RequestEnvelope
+from aegis_core.error_codes import remote_error
+from aegis_core.errors import (
+    AegisError,
+    CallTimeout,
+    InvalidRequest,
+    NoInstance,
+    Overloaded,
+    RemoteError,
+    TransportUnavailable,
+    Unauthorized,
+    Unavailable,
+)
+from aegis_core.hookspecs import CallInfo, Principal
+from aegis_core.models import Outcome
+from aegis_core.node.admission import Admission, ServedInstance, may_serve
+from aegis_core.node.call import Call, current_call
+from aegis_core.node.idempotency import AnswerCache, Attempt, Key
+from aegis_core.node.service import RESERVED, Method
+
+if TYPE_CHECKING:
+    from aegis_core.node.claims import Claim
+    from aegis_core.node.instance import Instance
+    from aegis_core.node.runtime import Runtime
+
+__all__ = ["Server"]
+
+_log = logging.getLogger("aegis.server")
+
+_MOST_IDLE: Final = 64
+
+
+@attrs.define(eq=False)
+class _Job:
+    """One request on its way to its answer."""
+
+    inbound: Inbound
+    request: RequestEnvelope
+    deadline: float
+    method: Method | None = None
+    claim: Claim | None = None
+    attempt: Attempt | None = None
+    started: bool = False
+
+
+class Server:
+    """Serves one incarnation of one instance.
+
+    Args:
+        runtime: The node.
+        instance: Whose requests these are.
+        tag: Tag of the incarnation's lease.
+
+    Raises:
+        TypeError: A method of the service is annotated with what cannot be evaluated, or cannot travel.
+    """
+
+    def __init__(self, runtime: Runtime, instance: ServedInstance, tag: str) -> None:
+        limits = runtime.settings.limits
+        self.running = 0
+        self._runtime = runtime
+        self._clock = runtime.clock
+        self._instance = instance
+        self._tag = tag
+        self._handle = cast("Instance", instance)
+        self._service = instance.service
+        self._methods = instance.service.methods
+        self._has_middleware = bool(runtime.plugins.middleware)
+        self._admission = Admission(runtime, instance)
+        self._answers = AnswerCache(runtime.clock)
+        self._context = contextvars.copy_context()
+        self._most_running = limits.handlers
+        self._most_queued = limits.queue
+        self._most_bytes = min(transport.max_payload for transport in runtime.transports.values())
+        self._queue: deque[_Job] = deque()
+        self._workers: dict[_Worker, None] = {}
+        self._idle: dict[_Worker, None] = {}
+        self._drained: trio.Event | None = None
+        self._accepting = True
+        # Looked up here, so that a method which cannot be served stops the start and not a call.
+        self._structure = {name: method.structure for name, method in self._methods.items()}
+
+    def __repr__(self) -> str:
+        name = f"{self._instance.instance_id} ({self._tag})"
+        return f"<Server of {name}: {self.running} running, {len(self._queue)} queued>"
+
+    # -- requests come ----------------------------------------------------------------------------
+
+    def receive(self, inbound: Inbound) -> None:
+        """Take a request from a transport. Synchronous; never raises: what is wrong with it is answered."""
+        try:
+            request = codec.decode_request(inbound.payload)
+        except InvalidRequest as exc:
+            inbound.respond(codec.encode_answer(AnswerEnvelope(None, exc)))
+            return
+        deadline = math.inf
+        if request.timeout is not None:
+            deadline = self._clock.trio_time(self._clock.now() + request.timeout)
+        job = _Job(inbound, request, deadline)
+        if not self._accepting:
+            self._refuse(job)
+        elif request.timeout == 0:
+            self._respond(job, self._timed_out(job))
+        elif self._idle:
+            worker, _ = self._idle.popitem()
+            # At once, because the deadline of its last job may pass before it runs.
+            worker.scope.deadline = deadline
+            worker.job = job
+            self.running += 1
+            trio.lowlevel.reschedule(worker.task)
+        elif self.running < self._most_running:
+            self._start(job)
+        elif len(self._queue) < self._most_queued:
+            self._queue.append(job)
+        else:
+            limit = self._most_running + self._most_queued
+            what = f"instance {self._instance.instance_id!r}"
+            self._respond(job, Overloaded(limit=limit, asked=limit + 1, what=what))
+
+    def _start(self, job: _Job) -> None:
+        """Run *job* in a new worker."""
+        self.running += 1
+        worker = _Worker(self, job)
+        self._workers[worker] = None
+        # In the context in which the instance is served, whatever context the transport receives in.
+        self._context.run(self._runtime.nursery.start_soon, worker.run)
+
+    def _refuse(self, job: _Job) -> None:
+        resource_id = job.request.resource_id
+        if resource_id is not None:
+            self._respond(job, self._admission.misdirected(resource_id))
+        else:
+            self._respond(job, self._draining())
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def stop_accepting(self) -> None:
+        """Answer requests that come from now on with MISDIRECTED or NO_INSTANCE; those that are here go on."""
+        self._accepting = False
+        for worker in tuple(self._idle):
+            worker.scope.cancel()
+
+    async def drained(self) -> None:
+        """Wait until nothing runs or is queued."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self.running:
+            if self._drained is None:
+                self._drained = trio.Event()
+            await self._drained.wait()
+
+    def cancel_all(self) -> None:
+        """Interrupt every handler, and answer what is queued as not executed."""
+        self._accepting = False
+        while self._queue:
+            self._refuse(self._queue.popleft())
+        for worker in tuple(self._workers):
+            worker.scope.cancel()
+
+    # -- one request ------------------------------------------------------------------------------
+
+    async def serve(self, job: _Job, scope: trio.CancelScope) -> bytes | AegisError:
+        """Carry *job* out under *scope*: the encoded answer, or the error that is the answer."""
+        try:
+            return await self._carry_out(job, scope)
+        except Exception as exc:  # noqa: BLE001 - the edge of the handler, which is user code
+            return self._failed(job, exc)
+
+    async def _carry_out(self, job: _Job, scope: trio.CancelScope) -> bytes | AegisError:
+        request = job.request
+        method = job.method = self._methods.get(request.method)
+        if method is None or (request.service_name and request.service_name != self._service.name):
+            return await self._serve_other(job)
+        resource_id = request.resource_id
+        claim: Claim | None = None
+        if request.idempotency_key is not None:
+            admitted = await self._admit_once(job, (method.name, resource_id, request.idempotency_key))
+            if isinstance(admitted, bytes):
+                return admitted
+            claim = admitted
+        elif resource_id is not None:
+            claim = self._instance.claims_table.get(resource_id)
+            if claim is None or not claim.is_ready or not may_serve(claim, request.epoch):
+                claim = await self._admission.admit(request, resource_id)
+        elif self._instance.draining:
+            raise self._draining()
+        arguments = method.structure(request.params)
+        call = Call(
+            service_name=self._service.name,
+            method=method.name,
+            resource_id=resource_id,
+            epoch=0 if claim is None else claim.epoch,
+            trace_id=request.trace_id or self._runtime.new_id(16),
+            deadline=job.deadline,
+            message_id=request.message_id or "",
+            idempotency_key=request.idempotency_key,
+            claim=claim,
+            state=None if claim is None else claim.state,
+            instance=self._handle,
+            principal=request.principal,
+        )
+        current_call.set(call)
+        if claim is None:
+            return self._encode(await self._run(job, method, call, arguments))
+        job.claim = claim
+        claim.enter(scope)
+        try:
+            result = await self._run(job, method, call, arguments)
+        finally:
+            claim.exit(scope)
+        return self._encode(result) if claim.held else claim.lost()
+
+    async def _admit_once(self, job: _Job, key: Key) -> Claim | bytes | None:
+        """The claim to run under (None: without resource) as the first with that key, or the answer of the first."""
+        request = job.request
+        while True:
+            known = self._answers.find(key)
+            if known is None and request.resource_id is not None:
+                claim = await self._admission.admit(request, request.resource_id)
+                known = self._answers.find(key)
+                if known is None:
+                    job.attempt = self._answers.begin(key)
+                    return claim
+            elif known is None:
+                if self._instance.draining:
+                    raise self._draining()
+                job.attempt = self._answers.begin(key)
+                return None
+            answer = await known.wait()
+            if answer is not None:
+                return answer
+
+    def _run(self, job: _Job, method: Method, call: Call, arguments: Mapping[str, object]) -> Awaitable[object]:
+        """The handler at work, and what plug-ins put around it."""
+        if self._has_middleware:
+            return self._run_in_middleware(job, method, call, arguments)
+        job.started = True
+        return method.function(call, **arguments)
+
+    async def _run_in_middleware(
+        self, job: _Job, method: Method, call: Call, arguments: Mapping[str, object]
+    ) -> object:
+        traceparent = job.request.traceparent
+        info = CallInfo(
+            side="handled",
+            service_name=call.service_name,
+            method=call.method,
+            instance_id=self._instance.instance_id,
+            resource_id=call.resource_id,
+            trace_id=call.trace_id,
+            message_id=call.message_id,
+            carrier={} if traceparent is None else {"traceparent": traceparent},
+        )
+        async with self._runtime.plugins.around(info):
+            job.started = True
+            return await method.function(call, **arguments)
+
+    async def _serve_other(self, job: _Job) -> bytes | AegisError:
+        """A reserved method, or a request that is not for this service."""
+        request, service = job.request, self._service
+        if request.service_name and request.service_name != service.name:
+            return InvalidRequest.at("$.service_name", f"this instance serves {service.name!r}")
+        if not request.method.startswith(RESERVED):
+            listed = ", ".join(self._methods) or "none"
+            return InvalidRequest.at("$.method", f"service {service.name!r} has no such method; it has: {listed}")
+        kind, _, name = request.principal.partition(":")
+        if kind not in {"instance", "node", "token"} or not name:
+            return Unauthorized(operation=request.method, target=self._instance.instance_id)
+        principal = Principal(kind, name)  # type: ignore[arg-type]  # one of them, as just seen
+        return self._encode(await self._instance.reserved(request.method, request.params, principal))
+
+    # -- answers ----------------------------------------------------------------------------------
+
+    def finish(self, job: _Job, answer: bytes | AegisError) -> None:
+        """Send the answer of a job that ran, and let the next ones in."""
+        self._respond(job, answer)
+        self.running -= 1
+        if not self.running and self._drained is not None and not self._queue:
+            self._drained.set()
+            self._drained = None
+
+    def _respond(self, job: _Job, answer: bytes | AegisError) -> None:
+        payload = answer if isinstance(answer, bytes) else codec.encode_answer(AnswerEnvelope(None, answer))
+        attempt = job.attempt
+        if attempt is not None:
+            repeatable = job.method is not None and job.method.idempotent
+            if job.started and not (repeatable and isinstance(answer, Unavailable)):
+                self._answers.finish(attempt, payload)
+            else:
+                self._answers.forget(attempt)
+        job.inbound.respond(payload)
+
+    def _encode(self, result: object) -> bytes | AegisError:
+        payload = codec.encode_answer(AnswerEnvelope(result))
+        if len(payload) > self._most_bytes:
+            why = f"the result has {len(payload)} bytes, the transport carries at most {self._most_bytes}"
+            return RemoteError(kind="ResultTooLarge", remote_message=why)
+        return payload
+
+    def _failed(self, job: _Job, exc: Exception) -> AegisError:
+        """The answer when *exc* ended the job."""
+        if job.claim is not None and not job.claim.held:
+            return job.claim.lost()
+        if isinstance(exc, AegisError) and not job.started:
+            return exc
+        if isinstance(exc, InvalidRequest) and not exc.answered_by:
+            return exc
+        request = job.request
+        _log.error(
+            "%s of %s failed: %s: %s",
+            request.method,
+            self._instance.instance_id,
+            type(exc).__name__,
+            exc,
+            exc_info=exc,
+            extra={
+                "service_name": self._service.name,
+                "instance_id": self._instance.instance_id,
+                "resource_id": request.resource_id,
+                "trace_id": request.trace_id,
+                "operation": request.method,
+            },
+        )
+        return remote_error(exc)
+
+    def _timed_out(self, job: _Job) -> CallTimeout:
+        return CallTimeout(
+            timeout=job.request.timeout or 0.0,
+            what=f"{self._service.name}.{job.request.method}",
+            outcome=Outcome.MAYBE_EXECUTED if job.started else Outcome.REJECTED,
+        )
+
+    def _draining(self) -> NoInstance:
+        reason = f"{self._instance.instance_id} is draining"
+        return NoInstance(service_name=self._service.name, reason=reason, outcome=Outcome.REJECTED)
+
+    def interruption(self, job: _Job) -> AegisError:
+        """The answer when the scope of *job* was cancelled."""
+        claim = job.claim
+        if claim is not None and (claim.interrupted is not None or not claim.held):
+            return claim.lost()
+        if job.deadline <= trio.current_time():
+            return self._timed_out(job)
+        return TransportUnavailable(
+            reason=f"{self._instance.instance_id} was stopped before it answered",
+            outcome=Outcome.MAYBE_EXECUTED if job.started else Outcome.REJECTED,
+        )
+
+    # -- workers ----------------------------------------------------------------------------------
+
+    def fresh_context(self) -> contextvars.Context:
+        """A context for the next handler, without what the last one set."""
+        return self._context.copy()
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether jobs wait for a worker."""
+        return bool(self._queue)
+
+    def next_job(self) -> _Job | None:
+        """The next queued job that is still worth running."""
+        while self._queue:
+            job = self._queue.popleft()
+            if job.deadline > trio.current_time():
+                return job
+            self._respond(job, self._timed_out(job))
+        return None
+
+    def wait_for_job(self, worker: _Worker) -> bool:
+        """Note that *worker* is idle; False when it is not needed any more."""
+        if not self._accepting or len(self._idle) >= _MOST_IDLE:
+            return False
+        self._idle[worker] = None
+        return True
+
+    def stop_waiting(self, worker: _Worker) -> None:
+        """*worker* was cancelled while it was idle."""
+        self._idle.pop(worker, None)
+
+    def leave(self, worker: _Worker) -> None:
+        """*worker* ends; another one takes the next queued job."""
+        del self._workers[worker]
+        job = self.next_job()
+        if job is not None:
+            self._start(job)
+
+
+class _Worker:
+    """A task that runs one handler at a time."""
+
+    __slots__ = ("_server", "job", "scope", "task")
+
+    def __init__(self, server: Server, job: _Job) -> None:
+        self._server = server
+        self.job: _Job | None = job
+        self.scope = trio.CancelScope(deadline=job.deadline)
+        self.task: trio.lowlevel.Task
+
+    async def run(self) -> None:
+        """Work until the scope is used up or nobody needs this worker."""
+        server = self._server
+        self.task = trio.lowlevel.current_task()
+        try:
+            with self.scope as scope:
+                while (job := self.job) is not None:
+                    server.finish(job, await server.serve(job, scope))
+                    await self._next()
+        except Exception:  # noqa: BLE001 - the edge of the handler, as above
+            # It raised something together with the cancellation of its scope, which took its part.
+            _log.exception("a handler of %r failed while it was being cancelled", server)
+        finally:
+            job = self.job
+            if job is not None:
+                server.finish(job, server.interruption(job))
+            server.leave(self)
+
+    async def _next(self) -> None:
+        """Get the next job, or None."""
+        server = self._server
+        self.job = None
+        self.task.context = server.fresh_context()
+        if server.has_queue:
+            if self.scope.cancel_called:
+                return
+            job = server.next_job()
+            if job is not None:
+                server.running += 1
+                self.job = job
+                self.scope.deadline = job.deadline
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return
+        if server.wait_for_job(self):
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._server.stop_waiting(self)
+        return trio.lowlevel.Abort.SUCCEEDED
