@@ -324,7 +324,8 @@ class MemoryFeed:
             if self._snapshot_due is not None:
                 return self._tell_snapshot()
             if self._backlog:
-                batch = list(self._backlog.values())
+                batch: list[Change | Synced | Resync] = list(self._backlog.values())
+                batch.append(Synced(self._state.revision))
                 self._backlog.clear()
                 return batch
             await self._reader.park()

@@ -1,0 +1,147 @@
+"""AegisIPC: registration, roles, exclusive ownership and routing for several copies of stateful services, on Trio.
+
+Start with `open_node`. Backend authors read `aegis_core.backend`, plug-in authors `aegis_core.hookspecs`.
+"""
+
+from __future__ import annotations
+
+from aegis_core.errors import (
+    AegisError,
+    CallTimeout,
+    ConfigError,
+    Conflict,
+    Forbidden,
+    Held,
+    Indeterminate,
+    InstanceConflict,
+    InstanceNotFound,
+    InvalidRequest,
+    LeaseLost,
+    LimitExceeded,
+    Misdirected,
+    NodeCrashed,
+    NoInstance,
+    NotFound,
+    NotOwner,
+    Overloaded,
+    Problem,
+    RemoteError,
+    ResourceConflict,
+    ResourceLimitExceeded,
+    ResourceNotFound,
+    RoleConflict,
+    ServiceNotFound,
+    StoreUnavailable,
+    TransportUnavailable,
+    Unauthorized,
+    Unavailable,
+    VersionConflict,
+)
+from aegis_core.events import (
+    BulkProgress,
+    CircuitStateChanged,
+    Event,
+    InstanceDeregistered,
+    InstanceHealthChanged,
+    InstanceLost,
+    InstanceRegistered,
+    LeaseEnded,
+    OrphanSwept,
+    ResourceExpired,
+    ResourceRegistered,
+    ResourceReleased,
+    ResourceTransferred,
+    Resync,
+    RoleChanged,
+    ScopeOverran,
+)
+from aegis_core.models import (
+    EndReason,
+    Health,
+    Outcome,
+    Resource,
+    ResourceMetadata,
+    Role,
+    ServiceInstance,
+)
+from aegis_core.node.call import (
+    Call,
+)
+from aegis_core.node.claims import (
+    Claim,
+)
+from aegis_core.node.instance import (
+    Instance,
+)
+from aegis_core.node.node import (
+    Node,
+    open_node,
+)
+from aegis_core.node.service import (
+    Service,
+)
+
+__all__ = [
+    "AegisError",
+    "BulkProgress",
+    "Call",
+    "CallTimeout",
+    "CircuitStateChanged",
+    "Claim",
+    "ConfigError",
+    "Conflict",
+    "EndReason",
+    "Event",
+    "Forbidden",
+    "Health",
+    "Held",
+    "Indeterminate",
+    "Instance",
+    "InstanceConflict",
+    "InstanceDeregistered",
+    "InstanceHealthChanged",
+    "InstanceLost",
+    "InstanceNotFound",
+    "InstanceRegistered",
+    "InvalidRequest",
+    "LeaseEnded",
+    "LeaseLost",
+    "LimitExceeded",
+    "Misdirected",
+    "NoInstance",
+    "Node",
+    "NodeCrashed",
+    "NotFound",
+    "NotOwner",
+    "OrphanSwept",
+    "Outcome",
+    "Overloaded",
+    "Problem",
+    "RemoteError",
+    "Resource",
+    "ResourceConflict",
+    "ResourceExpired",
+    "ResourceLimitExceeded",
+    "ResourceMetadata",
+    "ResourceNotFound",
+    "ResourceRegistered",
+    "ResourceReleased",
+    "ResourceTransferred",
+    "Resync",
+    "Role",
+    "RoleChanged",
+    "RoleConflict",
+    "ScopeOverran",
+    "Service",
+    "ServiceInstance",
+    "ServiceNotFound",
+    "StoreUnavailable",
+    "TransportUnavailable",
+    "Unauthorized",
+    "Unavailable",
+    "VersionConflict",
+    "__version__",
+    "open_node",
+]
+
+__version__ = "0.1.0"

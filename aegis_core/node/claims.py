@@ -1,0 +1,251 @@
+"""A claim: the exclusive right to work on one resource, as something that code can run under.
+
+A claim is held while it has not ended and its lease is believed. Work that runs under it (handlers, an ``own`` body,
+``on_acquire``) enters a cancel scope into it; when the claim ends, or is about to because the lease is running out, the
+scopes are cancelled. What reaches no checkpoint (blocking or shielded code, a stopped process) is not stopped by that:
+only the epoch, checked by the storage that it writes to, holds it off.
+
+Life: acquired → ready → leaving → ended. `leaving` means that it is being handed over: requests that come now are sent
+elsewhere, those that run may finish.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from aegis_core.backend import Clock
+from aegis_core.errors import LeaseLost
+from aegis_core.models import EndReason, Ownership, ResourceMetadata
+
+if TYPE_CHECKING:
+    from aegis_core.node.holdings import Holdings
+    from aegis_core.node.instance import Instance
+    from aegis_core.node.lease import Lease
+
+__all__ = ["Claim"]
+
+
+class Claim:
+    """One acquisition of one resource by one instance of this node. Made by `Instance.claim` and `Instance.own`."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        holdings: Holdings,
+        record: Ownership,
+        *,
+        keep: bool,
+        clock: Clock,
+    ) -> None:
+        self._instance = instance
+        self._lease = holdings.lease
+        self._record = record
+        self._clock = clock
+        self._scopes: dict[trio.CancelScope, trio.lowlevel.Task] = {}
+        self._idle: trio.Event | None = None
+        self._ready = trio.Event()
+        self._leaving = trio.Event()
+        self._ended: EndReason | None = None
+        self._end = trio.Event()
+        self.holdings = holdings
+        self.state: object = None
+        self.keep = keep
+        self.is_ready = False
+        self.moving = False
+        self.interrupted: EndReason | None = None
+        self.body: trio.CancelScope | None = None
+        self.body_grace = 0.0
+        self.body_done = trio.Event()
+        self.calls = 0
+        self.last_used = self._acquired = clock.now()
+
+    def __repr__(self) -> str:
+        if self._ended is not None:
+            state = self._ended.value.lower()
+        elif self.leaving:
+            state = "leaving"
+        else:
+            state = "ready" if self.is_ready else "acquired"
+        return f"<Claim {self.resource_id!r} epoch {self.epoch} {state}>"
+
+    @property
+    def resource_id(self) -> str:
+        """What is held: a resource id (or, for a role group of ``serve``, its target name)."""
+        return self._record.target
+
+    @property
+    def epoch(self) -> int:
+        """The fencing number: grows with every change of owner. Give it to your storage with each write."""
+        return self._record.epoch
+
+    @property
+    def metadata(self) -> ResourceMetadata:
+        """The resource's metadata as last written or seen by this owner."""
+        return self._record.metadata
+
+    @property
+    def record(self) -> Ownership:
+        """The store record behind this claim, as last seen."""
+        return self._record
+
+    @property
+    def instance(self) -> Instance:
+        """The instance that holds it."""
+        return self._instance
+
+    @property
+    def lease(self) -> Lease:
+        """The lease that it lives by."""
+        return self._lease
+
+    @property
+    def deadline(self) -> float:
+        """When belief in this claim ends unless the lease is renewed, on Trio's clock; moves with each renewal."""
+        return self._clock.trio_time(self._lease.deadline)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until `deadline`; 0 when the claim ended."""
+        return 0.0 if self._ended is not None else self._lease.remaining
+
+    @property
+    def ended(self) -> EndReason | None:
+        """Why it ended, or None."""
+        return self._ended
+
+    @property
+    def held(self) -> bool:
+        """Whether it is held now. Synchronous, so true until the next checkpoint at most."""
+        return self._ended is None and self._lease.believed
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is being handed over (transfer, drain, release)."""
+        return self._leaving.is_set()
+
+    def check(self) -> None:
+        """Raise unless the claim is held. Call it right before a write that no storage fences.
+
+        Raises:
+            LeaseLost: It ended, or its lease is not believed any more.
+        """
+        if not self.held:
+            raise self.lost()
+
+    def lost(self) -> LeaseLost:
+        """The error that says how this claim ended (EXPIRED when only belief in the lease did)."""
+        reason = self._ended or self.interrupted or EndReason.EXPIRED
+        return LeaseLost(resource_id=self.resource_id, epoch=self.epoch, reason=reason)
+
+    def set_ready(self, state: object = None) -> None:
+        """Let calls in, with *state* as their `Call.state`. For ``own(..., ready=False)``; the second call replaces the state."""
+        self.state = state
+        self.is_ready = True
+        self._ready.set()
+
+    async def release(self) -> None:
+        """Give the resource up: running calls finish (within the drain time), ``on_release`` runs, the record is deleted.
+
+        An ``own`` body that still runs is cancelled and its block ends silently. Idempotent. Called by a handler that
+        runs under the claim, it returns at once and the release follows the handler's end. Cancelled, the release
+        goes on in the background.
+        """
+        await self._instance.give_up(self)
+
+    async def wait_ready(self) -> None:
+        """Wait until calls are let in, or the claim ended: check `held` afterwards."""
+        if self.is_ready or self._ended is not None:
+            await trio.lowlevel.checkpoint()
+            return
+        await self._ready.wait()
+
+    async def wait_leaving(self) -> None:
+        """Wait until the claim is being handed over or has ended: the moment to finish up."""
+        await self._leaving.wait()
+
+    async def wait_ended(self) -> EndReason:
+        """Wait until the claim has ended, and why."""
+        await self._end.wait()
+        assert self._ended is not None
+        return self._ended
+
+    # What follows is for the node's own parts.
+
+    @property
+    def running(self) -> int:
+        """How many scopes run under the claim."""
+        return len(self._scopes)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a handler, a hook, or an ``own`` body runs under the claim."""
+        return bool(self._scopes) or (self.body is not None and not self.body_done.is_set())
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the resource's own time to live has passed, on the node's clock; None for never."""
+        ttl = self.metadata.ttl_seconds
+        return None if ttl is None else self._acquired + ttl
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the current task is a handler that runs under the claim."""
+        return trio.lowlevel.current_task() in self._scopes.values()
+
+    def enter(self, scope: trio.CancelScope) -> None:
+        """Let a handler of the current task run under the claim: its *scope* is cancelled when the claim ends."""
+        self._scopes[scope] = trio.lowlevel.current_task()
+        self.calls += 1
+
+    def exit(self, scope: trio.CancelScope) -> None:
+        """The work in *scope* is done."""
+        self._scopes.pop(scope, None)
+        self.last_used = self._clock.now()
+        if self._idle is not None and not self._scopes:
+            self._idle.set()
+
+    def leave(self) -> None:
+        """Begin to hand over: no new work."""
+        self._leaving.set()
+
+    def stay(self) -> None:
+        """The hand-over did not come to be, and nothing had been ended for it."""
+        self.moving = False
+        if self._ended is None:
+            self._leaving = trio.Event()
+
+    def interrupt(self, reason: EndReason) -> None:
+        """Cancel everything that runs under the claim, because of *reason*; it has not ended yet."""
+        self.interrupted = reason
+        for scope in self._scopes:
+            scope.cancel()
+        if self.body is not None:
+            self.body.cancel()
+
+    def end(self, reason: EndReason) -> None:
+        """End the claim, now and for good. The second call does nothing."""
+        if self._ended is not None:
+            return
+        self._ended = reason
+        self._leaving.set()
+        self._ready.set()
+        self.interrupt(reason)
+        self._end.set()
+
+    def seen(self, record: Ownership) -> None:
+        """A newer record of the same acquisition (metadata changed)."""
+        self._record = record
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing runs under the claim but an ``own`` body."""
+        while self._scopes:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    async def wait_unwound(self) -> None:
+        """Wait until nothing runs under the claim, an ``own`` body included."""
+        await self.wait_idle()
+        if self.body is not None:
+            await self.body_done.wait()

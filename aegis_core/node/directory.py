@@ -1,0 +1,177 @@
+"""The node's view of the store: one watch folded into one `Snapshot`, and the waits on it.
+
+There is one task that reads the feed (`run`); everything else reads the snapshot, synchronously. The view's revision
+moves when the feed is level (`Synced`), never in between. What this node itself commits is folded in at its
+acknowledgement (`fold`), so that one's own writes are seen at once.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import trio
+
+from aegis_core import codec, events, names
+from aegis_core.backend import Change, Clock, DeleteReason, Resync, Store, Synced
+from aegis_core.engine.decision import Write
+from aegis_core.engine.snapshot import Snapshot
+from aegis_core.models import Record
+
+__all__ = ["Directory"]
+
+_log = logging.getLogger("aegis.directory")
+
+
+class Directory:
+    """Keeps `snapshot` level with *store*.
+
+    Args:
+        store: What is watched.
+        clock: The node's clock, for when an instance was last heard of.
+        wall: Time of day for events.
+        emit: Where events go.
+        touched: Called after each change with the key that changed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        wall: Callable[[], datetime],
+        emit: Callable[[events.Event], None],
+        touched: Callable[[names.Key], None],
+    ) -> None:
+        self.snapshot = Snapshot()
+        self._store = store
+        self._clock = clock
+        self._wall = wall
+        self._emit = emit
+        self._touched = touched
+        self._waiters: list[tuple[int, int, trio.Event]] = []
+        self._order = itertools.count()
+        self._targets: dict[str, trio.Event] = {}
+        self._changed = trio.Event()
+
+    def __repr__(self) -> str:
+        state = "synced" if self.ready else "loading"
+        return f"<Directory {state} at revision {self.snapshot.revision}>"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the view is whole."""
+        return self.snapshot.synced
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Read the watch for ever; started once the first snapshot is whole."""
+        async with self._store.watch() as feed:
+            started = False
+            while True:
+                self._apply(await feed.receive())
+                if not started and self.ready:
+                    started = True
+                    task_status.started()
+
+    async def sync(self) -> None:
+        """Wait until the view shows every commit that anybody was told of before this call.
+
+        Raises:
+            StoreUnavailable: The store does not answer.
+        """
+        await self.wait_revision(await self._store.sync())
+
+    async def wait_revision(self, revision: int) -> None:
+        """Wait until the view is whole and at *revision* or later."""
+        snapshot = self.snapshot
+        while not (snapshot.synced and snapshot.revision >= revision):
+            reached = trio.Event()
+            heapq.heappush(self._waiters, (revision, next(self._order), reached))
+            await reached.wait()
+
+    async def wait_change(self) -> None:
+        """Wait until anything in the view changes."""
+        await self._changed.wait()
+
+    def watch_target(self, target: str) -> trio.Event:
+        """An event that is set at the next change of who owns, or who waits for, *target*."""
+        return self._targets.setdefault(target, trio.Event())
+
+    def note_silence(self) -> None:
+        """The watch is known to be alive now: tell which instances have fallen silent."""
+        now, at = self._clock.now(), self._wall()
+        self._publish(self.snapshot.advance(self.snapshot.revision, now=now, at=at))
+        self._publish(self.snapshot.tell_silence(now, at))
+
+    def fold(self, writes: Sequence[Write], revisions: Sequence[int]) -> None:
+        """Take this node's own acknowledged *writes* into the view, ahead of the watch."""
+        for write, revision in zip(writes, revisions, strict=True):
+            key = names.parse_key(write.key)
+            if key is not None and revision > 0:
+                self._tell(key, write.record, revision, expired=False, deleted=write.record is None)
+        self._wake()
+
+    def _apply(self, batch: Sequence[Change | Synced | Resync]) -> None:
+        for item in batch:
+            if isinstance(item, Change):
+                self._change(item)
+            elif isinstance(item, Synced):
+                found = self.snapshot.advance(item.revision, now=self._clock.now(), at=self._wall())
+                self._publish(found)
+                if found:
+                    self._wake_all_targets()
+            else:
+                _log.warning("the view is read anew: %s", item.reason)
+                self.snapshot.resync()
+                self._emit(events.Resync(at=self._wall(), reason=item.reason))
+        while self._waiters and self.snapshot.synced and self._waiters[0][0] <= self.snapshot.revision:
+            heapq.heappop(self._waiters)[2].set()
+        self._wake()
+
+    def _change(self, change: Change) -> None:
+        key = names.parse_key(change.key)
+        if key is None:
+            return
+        record: Record | None = None
+        if change.value is not None:
+            try:
+                record = codec.decode_record(key, change.value, change.revision)
+            except ValueError as exc:
+                _log.warning("the record under %s cannot be read and counts for nothing: %s", change.key, exc)
+        expired = change.reason is DeleteReason.EXPIRED
+        self._tell(key, record, change.revision, expired=expired, deleted=change.value is None)
+
+    def _tell(self, key: names.Key, record: Record | None, revision: int, *, expired: bool, deleted: bool) -> None:
+        snapshot, now, at = self.snapshot, self._clock.now(), self._wall()
+        if isinstance(key, names.TargetKey | names.StandbyKey):
+            self._wake_target(key.target)
+        elif isinstance(key, names.InstanceKey):
+            before = snapshot.instance(key.service_name, key.instance_id)
+            if before is not None and (record is None or getattr(record, "lease", None) != before.lease):
+                for target in tuple(snapshot.held_by(before.lease)):
+                    self._wake_target(target)
+        if deleted:
+            self._publish(snapshot.delete(key, revision, expired=expired, now=now, at=at))
+        else:
+            self._publish(snapshot.put(key, record, revision, now=now, at=at))
+        self._touched(key)
+
+    def _publish(self, found: Sequence[events.Event]) -> None:
+        for event in found:
+            self._emit(event)
+
+    def _wake_target(self, target: str) -> None:
+        waiting = self._targets.pop(target, None)
+        if waiting is not None:
+            waiting.set()
+
+    def _wake_all_targets(self) -> None:
+        for target in tuple(self._targets):
+            self._wake_target(target)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()

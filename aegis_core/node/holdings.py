@@ -1,0 +1,378 @@
+"""What one registration of an instance holds: its claim table, and how claims come into it and leave it.
+
+The table, never the view, says what this instance serves. The view only tells it what others did: a record that is gone
+or another's ends a claim (ERASED, FORCED); a record that names this lease without a claim in the table is either
+somebody's doing (a transfer to us: it is adopted) or a stray of an attempt of ours that was abandoned when its fate was
+open (it is deleted again).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from aegis_core import names
+from aegis_core.engine import resources
+from aegis_core.engine.decision import Decision
+from aegis_core.engine.snapshot import Snapshot
+from aegis_core.errors import AegisError, LeaseLost
+from aegis_core.models import EndReason, Ownership
+from aegis_core.node.claims import Claim
+from aegis_core.node.commit import Committer
+from aegis_core.node.lease import Lease
+from aegis_core.node.overrun import watch_overrun
+from aegis_core.node.runtime import Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aegis_core.node.instance import Instance
+
+__all__ = ["OWN_ACTS", "Holdings"]
+
+_log = logging.getLogger("aegis.claims")
+
+OWN_ACTS: Final = frozenset({"claimed", "promoted", "activated"})
+"""Reasons of ownership that only the owner's own acts write; others come from somebody else."""
+
+_HOOKS_AT_ONCE: Final = 16
+_LAST_CHANCE: Final = 1.0
+
+
+class Holdings:
+    """The claims of one registration.
+
+    Args:
+        runtime: The node.
+        committer: How decisions reach the store.
+        instance: Whose claims they are.
+        lease: What they live by.
+        claimed: By target, over all instances of the node: whose claim it is.
+        watch_limit: Ends a claim when its resource's own time to live has passed.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        committer: Committer,
+        instance: Instance,
+        lease: Lease,
+        claimed: dict[str, Holdings],
+        watch_limit: Callable[[Claim], None],
+    ) -> None:
+        self.table: dict[str, Claim] = {}
+        self.lease = lease
+        self._claimed = claimed
+        self._watch_limit = watch_limit
+        self._runtime = runtime
+        self._committer = committer
+        self._instance = instance
+        self._attempting: Counter[str] = Counter()
+        self._suspects: dict[str, None] = {}
+        self._suspected = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Holdings of {self._instance.instance_id}: {len(self.table)} claims>"
+
+    # -- claims come --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def attempt(self, targets: Iterable[str]) -> Iterator[None]:
+        """While the block runs, records of *targets* that name this lease are no strays; afterwards they are looked at."""
+        wanted = tuple(targets)
+        self._attempting.update(wanted)
+        try:
+            yield
+        finally:
+            for target in wanted:
+                self._attempting[target] -= 1
+                if not self._attempting[target]:
+                    del self._attempting[target]
+                self.touched(target)
+
+    def reserved(self, targets: Iterable[str]) -> int:
+        """How many resources attempts under way may add, those for *targets* not counted."""
+        own = frozenset(targets)
+        return sum(1 for target in self._attempting if target not in own and target not in self.table)
+
+    def take(self, targets: Iterable[str], *, keep: bool) -> list[Claim]:
+        """Put what the view shows as acquired by this lease into the table; the claims that are new.
+
+        Args:
+            targets: What a commit of this registration acquired, folded into the view.
+            keep: Claim it again when the lease is lost and the instance registers anew.
+        """
+        fresh: list[Claim] = []
+        for target in targets:
+            record = self._runtime.directory.snapshot.held(target)
+            if record is None or record.lease != self.lease.tag:
+                continue
+            known = self.table.get(target)
+            if known is not None and known.epoch == record.epoch:
+                known.seen(record)
+                continue
+            claim = Claim(self._instance, self, record, keep=keep, clock=self._runtime.clock)
+            if known is not None:
+                self._drop(known, EndReason.ERASED)
+            if self.lease.ended is not None:
+                claim.end(self.lease.ended)
+            else:
+                self.table[target] = claim
+                self._claimed[target] = self
+                self._watch_limit(claim)
+            fresh.append(claim)
+        return fresh
+
+    async def prepare(self, claims: Sequence[Claim]) -> None:
+        """Make *claims* ready: run the service's ``on_acquire`` for each resource.
+
+        Raises:
+            LeaseLost: A claim ended meanwhile.
+            Exception: As ``on_acquire`` raised it; the claims are not ready then, and the caller gives them up.
+        """
+        hook = self._instance.service.acquire_hook
+        if hook is None:
+            for claim in claims:
+                claim.set_ready()
+            return
+        if len(claims) == 1:
+            await self._prepare_one(claims[0])
+            return
+        limiter = trio.CapacityLimiter(_HOOKS_AT_ONCE)
+        failed: list[Exception] = []
+
+        async def prepare_one(claim: Claim) -> None:
+            async with limiter:
+                try:
+                    await self._prepare_one(claim)
+                except Exception as exc:  # the hook is user code; the first failure is the caller's
+                    failed.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            for claim in claims:
+                nursery.start_soon(prepare_one, claim)
+        if failed:
+            raise failed[0]
+
+    async def _prepare_one(self, claim: Claim) -> None:
+        hook = self._instance.service.acquire_hook
+        if hook is None or names.is_role(claim.resource_id):
+            claim.set_ready()
+            return
+        with trio.CancelScope() as scope:
+            claim.enter(scope)
+            try:
+                claim.set_ready(await hook(claim))
+            finally:
+                claim.exit(scope)
+        if scope.cancelled_caught:
+            raise claim.lost()
+
+    async def prepare_in_background(self, claim: Claim) -> None:
+        """`prepare` for a claim that nobody waits for: a failing ``on_acquire`` is logged and the claim given up."""
+        try:
+            await self._prepare_one(claim)
+        except LeaseLost:
+            return
+        except Exception:
+            _log.exception(
+                "on_acquire of %s failed, the resource is released",
+                claim.resource_id,
+                extra={"resource_id": claim.resource_id, "instance_id": self._instance.instance_id},
+            )
+            await self.give_up((claim,), until=self._runtime.clock.now() + _LAST_CHANCE)
+
+    # -- what others did ----------------------------------------------------------------------------------------
+
+    def touched(self, target: str) -> None:
+        """The view of *target* changed: end its claim if it is lost, note what names this lease without a claim."""
+        claim = self.table.get(target)
+        if claim is not None and claim.moving:
+            return
+        record = self._runtime.directory.snapshot.held(target)
+        if claim is not None:
+            if record is None:
+                self._drop(claim, EndReason.ERASED)
+            elif record.lease != self.lease.tag:
+                self._drop(claim, EndReason.FORCED)
+            elif record.epoch == claim.epoch and record is not claim.record:
+                claim.seen(record)
+                self._watch_limit(claim)
+        elif record is not None and record.lease == self.lease.tag and target not in self._attempting:
+            self._suspects[target] = None
+            self._suspected.set()
+
+    async def settle_suspects(self) -> None:
+        """For ever: adopt what others gave this lease, delete strays of its own abandoned attempts."""
+        while True:
+            await self._suspected.wait()
+            self._suspected = trio.Event()
+            suspects, self._suspects = self._suspects, {}
+            for target in suspects:
+                record = self._runtime.directory.snapshot.held(target)
+                if record is None or record.lease != self.lease.tag:
+                    continue
+                if target in self.table or target in self._attempting:
+                    continue
+                if record.reason in OWN_ACTS:
+                    await self._delete_stray(record)
+                else:
+                    for claim in self.take((target,), keep=True):
+                        self._runtime.nursery.start_soon(self.prepare_in_background, claim)
+
+    async def _delete_stray(self, record: Ownership) -> None:
+        _log.warning(
+            "%s was acquired by an attempt that had been given up; it is released",
+            names.describe_target(record.target),
+            extra={"resource_id": record.target, "instance_id": self._instance.instance_id},
+        )
+        try:
+            await self._commit_release((record.target,), timeout=self._runtime.settings.request_timeout)
+        except AegisError as exc:
+            _log.warning("the stray record of %s stays for now: %s", record.target, exc)
+
+    # -- claims go ----------------------------------------------------------------------------------------------
+
+    async def give_up(
+        self, claims: Iterable[Claim], *, until: float, reason: EndReason = EndReason.RELEASED
+    ) -> list[Claim]:
+        """Hand *claims* over to nobody: let work finish until *until* (node clock), run hooks, delete the records.
+
+        Returns those that this call ended. If the store does not answer they end all the same, and the records are
+        deleted when it does.
+        """
+        mine = self.begin(claims)
+        if not mine:
+            await trio.lowlevel.checkpoint()
+            return []
+        try:
+            await self.wind_down(mine, until=until, reason=reason)
+            left = max(_LAST_CHANCE, until - self._runtime.clock.now())
+            await self._commit_release([c.resource_id for c in mine], timeout=left)
+        except AegisError as exc:
+            _log.warning("a release is not recorded yet: %s", exc)
+        finally:
+            for claim in mine:
+                self.finish(claim, reason)
+        return mine
+
+    def begin(self, claims: Iterable[Claim]) -> list[Claim]:
+        """Mark those of *claims* that nobody else is moving as leaving; the caller moves them now."""
+        mine = [claim for claim in claims if claim.ended is None and not claim.moving]
+        for claim in mine:
+            claim.moving = True
+            claim.leave()
+        return mine
+
+    async def wind_down(self, claims: Sequence[Claim], *, until: float, reason: EndReason) -> None:
+        """Let what runs under *claims* finish until *until*, cancel the rest, then run ``on_release``."""
+        busy = [c for c in claims if c.busy]
+        hook = self._instance.service.release_hook
+        if busy:
+            async with trio.open_nursery() as nursery:
+                for claim in busy:
+                    nursery.start_soon(self._wind_down_one, claim, until, reason)
+        if hook is None:
+            return
+        limiter = trio.CapacityLimiter(_HOOKS_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for claim in claims:
+                if claim.is_ready and not names.is_role(claim.resource_id):
+                    nursery.start_soon(self._run_release_hook, claim, until, limiter)
+
+    async def _wind_down_one(self, claim: Claim, until: float, reason: EndReason) -> None:
+        clock = self._runtime.clock
+        if claim.body is not None:
+            grace = min(until, clock.now() + claim.body_grace)
+            with trio.CancelScope(deadline=clock.trio_time(grace)):
+                await claim.body_done.wait()
+        with trio.CancelScope(deadline=clock.trio_time(until)):
+            await claim.wait_idle()
+        claim.interrupt(reason)
+        with trio.CancelScope(deadline=clock.trio_time(max(until, clock.now()) + _LAST_CHANCE)) as last:
+            await claim.wait_unwound()
+        if last.cancelled_caught:
+            _log.error("work under the claim of %s does not end", claim.resource_id)
+
+    async def _run_release_hook(self, claim: Claim, until: float, limiter: trio.CapacityLimiter) -> None:
+        hook = self._instance.service.release_hook
+        assert hook is not None
+        clock = self._runtime.clock
+        async with limiter:
+            limit = max(until, clock.now() + _LAST_CHANCE)
+            with trio.CancelScope(deadline=clock.trio_time(limit)) as scope:
+                try:
+                    await hook(claim)
+                except Exception:
+                    _log.exception(
+                        "on_release of %s failed", claim.resource_id, extra={"resource_id": claim.resource_id}
+                    )
+            if scope.cancelled_caught:
+                _log.error("on_release of %s did not end in time and was cancelled", claim.resource_id)
+
+    def finish(self, claim: Claim, reason: EndReason) -> None:
+        """The move of *claim* is over: it ends with *reason*."""
+        self._drop(claim, reason)
+        self.touched(claim.resource_id)
+
+    def settle(self, claim: Claim, reason: EndReason) -> None:
+        """A move of *claim* that needed no winding down is over: it ends, unless its record still names this lease."""
+        record = self._runtime.directory.snapshot.held(claim.resource_id)
+        if record is not None and record.epoch == claim.epoch and record.lease == self.lease.tag:
+            claim.stay()
+        else:
+            self.finish(claim, reason)
+
+    async def release_records(self, targets: Sequence[str]) -> None:
+        """Delete the records of *targets* that still name this lease; if the store does not answer, later."""
+        try:
+            await self._commit_release(targets, timeout=self._runtime.settings.request_timeout)
+        except AegisError as exc:
+            _log.warning("a release is not recorded yet: %s", exc)
+
+    async def expire(self, claim: Claim) -> None:
+        """End *claim* because the resource's own time to live has passed, and delete its record."""
+        mine = self.begin((claim,))
+        if not mine:
+            return
+        await self.wind_down(mine, until=self._runtime.clock.now(), reason=EndReason.RESOURCE_TTL)
+        audit = self._instance.audit(reason="its time to live has passed", requested_by=self._instance.instance_id)
+
+        def decide(view: Snapshot) -> Decision[bool]:
+            return resources.expire(view, claim.resource_id, epoch=claim.epoch, audit=audit, at=self._runtime.wall())
+
+        try:
+            timeout = self._runtime.settings.request_timeout
+            await self._committer.decide(decide, timeout=timeout, what="the end of a resource's time to live")
+        except AegisError as exc:
+            _log.warning("the end of %s is not recorded yet: %s", claim.resource_id, exc)
+        finally:
+            self.finish(claim, EndReason.RESOURCE_TTL)
+
+    def lose(self, reason: EndReason) -> list[Claim]:
+        """The lease ended: end every claim with *reason*; those to be claimed again are returned."""
+        lost = list(self.table.values())
+        for claim in lost:
+            self._drop(claim, reason)
+        return [claim for claim in lost if claim.keep]
+
+    def _drop(self, claim: Claim, reason: EndReason) -> None:
+        if self.table.get(claim.resource_id) is claim:
+            del self.table[claim.resource_id]
+            if self._claimed.get(claim.resource_id) is self:
+                del self._claimed[claim.resource_id]
+        if claim.ended is None:
+            claim.end(reason)
+            if claim.busy:
+                self._runtime.nursery.start_soon(watch_overrun, self._runtime, claim)
+
+    async def _commit_release(self, targets: Sequence[str], *, timeout: float) -> None:
+        def decide(view: Snapshot) -> Decision[tuple[str, ...]]:
+            return resources.give_up(view, targets, lease=self.lease.tag)
+
+        await self._committer.decide(decide, timeout=timeout, what="the release")

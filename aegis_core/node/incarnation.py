@@ -1,0 +1,296 @@
+"""One registration of an instance, from its first listener to the last answer of a handler.
+
+The lease id is a secret of this process; the store and everybody else know its tag. Endpoints end in the tag, so that
+two incarnations of one instance id never hear each other's calls.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from aegis_core import names
+from aegis_core.engine import instances
+from aegis_core.engine.decision import Decision
+from aegis_core.engine.snapshot import Snapshot
+from aegis_core.errors import AegisError
+from aegis_core.models import EndReason, Health, ResourceMetadata, Role, ServiceInstance
+from aegis_core.node.claims import Claim
+from aegis_core.node.holdings import Holdings
+from aegis_core.node.lease import Lease
+from aegis_core.node.line import wait_turn
+from aegis_core.node.server import Server
+
+if TYPE_CHECKING:
+    from aegis_core.node.instance import Instance
+    from aegis_core.node.node import Node
+
+__all__ = ["Incarnation"]
+
+_log = logging.getLogger("aegis.instance")
+
+
+class Incarnation:
+    """One registration. Made by `begin`, run by `live`, ended by its lease, buried by `retire`."""
+
+    def __init__(
+        self,
+        node: Node,
+        instance: Instance,
+        record: ServiceInstance,
+        lease_id: str,
+        sent: float,
+        server: Server,
+        listening: AsyncExitStack,
+    ) -> None:
+        self.lease = Lease(
+            node.runtime,
+            node.committer,
+            record,
+            lease_id,
+            sent=sent,
+            describe=instance.describe,
+            suspend=self._suspend,
+            closed=self._lease_ended,
+        )
+        self.server = server
+        self.holdings = Holdings(
+            node.runtime,
+            node.committer,
+            instance,
+            self.lease,
+            claimed=node.claimed,
+            watch_limit=node.janitor.watch_limit,
+        )
+        self._node = node
+        self._runtime = node.runtime
+        self._instance = instance
+        self._listening = listening
+        self._bound: set[trio.CancelScope] = set()
+        self._kept: list[Claim] = []
+
+    @classmethod
+    async def begin(cls, node: Node, instance: Instance, *, role: Role | None) -> Incarnation:
+        """Listen, then register; the lease runs from here on.
+
+        Raises:
+            InstanceConflict: The id is in use by a live instance.
+            RoleConflict: *role* is ACTIVE and somebody else is.
+            AegisError: As the registration was refused, or the store did not answer.
+        """
+        runtime, options = node.runtime, instance.options
+        lease_id = runtime.new_id(16)
+        tag = names.lease_tag(lease_id)
+        async with AsyncExitStack() as stack:
+            server = Server(runtime, instance, tag)
+            endpoints = [
+                await stack.enter_async_context(
+                    transport.listen(instance.instance_id, tag if options.register else "", server.receive)
+                )
+                for transport in runtime.transports.values()
+            ]
+            at = runtime.wall()
+            record = ServiceInstance(
+                service_name=instance.service.name,
+                instance_id=instance.instance_id,
+                version=instance.service.version,
+                lease=tag,
+                ttl=options.ttl,
+                heartbeat_interval=options.heartbeat_interval,
+                endpoints=tuple(endpoints),
+                priority=options.priority,
+                sticky_active_group=options.group,
+                metadata=options.metadata,
+                adopts=instance.service.acquire_hook is not None,
+                on_demand=instance.service.on_demand,
+                registered_at=at,
+                last_heartbeat=at,
+            )
+            record = instance.describe(record)
+            sent = runtime.clock.now()
+            if options.register:
+                runtime.plugins.check_registration(record)
+                target = None
+                if options.group is not None:
+                    target = names.role_target(record.service_name, options.group)
+                candidate = record
+                registered = await node.committer.decide(
+                    lambda view: instances.register(view, candidate, role=role, target=target, at=at),
+                    timeout=runtime.settings.request_timeout,
+                    what=f"the registration of {instance.instance_id}",
+                )
+                record = registered.instance
+            incarnation = cls(node, instance, record, lease_id, sent, server, stack.pop_all())
+        node.hosted[record.service_name, record.instance_id] = instance
+        node.leases[tag] = incarnation.holdings
+        return incarnation
+
+    @property
+    def tag(self) -> str:
+        """The tag of its lease."""
+        return self.lease.tag
+
+    def kept(self) -> dict[str, ResourceMetadata]:
+        """What `Instance.claim` held when the lease ended, to be claimed again."""
+        return {claim.resource_id: claim.metadata for claim in self._kept}
+
+    @contextmanager
+    def until_ended(self) -> Iterator[None]:
+        """Cancel the block when the lease ends; it then ends silently."""
+        with trio.CancelScope() as scope:
+            self._bound.add(scope)
+            if self.lease.ended is not None:
+                scope.cancel()
+            try:
+                yield
+            finally:
+                self._bound.discard(scope)
+
+    async def live(self, again: Mapping[str, ResourceMetadata]) -> None:
+        """Renew the lease and do what hangs on it until the lease ends.
+
+        Args:
+            again: What an earlier incarnation held and this one claims again, where it is still free.
+        """
+        options, service = self._instance.options, self._instance.service
+        if not options.register:
+            await self.lease.wait_ended()
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.lease.run)
+            nursery.start_soon(self.holdings.settle_suspects)
+            for target in tuple(self._runtime.directory.snapshot.held_by(self.tag)):
+                self.holdings.touched(target)
+            if options.group is not None:
+                target = names.role_target(service.name, options.group)
+                nursery.start_soon(self._campaign, target)
+            if service.health_hook is not None:
+                nursery.start_soon(self._ask_health)
+            if service.idle_release is not None:
+                nursery.start_soon(self._release_idle, service.idle_release)
+            if again:
+                nursery.start_soon(self._claim_again, again)
+            await self.lease.wait_ended()
+            nursery.cancel_scope.cancel()
+
+    async def retire(self) -> None:
+        """Answer what still runs, within the drain time, then stop listening."""
+        self.server.stop_accepting()
+        with trio.move_on_after(self._runtime.settings.drain):
+            await self.server.drained()
+        self.server.cancel_all()
+        await self._listening.aclose()
+
+    async def deregister(self, seconds: float) -> None:
+        """Interrupt what runs, run ``on_release``, delete the record: everything is free at once. At most *seconds* each."""
+        if self.lease.ended is None and self._instance.options.register:
+            until = self._runtime.clock.now()
+            claims = self.holdings.begin(list(self.holdings.table.values()))
+            with trio.move_on_after(seconds):
+                await self.holdings.wind_down(claims, until=until, reason=EndReason.CLOSED)
+            record = self.lease.record
+
+            def decide(view: Snapshot) -> Decision[tuple[str, ...]]:
+                return instances.deregister(view, record.service_name, record.instance_id, lease=self.tag)
+
+            try:
+                await self._node.committer.decide(decide, timeout=seconds, what="the deregistration")
+            except AegisError as exc:
+                _log.warning("%s was not deregistered, its lease expires: %s", record.instance_id, exc)
+        self.lease.end(EndReason.CLOSED)
+
+    # -- what hangs on the lease --------------------------------------------------------------------------------
+
+    def _suspend(self) -> None:
+        """The lease is about to end: cancel what runs under it, so that it has unwound by then."""
+        for claim in self.holdings.table.values():
+            claim.interrupt(EndReason.EXPIRED)
+
+    def _lease_ended(self, reason: EndReason) -> None:
+        self._node.leases.pop(self.tag, None)
+        self._kept = self.holdings.lose(reason)
+        for scope in self._bound:
+            scope.cancel()
+
+    async def _campaign(self, target: str) -> None:
+        """Be active for *target*, or wait in line to be."""
+        runtime = self._runtime
+        while True:
+            with self.holdings.attempt((target,)):
+                record = runtime.directory.snapshot.held(target)
+                if record is None or record.lease != self.tag:
+                    await wait_turn(
+                        runtime,
+                        self._node.committer,
+                        self.holdings,
+                        target,
+                        priority=self._instance.options.priority,
+                        metadata=None,
+                    )
+                taken = self.holdings.take((target,), keep=False)
+            for claim in taken:
+                claim.set_ready()
+                self._instance.role_moved()
+                await claim.wait_ended()
+                self._instance.role_moved()
+                await self._let_others_first(target)
+
+    async def _let_others_first(self, target: str) -> None:
+        """Having stepped down, stand in line only once somebody else had the role."""
+        while not self._instance.draining:
+            changed = self._runtime.directory.watch_target(target)
+            if self._runtime.directory.snapshot.owner(target) is not None:
+                return
+            await changed.wait()
+        await trio.sleep_forever()
+
+    async def _claim_again(self, again: Mapping[str, ResourceMetadata]) -> None:
+        """Claim what was lost with the old lease, as far as nobody else has it."""
+        try:
+            reply = await self._instance.acquire(
+                tuple(again), metadata=None, force=False, reason="claimed", keep=True, partial=True
+            )
+        except AegisError as exc:
+            _log.warning("could not claim again what was lost: %s", exc, extra=self._instance.log_fields())
+            return
+        except Exception:  # the service's on_acquire: what it failed for has been released
+            _log.exception("on_acquire failed while claiming again", extra=self._instance.log_fields())
+            return
+        for target, owner in reply.conflicts.items():
+            _log.warning("%s is now held by %s", target, owner, extra=self._instance.log_fields(resource_id=target))
+
+    async def _ask_health(self) -> None:
+        hook = self._instance.service.health_hook
+        assert hook is not None
+        clock, interval = self._runtime.clock, self._instance.options.heartbeat_interval
+        while True:
+            health, reason = Health.UNHEALTHY, f"the health check took longer than {interval:g} s"
+            with trio.CancelScope(deadline=clock.trio_time(clock.now() + interval)):
+                try:
+                    health, reason = await hook(), "as the health check says"
+                except Exception as exc:  # the hook is user code: an instance that cannot tell is not healthy
+                    _log.exception("the health check failed", extra=self._instance.log_fields())
+                    health, reason = Health.UNHEALTHY, f"the health check raised {type(exc).__name__}"
+            if health is not Health.OFFLINE:
+                await self._instance.set_health(health, reason)
+            await clock.sleep_until(clock.now() + interval)
+
+    async def _release_idle(self, seconds: float) -> None:
+        clock = self._runtime.clock
+        while True:
+            now = clock.now()
+            idle, soonest = [], now + seconds
+            for claim in self.holdings.table.values():
+                if claim.record.reason != "activated" or claim.running or claim.moving:
+                    continue
+                if claim.last_used + seconds <= now:
+                    idle.append(claim)
+                else:
+                    soonest = min(soonest, claim.last_used + seconds)
+            if idle:
+                await self._instance.give_up_slowly(idle)
+            await clock.sleep_until(soonest)

@@ -1,0 +1,560 @@
+"""The handle of an instance that this node serves: it registers, stays registered, and holds claims.
+
+An instance lives through *incarnations* (`aegis_core.node.incarnation`): each has a lease, endpoints tagged with it, and
+a claim table. When the lease is lost, every claim ends, and the instance registers anew under another lease id and
+claims again what `Instance.claim` held. ``own`` blocks end; they never come back by themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from signal import Signals
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Unpack
+
+import attrs
+import trio
+
+from aegis_core import events, names
+from aegis_core.engine import resources
+from aegis_core.engine.decision import Audit, Decision
+from aegis_core.engine.snapshot import Snapshot
+from aegis_core.errors import AegisError, Forbidden, InvalidRequest, ResourceConflict, StoreUnavailable
+from aegis_core.models import (
+    BulkReply,
+    ClaimReply,
+    EndReason,
+    Health,
+    Outcome,
+    ResourceMetadata,
+    Role,
+    ServiceInstance,
+    TransferReply,
+    ids_in_order,
+)
+from aegis_core.node.bulk import BulkOptions, Claimable
+from aegis_core.node.claims import Claim
+from aegis_core.node.incarnation import Incarnation
+from aegis_core.node.service import Service
+from aegis_core.node.signals import wait_signals
+from aegis_core.node.tenure import own
+
+if TYPE_CHECKING:
+    from aegis_core.hookspecs import Principal
+    from aegis_core.node.node import Node
+
+__all__ = ["Instance"]
+
+_log = logging.getLogger("aegis.instance")
+
+_TEARDOWN: Final = 2.0
+_SUPERVISION: Final = 0.05
+
+
+@attrs.frozen(kw_only=True)
+class InstanceOptions:
+    """What `Node.serve` was given, checked."""
+
+    instance_id: str
+    role: Role | None
+    group: str | None
+    ttl: float
+    heartbeat_interval: float
+    priority: int
+    metadata: Mapping[str, object]
+    register: bool
+
+
+class Instance:
+    """One copy of a service, served by this node. Made by `Node.serve`; usable until that block is left."""
+
+    def __init__(self, node: Node, service: Service, options: InstanceOptions) -> None:
+        self._node = node
+        self._runtime = node.runtime
+        self._service = service
+        self._options = options
+        self._incarnation: Incarnation | None = None
+        self._registered = trio.Event()
+        self._again: dict[str, ResourceMetadata] = {}
+        self._role = options.role
+        self._role_changed = trio.Event()
+        self._health = Health.ONLINE
+        self._draining = False
+        self._closing = False
+        self._closed = trio.Event()
+        self._hurry = trio.Event()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closing else "ready" if self.ready else "registering"
+        return f"<Instance {self.instance_id} {self.role.value} {self._health.value} {state}>"
+
+    # -- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def instance_id(self) -> str:
+        """Unique among the live instances of the service."""
+        return self._options.instance_id
+
+    @property
+    def service(self) -> Service:
+        """What it serves."""
+        return self._service
+
+    @property
+    def options(self) -> InstanceOptions:
+        """As it was served."""
+        return self._options
+
+    @property
+    def role(self) -> Role:
+        """ACTIVE while it holds its role group or runs an ``own`` body, else STANDBY."""
+        for target, claim in self.claims_table.items():
+            if (claim.body is not None or names.is_role(target)) and not claim.leaving:
+                return Role.ACTIVE
+        return Role.STANDBY
+
+    @property
+    def health(self) -> Health:
+        """ONLINE or UNHEALTHY as it says itself; OFFLINE once it is closed."""
+        return Health.OFFLINE if self._closing else self._health
+
+    @property
+    def draining(self) -> bool:
+        """Whether it hands its work over and takes no more."""
+        return self._draining
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is registered and believes in its lease now."""
+        return not self._closing and self._incarnation is not None and self._incarnation.lease.believed
+
+    @property
+    def deadline(self) -> float:
+        """When belief in its lease ends unless renewed, on Trio's clock; -inf while it is not registered."""
+        if self._incarnation is None:
+            return -math.inf
+        return self._runtime.clock.trio_time(self._incarnation.lease.deadline)
+
+    @property
+    def ttl(self) -> float:
+        """Seconds that its registration lives in the store without a renewal."""
+        return self._options.ttl
+
+    @property
+    def lease_tag(self) -> str:
+        """Public tag of the current lease, "" while there is none."""
+        return "" if self._incarnation is None else self._incarnation.lease.tag
+
+    @property
+    def claims(self) -> Mapping[str, Claim]:
+        """What it holds now, by resource id; a live, read-only view."""
+        return MappingProxyType({t: c for t, c in self.claims_table.items() if not names.is_role(t)})
+
+    @property
+    def claims_table(self) -> dict[str, Claim]:
+        """Every claim by target, role groups included; for the node's own parts."""
+        return {} if self._incarnation is None else self._incarnation.holdings.table
+
+    # -- claims -------------------------------------------------------------------------------------------------
+
+    async def claim(
+        self,
+        *ids: str,
+        metadata: ResourceMetadata | Mapping[str, ResourceMetadata] | None = None,
+        force: bool = False,
+    ) -> tuple[Claim, ...]:
+        """Own every one of *ids*, or none: returns when ``on_acquire`` has run for each. What is owned already is returned too.
+
+        The claims last until they are released, moved, or the lease is lost; then the instance claims them anew.
+
+        Args:
+            ids: Resource ids, at least one.
+            metadata: For all of them, or by id. A change of known metadata must carry its current version.
+            force: Take them from whoever holds them (needs the permission ``force``; see `aegis_authorize`).
+
+        Raises:
+            ResourceConflict: Somebody holds one of them; names all conflicts. Nothing was claimed.
+            ResourceLimitExceeded, Forbidden, InvalidRequest, VersionConflict: As they say.
+            StoreUnavailable: No answer in time; with MAYBE_EXECUTED a claim that still comes to be is released again.
+            Exception: As ``on_acquire`` raised it; what this call acquired has been released.
+
+        Cancelled, what it acquired so far is released in the background.
+        """
+        reply = await self.acquire(ids, metadata=metadata, force=force, reason="claimed", keep=True, partial=False)
+        return tuple(self.claims_table[target] for target in reply.registered if target in self.claims_table)
+
+    async def acquire(
+        self,
+        ids: Sequence[str],
+        *,
+        metadata: ResourceMetadata | Mapping[str, ResourceMetadata] | None,
+        force: bool,
+        reason: str,
+        keep: bool,
+        partial: bool,
+    ) -> ClaimReply:
+        """`claim` with all its variants; *partial* takes what is free and reports the rest."""
+        incarnation = await self.wait_registered()
+        holdings = incarnation.holdings
+        targets = ids_in_order(ids)
+        with holdings.attempt(targets):
+            reply = await self.commit_claim(
+                incarnation, targets, metadata=metadata, force=force, reason=reason, partial=partial
+            )
+            fresh = holdings.take(reply.registered, keep=keep)
+        try:
+            await holdings.prepare(fresh)
+        except BaseException:
+            self._runtime.nursery.start_soon(self.give_up_now, fresh)
+            raise
+        return reply
+
+    async def commit_claim(
+        self,
+        incarnation: Incarnation,
+        targets: Sequence[str],
+        *,
+        metadata: ResourceMetadata | Mapping[str, ResourceMetadata] | None,
+        force: bool,
+        reason: str,
+        partial: bool,
+    ) -> ClaimReply:
+        """The commit of a claim alone: no table, no hooks."""
+        audit = None
+        if force:
+            self._node.require_own(self.instance_id, "force", self._service.name, *targets)
+            audit = self.audit(reason="claimed by force", requested_by=self.instance_id)
+        settings = self._runtime.settings
+
+        def decide(view: Snapshot) -> Decision[ClaimReply]:
+            return resources.claim(
+                view,
+                self._service.name,
+                self.instance_id,
+                targets,
+                lease=incarnation.lease.tag,
+                metadata=metadata,
+                force=force,
+                admin=force,
+                all_or_nothing=not partial,
+                reason=reason,
+                limit=settings.max_resources_per_instance,
+                reserved=incarnation.holdings.reserved(targets),
+                max_transaction=self._runtime.store.capabilities.max_transaction,
+                audit=audit,
+                now=self._runtime.clock.now(),
+                at=self._runtime.wall(),
+            )
+
+        return await self._node.committer.decide(decide, timeout=settings.request_timeout, what="the claim")
+
+    @asynccontextmanager
+    async def own(
+        self,
+        resource_id: str,
+        *,
+        role: Role = Role.ACTIVE,
+        priority: int = 0,
+        wait: float = math.inf,
+        grace: float = 0.0,
+        ready: bool = True,
+        metadata: ResourceMetadata | None = None,
+    ) -> AsyncIterator[Claim]:
+        """Run the block while this instance owns *resource_id*; the block is cancelled before anybody else may own it.
+
+        Leaving the block releases the resource. A block that is interrupted because the claim ended raises
+        `LeaseLost`, unless this program released the claim or closed the node itself; one that had finished ends silently.
+
+        Args:
+            resource_id: What to own.
+            role: ACTIVE wants it now; STANDBY waits in line and is promoted when it is free (at once if it is).
+            priority: Place in the line: higher first, then earlier.
+            wait: Most seconds in the line, for STANDBY.
+            grace: Seconds that the body may go on when the resource is handed over, from `Claim.leaving` on.
+            ready: Let calls in as soon as ``on_acquire`` has run; with False they wait for `Claim.set_ready`.
+            metadata: Of the resource.
+
+        Raises:
+            ResourceConflict: Somebody holds it (for STANDBY: still, after *wait* seconds).
+            LeaseLost: The body was interrupted: EXPIRED, ERASED, FORCED, TRANSFERRED or RESOURCE_TTL.
+        """
+        async with own(
+            self._node,
+            self,
+            resource_id,
+            role=role,
+            priority=priority,
+            wait=wait,
+            grace=grace,
+            ready=ready,
+            metadata=metadata,
+        ) as claim:
+            yield claim
+
+    async def release(self, *ids: str) -> None:
+        """Give *ids* up: calls finish within the drain time, ``on_release`` runs, then they are free.
+
+        Raises:
+            ResourceNotFound: Nobody owns one of them.
+            NotOwner: Another instance does.
+        """
+        await self._node.registry.release(self._service.name, self.instance_id, *ids)
+
+    async def give_up(self, claim: Claim) -> None:
+        """`Claim.release`."""
+        if claim.ended is not None:
+            await trio.lowlevel.checkpoint()
+            return
+        if claim.body is not None:
+            claim.interrupted = EndReason.RELEASED
+            claim.body.cancel()
+        self._runtime.nursery.start_soon(self.give_up_slowly, (claim,))
+        if claim.is_mine:
+            await trio.lowlevel.checkpoint()
+        else:
+            await claim.wait_ended()
+
+    async def give_up_all(self, claims: Sequence[Claim]) -> None:
+        """Release *claims* of one incarnation; cancelled, that goes on in the background."""
+        await self._runtime.shelter(self.give_up_slowly, claims)
+
+    async def give_up_slowly(self, claims: Sequence[Claim]) -> None:
+        """Release *claims* of one incarnation, letting calls finish within the drain time."""
+        if claims:
+            until = self._runtime.clock.now() + self._runtime.settings.drain
+            await claims[0].holdings.give_up(claims, until=until)
+
+    async def give_up_now(self, claims: Sequence[Claim]) -> None:
+        """Release *claims* of one incarnation, cancelling what runs under them."""
+        if claims:
+            await claims[0].holdings.give_up(claims, until=self._runtime.clock.now())
+
+    async def transfer(self, *ids: str, to: str, reason: str = "") -> TransferReply:
+        """Move *ids* to instance *to* of the same service, so that nobody's work overlaps.
+
+        The target is checked before anything ends. Then calls finish (within the drain time), ``on_release`` runs while
+        the lease still holds, and one transaction moves all of them and writes the audit record. If that fails they are
+        released, and listed in `TransferReply.failed`.
+
+        Raises:
+            InstanceNotFound, Forbidden, NotOwner, ResourceNotFound: Before anything was ended.
+            ResourceConflict: The target has neither ``on_acquire`` nor a place in the line for one of them.
+
+        Cancelled, the transfer goes on in the background.
+        """
+        return await self._node.moves.transfer(self, ids, to=to, reason=reason, requested_by=self.instance_id)
+
+    async def bulk_claim(self, items: Iterable[Claimable], **options: Unpack[BulkOptions]) -> BulkReply:
+        """Claim many resources (ids, or pairs of id and metadata); reports failures and never raises for an id.
+
+        See `aegis_core.node.bulk`. What was claimed is ready when this returns.
+        """
+        return await self._node.registry.bulk_claim(self._service.name, self.instance_id, items, **options)
+
+    async def bulk_release(self, items: Iterable[str], **options: Unpack[BulkOptions]) -> BulkReply:
+        """Release many resources; reports failures and never raises for an id. See `aegis_core.node.bulk`."""
+        return await self._node.registry.bulk_release(self._service.name, self.instance_id, items, **options)
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    async def set_health(self, health: Health, reason: str = "") -> None:
+        """Say that this instance is ONLINE or UNHEALTHY (out of the rotation; owners stay addressable).
+
+        Raises:
+            InvalidRequest: OFFLINE is said by leaving, not by this.
+        """
+        if health is Health.OFFLINE:
+            raise InvalidRequest.at(
+                "$.health", "OFFLINE is what an instance is that left; use drain or leave the block"
+            )
+        if health is self._health:
+            await trio.lowlevel.checkpoint()
+            return
+        self._health = health
+        _log.info("health of %s is %s: %s", self.instance_id, health.value, reason, extra=self.log_fields())
+        await (await self.wait_registered()).lease.refresh()
+
+    async def wait_role(self, role: Role) -> None:
+        """Wait until `role` is *role*."""
+        while self.role is not role:
+            await self._role_changed.wait()
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def drain(self, deadline: float | None = None) -> None:
+        """Hand everything over: no new claims or calls, running calls finish, then all resources and roles are released.
+
+        Args:
+            deadline: When what still runs is cancelled, on Trio's clock; the configured drain time from now by default.
+
+        Cancelled, the hand-over goes on in the background. The instance stays registered, and out of the rotation.
+        """
+        left = self._runtime.settings.drain if deadline is None else max(0.0, deadline - trio.current_time())
+        self._draining = True
+        incarnation = self._incarnation
+        if incarnation is None or incarnation.lease.ended is not None:
+            await trio.lowlevel.checkpoint()
+            return
+        await self._runtime.shelter(self._drain, incarnation, left)
+
+    async def run_until_signal(self, *signals: Signals) -> None:
+        """Wait for one of *signals* (SIGINT and SIGTERM by default); leaving the block then drains, a second one cuts that short.
+
+        Only from the main thread, as Python's signals are.
+        """
+        await wait_signals(self._runtime.nursery, signals, self._hurry)
+
+    # -- life, run by Node.serve --------------------------------------------------------------------------------
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Register, and stay registered until `close`; started once the first registration stands."""
+        incarnation = await Incarnation.begin(self._node, self, role=self._role)
+        task_status.started()
+        while True:
+            self._incarnation = incarnation
+            self._registered.set()
+            self.role_moved()
+            await incarnation.live(self._again)
+            self._registered = trio.Event()
+            self._again = incarnation.kept()
+            self._runtime.nursery.start_soon(incarnation.retire)
+            self.role_moved()
+            if self._closing:
+                self._closed.set()
+                return
+            self._tell_lease_ended(await incarnation.lease.wait_ended())
+            incarnation = await self._begin_anew()
+
+    async def close(self, *, drain: bool) -> None:
+        """Leave: hand over (with *drain*), and deregister in any case, in at most two further seconds."""
+        try:
+            if drain and self._incarnation is not None:
+                await self._drain_unless_hurried()
+        finally:
+            self._closing = True
+            with trio.move_on_after(_TEARDOWN, shield=True):
+                incarnation = self._incarnation
+                if incarnation is not None:
+                    await incarnation.deregister(_TEARDOWN / 2)
+                await self._closed.wait()
+
+    async def _begin_anew(self) -> Incarnation:
+        role = None if self._role is None else Role.STANDBY
+        pause = 0.05
+        while True:
+            try:
+                return await Incarnation.begin(self._node, self, role=role)
+            except AegisError as exc:
+                _log.warning("cannot register %s anew yet: %s", self.instance_id, exc, extra=self.log_fields())
+            await self._node.committer.pause(pause)
+            pause = min(2 * pause, 1.0)
+
+    async def _drain_unless_hurried(self) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def hurry() -> None:
+                await self._hurry.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(hurry)
+            await self.drain()
+            nursery.cancel_scope.cancel()
+
+    async def _drain(self, incarnation: Incarnation, seconds: float) -> None:
+        until = self._runtime.clock.now() + seconds
+        with trio.move_on_after(seconds + _TEARDOWN):
+            await incarnation.lease.refresh()
+            incarnation.server.stop_accepting()
+            claims = list(incarnation.holdings.table.values())
+            await incarnation.holdings.give_up(claims, until=until)
+            with trio.CancelScope(deadline=self._runtime.clock.trio_time(until)):
+                await incarnation.server.drained()
+            incarnation.server.cancel_all()
+
+    async def wait_registered(self) -> Incarnation:
+        """The current incarnation, waiting for a registration under way.
+
+        Raises:
+            Forbidden: The instance drains, is closed, or was served with ``register=False``.
+            StoreUnavailable: It could not register in time.
+        """
+        refusal = None
+        if not self._options.register:
+            refusal = "it was served with register=False"
+        elif self._closing:
+            refusal = "it is closed"
+        if refusal is not None:
+            raise Forbidden(operation="claim", target=self.instance_id, reason=refusal)
+        timeout = self._runtime.settings.request_timeout
+        with trio.move_on_after(timeout):
+            while self._incarnation is None or self._incarnation.lease.ended is not None:
+                await self._registered.wait()
+                await trio.lowlevel.checkpoint()
+            return self._incarnation
+        reason = f"{self.instance_id} could not register anew within {timeout:g} s"
+        raise StoreUnavailable(reason=reason, outcome=Outcome.NOT_SENT)
+
+    # -- for the node's own parts -------------------------------------------------------------------------------
+
+    @property
+    def incarnation(self) -> Incarnation | None:
+        """The current registration, or the last one while the next is being made."""
+        return self._incarnation
+
+    def describe(self, record: ServiceInstance) -> ServiceInstance:
+        """*record* with what this instance says of itself now; what the next renewal writes."""
+        return attrs.evolve(record, role=self.role, health=self._health, draining=self._draining)
+
+    def audit(self, *, reason: str, requested_by: str) -> Audit:
+        """How a change of ownership that begins now is recorded."""
+        return self._node.moves.audit(reason=reason, requested_by=requested_by)
+
+    async def reserved(self, method: str, params: Mapping[str, object], principal: Principal) -> object:
+        """Answer a reserved call; see `aegis_core.node.moves.Moves.reserved`."""
+        return await self._node.moves.reserved(self, method, params, principal)
+
+    def role_moved(self) -> None:
+        """The role may have changed: wake who waits for it."""
+        self._role_changed.set()
+        self._role_changed = trio.Event()
+
+    def touched(self, target: str) -> None:
+        """The view of *target* changed."""
+        if self._incarnation is not None and self._incarnation.lease.ended is None:
+            self._incarnation.holdings.touched(target)
+
+    def verify(self) -> None:
+        """The view of this instance's record changed."""
+        if self._incarnation is not None and self._incarnation.lease.ended is None:
+            self._incarnation.lease.verify()
+
+    async def activate(self, resource_id: str) -> Claim:
+        """Claim *resource_id* on demand, for a call that is on its way; it is given up when idle.
+
+        Raises:
+            ResourceConflict: Another instance was quicker.
+        """
+        await self.acquire((resource_id,), metadata=None, force=False, reason="activated", keep=False, partial=False)
+        claim = self.claims_table.get(resource_id)
+        if claim is None:
+            raise ResourceConflict(resource_id=resource_id, owner="")
+        return claim
+
+    def log_fields(self, **more: object) -> dict[str, object]:
+        """Structured fields for log records about this instance."""
+        return {"service_name": self._service.name, "instance_id": self.instance_id, **more}
+
+    def _tell_lease_ended(self, reason: EndReason) -> None:
+        _log.warning(
+            "the lease of %s ended: %s; registering anew", self.instance_id, reason.value, extra=self.log_fields()
+        )
+        self._runtime.emit(
+            events.LeaseEnded(
+                service_name=self._service.name,
+                instance_id=self.instance_id,
+                at=self._runtime.wall(),
+                reason=reason.value,
+            )
+        )

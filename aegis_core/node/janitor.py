@@ -1,0 +1,129 @@
+"""What a node does for the cluster without being asked: sweep what the dead left, notice silence, end what has its own TTL."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from aegis_core.engine import sweeping
+from aegis_core.errors import AegisError
+from aegis_core.events import OrphanSwept
+from aegis_core.node.claims import Claim
+
+if TYPE_CHECKING:
+    from aegis_core.node.node import Node
+
+__all__ = ["Janitor"]
+
+_log = logging.getLogger("aegis.janitor")
+
+
+class Janitor:
+    """The background chores of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._runtime = node.runtime
+        self._limits: list[tuple[float, int, Claim]] = []
+        self._order = itertools.count()
+        self._limited = trio.Event()
+
+    async def run(self) -> None:
+        """Do the chores for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sweep)
+            nursery.start_soon(self._notice_silence)
+            nursery.start_soon(self._end_limited)
+
+    def watch_limit(self, claim: Claim) -> None:
+        """End *claim* when the time to live that its metadata sets has passed."""
+        if claim.expires_at is not None:
+            heapq.heappush(self._limits, (claim.expires_at, next(self._order), claim))
+            self._limited.set()
+
+    async def _sweep(self) -> None:
+        """Delete the records that name dead leases, if this node hosts the live instance with the lowest id."""
+        runtime = self._runtime
+        while True:
+            snapshot = runtime.directory.snapshot
+            swept = False
+            for lease in snapshot.orphans():
+                if not self._is_mine():
+                    break
+                swept = await self._sweep_one(lease) or swept
+            if not swept:
+                await runtime.directory.wait_change()
+
+    def _is_mine(self) -> bool:
+        first = sweeping.sweeper(self._runtime.directory.snapshot)
+        return first is not None and (first.service_name, first.instance_id) in self._node.hosted
+
+    async def _sweep_one(self, lease: str) -> bool:
+        runtime = self._runtime
+        audit = self._node.moves.audit(reason="its lease ended", requested_by="janitor")
+        try:
+            swept = await self._node.committer.decide(
+                lambda view: sweeping.sweep(
+                    view,
+                    lease,
+                    audit=audit,
+                    max_transaction=runtime.store.capabilities.max_transaction,
+                    at=runtime.wall(),
+                ),
+                timeout=runtime.settings.request_timeout,
+                what="the sweep",
+            )
+        except AegisError as exc:
+            _log.warning("what a dead instance left is swept later: %s", exc)
+            await self._node.committer.pause(1.0)
+            return True
+        if swept.resource_ids:
+            runtime.emit(
+                OrphanSwept(
+                    service_name=swept.service_name,
+                    instance_id=swept.instance_id,
+                    at=runtime.wall(),
+                    resource_ids=swept.resource_ids,
+                    reason=audit.reason,
+                )
+            )
+        return True
+
+    async def _notice_silence(self) -> None:
+        """Tell which instances have fallen silent; make sure first that it is not the watch that is."""
+        runtime = self._runtime
+        settings = runtime.settings
+        interval = (settings.heartbeat_interval or settings.ttl / 3) / 2
+        while True:
+            await runtime.clock.sleep_until(runtime.clock.now() + interval)
+            try:
+                with trio.move_on_after(interval) as scope:
+                    await self._node.committer.sync()
+            except AegisError as exc:
+                _log.debug("nothing can be said about silence: %s", exc)
+                continue
+            if not scope.cancelled_caught:
+                runtime.directory.note_silence()
+
+    async def _end_limited(self) -> None:
+        clock = self._runtime.clock
+        while True:
+            self._limited = trio.Event()
+            now = clock.now()
+            while self._limits and self._limits[0][0] <= now:
+                claim = heapq.heappop(self._limits)[2]
+                if claim.ended is None and not claim.moving:
+                    if claim.expires_at is not None and claim.expires_at <= now:
+                        self._runtime.nursery.start_soon(claim.holdings.expire, claim)
+                    else:
+                        self.watch_limit(claim)
+            if self._limits:
+                with trio.CancelScope(deadline=clock.trio_time(self._limits[0][0])):
+                    await self._limited.wait()
+                await clock.sleep_until(min(now, self._limits[0][0]))
+            else:
+                await self._limited.wait()

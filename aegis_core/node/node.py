@@ -1,0 +1,321 @@
+"""The composition root: `open_node` puts a node together from a backend, plug-ins and settings, and takes it apart.
+
+How the block ends. What the user's code raises leaves ``open_node`` as itself, never in a group: the nursery with the
+node's background tasks lies around the body, so the body's exception is carried past it by hand. A background task that
+fails cancels the body, and the block raises `NodeCrashed` from its cause.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from os import PathLike
+from typing import Final
+
+import trio
+
+from aegis_core import names
+from aegis_core.backend import Backend
+from aegis_core.config import Settings, ambient, load_settings, parse_backend
+from aegis_core.errors import ConfigError, InvalidRequest, NodeCrashed
+from aegis_core.events import CircuitStateChanged, Event
+from aegis_core.hookspecs import Principal, Target
+from aegis_core.models import Explanation, Resource, Role
+from aegis_core.node.breaker import CircuitBreaker, CircuitState
+from aegis_core.node.client import Client
+from aegis_core.node.commit import Committer
+from aegis_core.node.holdings import Holdings
+from aegis_core.node.instance import Instance, InstanceOptions
+from aegis_core.node.janitor import Janitor
+from aegis_core.node.moves import Moves
+from aegis_core.node.registry import Registry
+from aegis_core.node.runtime import Runtime
+from aegis_core.node.service import Service
+from aegis_core.node.subscription import EventStream
+from aegis_core.plugins import Plugins, load_plugins
+
+__all__ = ["Node", "open_node"]
+
+_log = logging.getLogger("aegis.node")
+
+DEFAULT_GROUP: Final = "default"
+SHORTEST_TTL: Final = 1.0
+
+
+class Node:
+    """One member of a cluster: it serves instances, calls others, and sees the registry. Made by `open_node`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.hosted: dict[tuple[str, str], Instance] = {}
+        self.leases: dict[str, Holdings] = {}
+        self.claimed: dict[str, Holdings] = {}
+        settings = runtime.settings.store_circuit
+        breaker = CircuitBreaker(
+            runtime.clock,
+            threshold=settings.failures,
+            cooldown=settings.cooldown,
+            on_change=self._store_circuit_changed,
+        )
+        self.committer = Committer(runtime, breaker)
+        self.client = Client(runtime)
+        self.call = self.client.call
+        self.bind = self.client.bind
+        self.moves = Moves(self)
+        self.janitor = Janitor(self)
+        self._registry = Registry(self)
+        runtime.touched.append(self.touched)
+
+    def __repr__(self) -> str:
+        return f"<Node on {self.runtime.settings.backend}: {len(self.hosted)} instances, {self.runtime.directory!r}>"
+
+    @property
+    def registry(self) -> Registry:
+        """The registry operations; see `Registry`."""
+        return self._registry
+
+    @asynccontextmanager
+    async def serve(
+        self,
+        service: Service,
+        *,
+        instance_id: str | None = None,
+        role: Role | None = None,
+        group: str | None = None,
+        ttl: float | None = None,
+        heartbeat_interval: float | None = None,
+        priority: int = 0,
+        metadata: Mapping[str, object] | None = None,
+        register: bool = True,
+    ) -> AsyncIterator[Instance]:
+        """Serve *service* as one instance while the block runs: register, renew, answer calls, deregister.
+
+        Leaving the block normally drains first (see `Instance.drain`). Cancelled, or with an exception, it deregisters at
+        once, in at most two seconds.
+
+        Args:
+            service: What to serve.
+            instance_id: Unique among the live instances of the service; ``{service}-{8 hex}`` by default.
+            role: ACTIVE is refused when the group has an active already; STANDBY waits in line to become it.
+            group: The role group, ``"default"`` when a role is given. With a group and no role: STANDBY.
+            ttl: Seconds that the registration outlives a dead process; at least 1, and the store's `min_ttl`.
+            heartbeat_interval: Seconds between renewals, at most half of the TTL; a third of it by default.
+            priority: Place in the line: higher first.
+            metadata: The user's own, JSON-like, shown in the registry.
+            register: With False it answers calls by its instance id only, is not in the registry, and cannot claim.
+
+        Raises:
+            ConfigError: TTL, interval, role or group cannot be; before anything is written.
+            InvalidRequest: The instance id is none.
+            InstanceConflict: A live instance has that id.
+            RoleConflict: *role* is ACTIVE and another instance is.
+            StoreUnavailable: No answer from the store in time.
+        """
+        options = self._options(
+            service,
+            instance_id=instance_id,
+            role=role,
+            group=group,
+            ttl=ttl,
+            heartbeat_interval=heartbeat_interval,
+            priority=priority,
+            metadata=metadata,
+            register=register,
+        )
+        instance = Instance(self, service, options)
+        finished = False
+        await self.runtime.nursery.start(instance.run)
+        try:
+            yield instance
+            finished = True
+        finally:
+            await instance.close(drain=finished)
+
+    def owner_of(self, resource_id: str) -> Resource | None:
+        """Who owns *resource_id* as seen from here: local, quick, possibly a moment behind; None for nobody."""
+        found = self.runtime.directory.snapshot.owner(resource_id)
+        if found is None:
+            return None
+        record, owner = found
+        return Resource(
+            resource_id=resource_id,
+            owner_instance_id=owner.instance_id,
+            service_name=owner.service_name,
+            epoch=record.epoch,
+            registered_at=record.registered_at,
+            metadata=record.metadata,
+            is_healthy=owner.is_healthy,
+        )
+
+    async def explain(self, resource_id: str) -> Explanation:
+        """Everything known about *resource_id*: owner, epoch, lease, line, history, and what the owner says of its calls."""
+        return await self.registry.explain(resource_id)
+
+    @asynccontextmanager
+    async def events(
+        self, *types: type[Event], service: str | None = None, resource_id: str | None = None
+    ) -> AsyncIterator[EventStream]:
+        """The events from now on of any of *types* (none: all), while the block runs.
+
+        Args:
+            types: Event classes.
+            service: Only events of this service.
+            resource_id: Only events of this resource.
+        """
+        with self.runtime.subscriptions.open(*types, service=service, resource_id=resource_id) as stream:
+            await trio.lowlevel.checkpoint()
+            yield stream
+
+    # -- for the node's own parts -------------------------------------------------------------------------------
+
+    def touched(self, key: names.Key) -> None:
+        """The view of *key* changed: tell whom of this node it concerns."""
+        if isinstance(key, names.InstanceKey):
+            hosted = self.hosted.get((key.service_name, key.instance_id))
+            if hosted is not None:
+                hosted.verify()
+        elif isinstance(key, names.TargetKey):
+            for holdings in self._concerned(key.target):
+                holdings.touched(key.target)
+
+    def require(self, principal: Principal, operation: str, target: Target) -> None:
+        """Let *principal* carry *operation* out, or raise `Forbidden`; see `aegis_authorize`."""
+        self.runtime.plugins.authorize(principal, operation, target)
+
+    def require_own(self, instance_id: str, operation: str, service_name: str, *resource_ids: str) -> None:
+        """`require` for what is asked in an instance's own name by this program."""
+        target = Target(service_name=service_name, instance_id=instance_id, resource_ids=resource_ids)
+        self.require(Principal("instance", instance_id), operation, target)
+
+    def _concerned(self, target: str) -> Sequence[Holdings]:
+        record = self.runtime.directory.snapshot.held(target)
+        named = None if record is None else self.leases.get(record.lease)
+        claimed = self.claimed.get(target)
+        return [h for h in dict.fromkeys((claimed, named)) if h is not None]
+
+    def _options(
+        self,
+        service: Service,
+        *,
+        instance_id: str | None,
+        role: Role | None,
+        group: str | None,
+        ttl: float | None,
+        heartbeat_interval: float | None,
+        priority: int,
+        metadata: Mapping[str, object] | None,
+        register: bool,
+    ) -> InstanceOptions:
+        """What `serve` was given, checked and completed."""
+        settings, source = self.runtime.settings, f"serve({service.name})"
+        if instance_id is None:
+            instance_id = names.mint_instance_id(service.name, self.runtime.new_id(4))
+        elif problem := names.instance_id_problem(instance_id):
+            raise InvalidRequest.at("$.instance_id", problem)
+        if group is not None and (problem := names.group_problem(group)):
+            raise InvalidRequest.at("$.group", problem)
+        if role is not None and group is None:
+            group = DEFAULT_GROUP
+        elif group is not None and role is None:
+            role = Role.STANDBY
+        if role is not None and not register:
+            raise ConfigError(source=source, key="role", problem="an instance that is not registered has no role")
+        if heartbeat_interval is None and ttl is None:
+            heartbeat_interval = settings.heartbeat_interval
+        ttl = settings.ttl if ttl is None else ttl
+        heartbeat_interval = ttl / 3 if heartbeat_interval is None else heartbeat_interval
+        shortest = max(SHORTEST_TTL, self.runtime.store.capabilities.min_ttl)
+        if ttl < shortest:
+            raise ConfigError(source=source, key="ttl", problem=f"{ttl:g} s is too short, the least is {shortest:g} s")
+        if not 0 < heartbeat_interval <= ttl / 2:
+            problem = f"{heartbeat_interval:g} s does not fit a TTL of {ttl:g} s: more than 0 and at most half of it"
+            raise ConfigError(source=source, key="heartbeat_interval", problem=problem)
+        return InstanceOptions(
+            instance_id=instance_id,
+            role=role,
+            group=group,
+            ttl=ttl,
+            heartbeat_interval=heartbeat_interval,
+            priority=priority,
+            metadata=metadata or {},
+            register=register,
+        )
+
+    def _store_circuit_changed(self, old: CircuitState, new: CircuitState) -> None:
+        _log.warning("the circuit of the store is %s, it was %s", new.value, old.value)
+        event = CircuitStateChanged(at=self.runtime.wall(), what="store", old=old.value, new=new.value)
+        self.runtime.emit(event)
+
+
+@asynccontextmanager
+async def open_node(
+    backend: str | None = None,
+    *,
+    config: Settings | Mapping[str, object] | str | PathLike[str] | None = None,
+    plugins: Sequence[object] = (),
+) -> AsyncIterator[Node]:
+    """Open a node, and close it when the block is left.
+
+    Args:
+        backend: URL of the backend, e.g. ``"memory://"``; its parameters may be settings (``?ttl=10``).
+        config: Settings, as values or the path of a TOML file; over those of the environment and of ``aegis.toml``.
+        plugins: Plug-ins beside the installed ones: modules, objects, or dotted names.
+
+    Raises:
+        ConfigError: Nothing says which backend, or a setting or plug-in is wrong; says which, and what would be right.
+        StoreUnavailable, TransportUnavailable: The backend has no server there.
+        NodeCrashed: A background task failed; the body was cancelled.
+
+    What the body raises leaves the block as itself. Cancelled, the node closes at once.
+    """
+    defaults = ambient.get()
+    settings = load_settings(backend, config)
+    if defaults is not None and settings.backend == defaults.backend:
+        plugins = (*defaults.plugins, *plugins)
+    loaded = load_plugins(settings, plugins)
+    async with loaded.open_backend(parse_backend(settings.backend)) as opened:
+        body: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    node = await _start(settings, loaded, opened, nursery)
+                    yield node
+                except BaseException as exc:  # carried past the nursery, and raised again below
+                    body = exc
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise _crash(group) from group.exceptions[0]
+        if body is not None:
+            raise body
+
+
+async def _start(settings: Settings, plugins: Plugins, opened: Backend, nursery: trio.Nursery) -> Node:
+    """The node, with its view level and its background tasks running."""
+    store = opened.store
+    if store is None:
+        raise ConfigError(source="backend", problem=f"{settings.backend} offers no store")
+    runtime = Runtime(
+        settings=settings,
+        plugins=plugins,
+        clock=opened.clock,
+        random=opened.random,
+        nursery=nursery,
+        store=store,
+        transports={t.scheme: t for t in opened.transports},
+    )
+    node = Node(runtime)
+    await nursery.start(runtime.directory.run)
+    nursery.start_soon(node.janitor.run)
+    return node
+
+
+def _crash(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What to raise for background tasks that failed with *group*: an interrupt as itself, else `NodeCrashed`."""
+    interrupts, _ = group.split(lambda exc: isinstance(exc, KeyboardInterrupt | SystemExit))
+    if interrupts is not None:
+        return KeyboardInterrupt()
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return NodeCrashed(cause=f"{type(first).__name__}: {first}")

@@ -1,0 +1,603 @@
+"""The registry operations of a node: the same names here, over the wire, and over HTTP.
+
+Each operation is decided by the engine on this node's view and committed to the store. What concerns an instance that
+knows scopes (it was served by a node) is carried out by that instance's node, which alone can end its work in time: for
+instances of this node directly, for others by a reserved call. For instances that were merely registered here the
+commit is all there is. Operations act in the name of the instance that they name; ``force`` needs a permission.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar, Unpack
+
+import attrs
+
+from aegis_core import codec, names
+from aegis_core.engine import instances, queries, resources, roles, transfers
+from aegis_core.engine.balancing import plan_rebalance
+from aegis_core.engine.decision import Audit, Decision, answered
+from aegis_core.engine.requests import authentic
+from aegis_core.engine.snapshot import Snapshot
+from aegis_core.errors import AegisError, InvalidRequest, RemoteError
+from aegis_core.hookspecs import Principal
+from aegis_core.models import (
+    BulkReply,
+    ClaimReply,
+    Explanation,
+    Health,
+    HeartbeatReply,
+    QueryReply,
+    Registration,
+    ReleaseReply,
+    Resource,
+    ResourceMetadata,
+    Role,
+    RoleTable,
+    ServiceInstance,
+    ServiceView,
+    TransferReply,
+)
+from aegis_core.node.bulk import BulkOptions, BulkRequest, Claimable, bulk_claim, bulk_release
+
+if TYPE_CHECKING:
+    from aegis_core.node.instance import Instance
+    from aegis_core.node.node import Node
+
+__all__ = ["Registry"]
+
+_log = logging.getLogger("aegis.registry")
+
+A = TypeVar("A")
+
+
+class Registry:
+    """The registry operations of one node. Mutations and reads are linearizable, and answer or raise within the request timeout."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._runtime = node.runtime
+
+    def __repr__(self) -> str:
+        return f"<Registry of {self._node!r}>"
+
+    # -- instances ----------------------------------------------------------------------------------------------
+
+    async def register(
+        self,
+        service_name: str,
+        instance_id: str,
+        metadata: Mapping[str, object] | None = None,
+        *,
+        role: Role | None = None,
+        ttl: float | None = None,
+        heartbeat_interval: float | None = None,
+        version: str = "0.0.0",
+        endpoints: Iterable[str] = (),
+        priority: int = 0,
+    ) -> Registration:
+        """Register an instance that is not served by a node: it renews its lease by `heartbeat`.
+
+        Args:
+            service_name: The service.
+            instance_id: Unique among the live instances of the service.
+            metadata: The user's own. ``resource_id`` in it names the resource that *role* is about.
+            role: ACTIVE to hold that resource, STANDBY to wait for it; without a resource it is only shown.
+            ttl: Seconds until the registration ends unless renewed.
+            heartbeat_interval: Seconds between renewals that it promises; a third of the TTL by default.
+            version: Of its program.
+            endpoints: URLs that it listens on.
+            priority: Place in the line.
+
+        Raises:
+            InvalidRequest: Each bad field with its path.
+            InstanceConflict: A live instance has that id.
+            RoleConflict: ACTIVE was asked for, and somebody else is. Nothing was registered.
+        """
+        runtime = self._runtime
+        lease_id = runtime.new_id(16)
+        ttl = runtime.settings.ttl if ttl is None else ttl
+        at = runtime.wall()
+        candidate = ServiceInstance(
+            service_name=service_name,
+            instance_id=instance_id,
+            version=version,
+            lease=names.lease_tag(lease_id),
+            ttl=ttl,
+            heartbeat_interval=ttl / 3 if heartbeat_interval is None else heartbeat_interval,
+            endpoints=tuple(endpoints),
+            priority=priority,
+            metadata=metadata or {},
+            registered_at=at,
+            last_heartbeat=at,
+        )
+        wanted = candidate.metadata.get("resource_id")
+        if wanted is not None and (problem := names.resource_id_problem(wanted)):
+            raise InvalidRequest.at("$.metadata.resource_id", problem)
+        runtime.plugins.check_registration(candidate)
+        registered = await self._decide(
+            lambda view: instances.register(
+                view, candidate, role=role, target=wanted if isinstance(wanted, str) else None, at=at
+            ),
+            f"the registration of {instance_id}",
+        )
+        return Registration(
+            service_name=service_name,
+            instance_id=instance_id,
+            role=registered.role,
+            registered_at=registered.instance.registered_at,
+            message="registered" if registered.new else "already registered",
+            lease_id=lease_id,
+            ttl=candidate.ttl,
+            heartbeat_interval=candidate.heartbeat_interval,
+            epoch=registered.epoch,
+        )
+
+    async def heartbeat(
+        self,
+        service_name: str,
+        instance_id: str,
+        *,
+        status: str = "healthy",
+        metadata: Mapping[str, object] | None = None,
+        lease_id: str | None = None,
+    ) -> HeartbeatReply:
+        """Renew the lease of an instance that was registered by `register`.
+
+        Args:
+            service_name: The service.
+            instance_id: The instance.
+            status: ``healthy``, ``unhealthy`` or ``degraded`` (which counts as UNHEALTHY).
+            metadata: Entries to set in the record's metadata.
+            lease_id: Shown to prove that it is the registrant; None is believed by name.
+
+        Raises:
+            InstanceNotFound: Its lease has ended: register anew.
+            NotOwner: It lives by another lease.
+        """
+        tag = None if lease_id is None else names.lease_tag(lease_id)
+        return await self._decide(
+            lambda view: instances.heartbeat(
+                view, service_name, instance_id, lease=tag, status=status, metadata=metadata, at=self._runtime.wall()
+            ),
+            f"the heartbeat of {instance_id}",
+        )
+
+    async def deregister(self, service_name: str, instance_id: str, *, lease_id: str | None = None) -> tuple[str, ...]:
+        """End an instance's registration; everything it held is free at once. Answers the resource ids that it held.
+
+        Raises:
+            InstanceNotFound: No such instance lives.
+            NotOwner: It lives by another lease than that of *lease_id*.
+        """
+        tag = None if lease_id is None else names.lease_tag(lease_id)
+        held = await self._decide(
+            lambda view: instances.deregister(view, service_name, instance_id, lease=tag),
+            f"the deregistration of {instance_id}",
+        )
+        return tuple(target for target in held if not names.is_role(target))
+
+    async def disconnect(self, service_name: str, instance_id: str) -> tuple[str, ...]:
+        """End an instance's lease from outside. What it held is free at once; a live instance of ours registers anew.
+
+        Raises:
+            InstanceNotFound: No such instance lives.
+        """
+        self._node.require_own(instance_id, "disconnect", service_name)
+        return await self.deregister(service_name, instance_id)
+
+    async def set_health(self, service_name: str, instance_id: str, health: Health, reason: str = "") -> None:
+        """Say that an instance is ONLINE or UNHEALTHY.
+
+        Raises:
+            InvalidRequest: OFFLINE cannot be said.
+            InstanceNotFound: No such instance lives.
+        """
+        hosted = self._hosted(service_name, instance_id)
+        if hosted is not None:
+            await hosted.set_health(health, reason)
+            return
+        record = await self._find(service_name, instance_id)
+        if _has_scopes(record):
+            await self._ask(record, "aegis.set_health", {"health": health.value, "reason": reason})
+            return
+        await self._decide(
+            lambda view: instances.set_health(view, service_name, instance_id, health, at=self._runtime.wall()),
+            f"the health of {instance_id}",
+        )
+
+    async def drain(self, service_name: str, instance_id: str) -> None:
+        """Let an instance hand over everything it holds and take no more.
+
+        Raises:
+            InstanceNotFound: No such instance lives.
+        """
+        hosted = self._hosted(service_name, instance_id)
+        if hosted is not None:
+            await hosted.drain()
+            return
+        record = await self._find(service_name, instance_id)
+        if _has_scopes(record):
+            await self._ask(record, "aegis.drain", {}, timeout=self._runtime.settings.drain)
+            return
+        await self._decide(
+            lambda view: instances.set_draining(
+                view, service_name, instance_id, draining=True, at=self._runtime.wall()
+            ),
+            f"draining {instance_id}",
+        )
+
+    async def list_services(self) -> tuple[ServiceView, ...]:
+        """Every service with its live instances: health as seen from here, role as the ownership records say."""
+        return await self._decide(
+            lambda view: answered(instances.list_services(view, now=self._runtime.clock.now())), "the list of services"
+        )
+
+    async def get_service(self, service_name: str) -> ServiceView:
+        """One service with its live instances.
+
+        Raises:
+            ServiceNotFound: None of its instances lives.
+        """
+        return await self._decide(
+            lambda view: answered(instances.get_service(view, service_name, now=self._runtime.clock.now())),
+            f"service {service_name}",
+        )
+
+    # -- roles --------------------------------------------------------------------------------------------------
+
+    async def list_roles(self, service_name: str) -> RoleTable:
+        """Who is ACTIVE and who waits, in order: per role group, and per resource with a line.
+
+        Raises:
+            ServiceNotFound: None of its instances lives.
+        """
+        return await self._decide(lambda view: answered(roles.list_roles(view, service_name)), "the list of roles")
+
+    async def set_role(
+        self, service_name: str, role: Role, *instance_ids: str, group: str | None = None, reason: str = ""
+    ) -> tuple[str, ...]:
+        """Make instances ACTIVE or STANDBY in their role group; who held it waits in line from then on.
+
+        Stepping down hands the role to the next in line. Groups that the same instance holds change in one transaction.
+
+        Args:
+            service_name: The service.
+            role: The role to have.
+            instance_ids: One or more.
+            group: The role group; by default the one that each was served with.
+            reason: For the audit record.
+
+        Returns:
+            The instances whose role changed.
+
+        Raises:
+            InvalidRequest: No instance, no group, or two that are to be ACTIVE in one.
+            InstanceNotFound: One does not live.
+            Forbidden: One that should become ACTIVE is UNHEALTHY or draining.
+        """
+        return await self._node.moves.set_role(service_name, role, instance_ids, group=group, reason=reason)
+
+    # -- resources ----------------------------------------------------------------------------------------------
+
+    async def claim(
+        self,
+        service_name: str,
+        instance_id: str,
+        *resource_ids: str,
+        metadata: ResourceMetadata | Mapping[str, ResourceMetadata] | None = None,
+        force: bool = False,
+    ) -> ClaimReply:
+        """Make an instance the owner of those of *resource_ids* that are free; the others are in `ClaimReply.conflicts`.
+
+        Raises:
+            InvalidRequest, InstanceNotFound, ResourceLimitExceeded, VersionConflict: Nothing was claimed.
+            Forbidden: The instance is UNHEALTHY or draining, or *force* is not permitted.
+        """
+        hosted = self._hosted(service_name, instance_id)
+        if hosted is not None:
+            return await hosted.acquire(
+                resource_ids, metadata=metadata, force=force, reason="claimed", keep=True, partial=True
+            )
+        audit = None
+        if force:
+            self._node.require_own(instance_id, "force", service_name, *resource_ids)
+            audit = self._node.moves.audit(reason="claimed by force", requested_by=instance_id)
+        settings = self._runtime.settings
+
+        def decide(view: Snapshot) -> Decision[ClaimReply]:
+            known = view.instance(service_name, instance_id)
+            return resources.claim(
+                view,
+                service_name,
+                instance_id,
+                resource_ids,
+                metadata=metadata,
+                force=force,
+                admin=force,
+                all_or_nothing=False,
+                reason="assigned" if known is not None and _has_scopes(known) else "claimed",
+                limit=settings.max_resources_per_instance,
+                max_transaction=self._runtime.store.capabilities.max_transaction,
+                audit=audit,
+                now=self._runtime.clock.now(),
+                at=self._runtime.wall(),
+            )
+
+        return await self._decide(decide, "the claim")
+
+    async def release(self, service_name: str, instance_id: str, *resource_ids: str) -> ReleaseReply:
+        """Free *resource_ids*, all of them or none. Of an instance that a node serves, running calls finish first.
+
+        Raises:
+            ResourceNotFound: Nobody owns one of them.
+            NotOwner: Another instance does; names it.
+            InstanceNotFound, InvalidRequest: As they say.
+        """
+        hosted = self._hosted(service_name, instance_id)
+
+        def decide(view: Snapshot) -> Decision[ReleaseReply]:
+            return resources.release(view, service_name, instance_id, resource_ids)
+
+        if hosted is None:
+            record = await self._find(service_name, instance_id)
+            if not _has_scopes(record):
+                return await self._decide(decide, "the release")
+            await self._check(decide)
+            await self._ask(
+                record, "aegis.release", {"resource_ids": list(resource_ids)}, timeout=self._runtime.settings.drain
+            )
+        else:
+            await self._check(decide)
+            claims = [c for i in resource_ids if (c := hosted.claims_table.get(i)) is not None]
+            await hosted.give_up_all(claims)
+        return ReleaseReply(released=tuple(dict.fromkeys(resource_ids)))
+
+    async def bulk_claim(
+        self, service_name: str, instance_id: str, items: Iterable[Claimable], **options: Unpack[BulkOptions]
+    ) -> BulkReply:
+        """Claim many resources (ids, or pairs of id and metadata) for an instance; see `aegis_core.node.bulk`.
+
+        Raises:
+            InvalidRequest: The request itself cannot be, or (without *continue_on_error*) bad ids.
+            InstanceNotFound, Forbidden, ResourceLimitExceeded: Nothing was claimed.
+        """
+        return await bulk_claim(self._node, service_name, instance_id, items, BulkRequest(**options))
+
+    async def bulk_release(
+        self, service_name: str, instance_id: str, items: Iterable[str], **options: Unpack[BulkOptions]
+    ) -> BulkReply:
+        """Release many resources of an instance; see `aegis_core.node.bulk`.
+
+        Raises:
+            InvalidRequest: The request itself cannot be, or (without *continue_on_error*) bad ids.
+            InstanceNotFound: No such instance lives.
+        """
+        return await bulk_release(self._node, service_name, instance_id, items, BulkRequest(**options))
+
+    async def transfer(
+        self,
+        service_name: str,
+        resource_ids: Sequence[str],
+        from_instance_id: str,
+        to_instance_id: str,
+        *,
+        verify_ownership: bool = True,
+        reason: str = "",
+    ) -> TransferReply:
+        """Move resources between instances of a service; the owner carries it out, so that nobody's work overlaps.
+
+        Args:
+            service_name: The service.
+            resource_ids: One or more.
+            from_instance_id: The owner, in whose name this is asked.
+            to_instance_id: The new owner.
+            verify_ownership: With False the resources are taken from whoever owns them, without consent: fencing still
+                holds, but work may overlap for a moment. Needs the permission ``force``.
+            reason: For the audit record.
+
+        Raises:
+            InvalidRequest, InstanceNotFound, ResourceNotFound, NotOwner, Forbidden: Nothing was ended.
+            ResourceConflict: The target cannot take one of them over.
+        """
+        audit = self._node.moves.audit(reason=reason, requested_by=from_instance_id)
+        ids = tuple(dict.fromkeys(resource_ids))
+        if not verify_ownership:
+            self._node.require_own(from_instance_id, "force", service_name, *ids)
+            return await self._commit_transfer(service_name, ids, from_instance_id, to_instance_id, audit, forced=True)
+        hosted = self._hosted(service_name, from_instance_id)
+        if hosted is not None:
+            return await hosted.transfer(*ids, to=to_instance_id, reason=reason)
+        record = await self._find(service_name, from_instance_id)
+        if not _has_scopes(record):
+            return await self._commit_transfer(service_name, ids, from_instance_id, to_instance_id, audit, forced=False)
+        answer = await self._ask(
+            record,
+            "aegis.transfer",
+            {"resource_ids": list(ids), "to_instance_id": to_instance_id, "reason": reason},
+            timeout=self._runtime.settings.drain,
+        )
+        return transfer_reply(answer)
+
+    async def rebalance(self, service_name: str, max_moves: int = 100) -> tuple[TransferReply, ...]:
+        """Even out how many resources the instances of a service hold, by at most *max_moves* transfers.
+
+        The plan is that of the hook `aegis_plan_rebalance`, else even counts, with resources of high priority moved last.
+
+        Raises:
+            ServiceNotFound: None of its instances lives.
+        """
+
+        runtime = self._runtime
+
+        def plan(view: Snapshot) -> Decision[Mapping[str, str]]:
+            chosen = runtime.plugins.plan_rebalance(view, service_name, max_moves)
+            if chosen is None:
+                moves = plan_rebalance(view, service_name, max_moves, now=runtime.clock.now())
+                chosen = {move.resource_id: move.to_instance_id for move in moves}
+            return answered(chosen)
+
+        wanted = await self._decide(plan, f"rebalancing {service_name}")
+        routes: dict[tuple[str, str], list[str]] = {}
+        for resource_id, target in wanted.items():
+            owned = runtime.directory.snapshot.owner(resource_id)
+            if owned is not None and owned[1].instance_id != target:
+                routes.setdefault((owned[1].instance_id, target), []).append(resource_id)
+        return tuple(
+            [
+                await self.transfer(service_name, ids, source, target, reason="rebalance")
+                for (source, target), ids in routes.items()
+            ]
+        )
+
+    async def query_resources(
+        self,
+        *,
+        service_name: str | None = None,
+        instance_id: str | None = None,
+        resource_ids: Sequence[str] | None = None,
+        resource_type: str | None = None,
+        tags: Sequence[str] | None = None,
+        include_metadata: bool = True,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> QueryReply:
+        """The owned resources that match everything given, oldest change first, one page of them.
+
+        Args:
+            service_name: Of the owner.
+            instance_id: The owner.
+            resource_ids: Among these.
+            resource_type: As their metadata says.
+            tags: All of them must be there.
+            include_metadata: With False the metadata are left out.
+            limit: 1 to 1000.
+            offset: How many to leave out first.
+
+        Raises:
+            InvalidRequest: A bad limit or offset.
+        """
+        return await self._decide(
+            lambda view: answered(
+                queries.query_resources(
+                    view,
+                    service_name=service_name,
+                    instance_id=instance_id,
+                    resource_ids=resource_ids,
+                    resource_type=resource_type,
+                    tags=tags,
+                    include_metadata=include_metadata,
+                    limit=limit,
+                    offset=offset,
+                    now=self._runtime.clock.now(),
+                )
+            ),
+            "the query",
+        )
+
+    async def get_owner(self, resource_id: str) -> Resource:
+        """Who owns *resource_id*.
+
+        Raises:
+            ResourceNotFound: Nobody.
+        """
+        now = self._runtime.clock.now
+        return await self._decide(
+            lambda view: answered(queries.get_owner(view, resource_id, now=now())), f"the owner of {resource_id}"
+        )
+
+    async def explain(self, resource_id: str) -> Explanation:
+        """Everything known about *resource_id*; the owner is asked for its calls, and left out if it does not answer soon."""
+        now = self._runtime.clock.now
+        known = await self._decide(
+            lambda view: answered(queries.explain(view, resource_id, now=now())), f"explaining {resource_id}"
+        )
+        if known.owner is None or not _has_scopes(known.owner):
+            return known
+        try:
+            answer = await self._ask(known.owner, "aegis.explain", {"resource_ids": [resource_id]}, timeout=1.0)
+        except AegisError as exc:
+            _log.debug("the owner of %s does not say more: %s", resource_id, exc)
+            return known
+        if not isinstance(answer, Mapping):
+            return known
+        calls, idle = answer.get("calls"), answer.get("idle")
+        last = self._runtime.wall() - timedelta(seconds=idle) if isinstance(idle, int | float) else None
+        return attrs.evolve(known, calls=calls if isinstance(calls, int) else None, last_call_at=last)
+
+    # -- for the node's own parts -------------------------------------------------------------------------------
+
+    def _hosted(self, service_name: str, instance_id: str) -> Instance | None:
+        return self._node.hosted.get((service_name, instance_id))
+
+    async def _decide(self, decide: Callable[[Snapshot], Decision[A]], what: str) -> A:
+        timeout = self._runtime.settings.request_timeout
+        return await self._node.committer.decide(decide, timeout=timeout, what=what)
+
+    async def _check(self, decide: Callable[[Snapshot], Decision[A]]) -> None:
+        """Raise the refusal of *decide*, on fresh evidence, and commit nothing."""
+
+        def check(view: Snapshot) -> Decision[None]:
+            decide(view)
+            return answered(None)
+
+        await self._decide(check, "the check")
+
+    async def _find(self, service_name: str, instance_id: str) -> ServiceInstance:
+        return await self._decide(
+            lambda view: answered(authentic(view, service_name, instance_id, None, "find")), f"finding {instance_id}"
+        )
+
+    async def _ask(
+        self, record: ServiceInstance, method: str, params: Mapping[str, object], *, timeout: float = 0.0
+    ) -> object:
+        """A reserved call to the instance, in its own name; *timeout* comes on top of the request timeout."""
+        return await self._node.client.reserved(
+            record,
+            method,
+            params,
+            timeout=timeout + self._runtime.settings.request_timeout,
+            principal=Principal("instance", record.instance_id),
+        )
+
+    async def _commit_transfer(
+        self, service_name: str, ids: Sequence[str], source: str, to: str, audit: Audit, *, forced: bool
+    ) -> TransferReply:
+        settings = self._runtime.settings
+        return await self._decide(
+            lambda view: transfers.transfer(
+                view,
+                ids,
+                service_name=service_name,
+                source=source,
+                to=to,
+                force=forced,
+                admin=forced,
+                limit=settings.max_resources_per_instance,
+                max_transaction=self._runtime.store.capabilities.max_transaction,
+                audit=audit,
+                at=self._runtime.wall(),
+            ),
+            "the transfer",
+        )
+
+
+def _has_scopes(record: ServiceInstance) -> bool:
+    """Whether a node serves the instance, so that its claims are scopes which only that node can end."""
+    return bool(record.endpoints) and bool(record.lease)
+
+
+def transfer_reply(answer: object) -> TransferReply:
+    """The reply that the owner of a transfer sent.
+
+    Raises:
+        RemoteError: It is none.
+    """
+    try:
+        reply = codec.structure_result(answer, TransferReply)
+    except InvalidRequest as exc:
+        raise RemoteError(remote_message=str(exc), kind="TransferReply") from exc
+    assert isinstance(reply, TransferReply)
+    return reply

@@ -1,0 +1,100 @@
+"""What the pieces of one node share: its settings, plug-ins, clock, transports, view and nursery."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import attrs
+import trio
+
+from aegis_core import names
+from aegis_core.backend import Clock, Store, Transport
+from aegis_core.config import Settings
+from aegis_core.events import Event
+from aegis_core.node.directory import Directory
+from aegis_core.node.subscription import Subscriptions
+from aegis_core.plugins import Plugins
+
+__all__ = ["Runtime"]
+
+R = TypeVar("R")
+
+
+@attrs.define(eq=False)
+class Runtime:
+    """One per node, made by `open_node`, closed with it.
+
+    Args:
+        settings: As configured.
+        plugins: Loaded and resolved.
+        clock: All deciding time of this node.
+        random: All jitter and all ids of this node.
+        nursery: Where the node's background tasks run.
+        store: Where decisions are committed.
+        transports: By URL scheme.
+        directory: The view of the store.
+        subscriptions: Readers of this node's events.
+        listeners: The node's own parts that hear every event.
+        touched: What hears every key that changed in the view.
+    """
+
+    settings: Settings
+    plugins: Plugins
+    clock: Clock
+    random: random.Random
+    nursery: trio.Nursery
+    store: Store
+    transports: Mapping[str, Transport]
+    directory: Directory = attrs.field(init=False)
+    subscriptions: Subscriptions = attrs.field(factory=Subscriptions)
+    listeners: list[Callable[[Event], None]] = attrs.field(factory=list)
+    touched: list[Callable[[names.Key], None]] = attrs.field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.directory = Directory(self.store, self.clock, wall=self.wall, emit=self.emit, touched=self._touch)
+
+    def _touch(self, key: names.Key) -> None:
+        for listener in self.touched:
+            listener(key)
+
+    def emit(self, event: Event) -> None:
+        """Hand *event* to observers and to readers of `node.events`; never blocks, never raises."""
+        for listener in self.listeners:
+            listener(event)
+        self.plugins.notify(event)
+        self.subscriptions.publish(event)
+
+    def wall(self) -> datetime:
+        """The time of day, aware UTC, for fields that people read."""
+        return datetime.now(UTC)
+
+    def new_id(self, nbytes: int = 8) -> str:
+        """A new random id of *nbytes* bytes in hex, from the node's own generator."""
+        return self.random.randbytes(nbytes).hex()
+
+    async def shelter(self, work: Callable[..., Awaitable[R]], *args: object) -> R:
+        """Run ``work(*args)`` in the node's nursery and wait for it: cancelling the caller leaves it running."""
+        done = trio.Event()
+        results: list[R] = []
+        errors: list[Exception] = []
+
+        async def run() -> None:
+            try:
+                results.append(await work(*args))
+            except Exception as exc:  # the waiting caller gets it; without one it is nobody's
+                errors.append(exc)
+            finally:
+                done.set()
+
+        self.nursery.start_soon(run)
+        await done.wait()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def jitter(self, seconds: float) -> float:
+        """*seconds* shortened by up to a half, so that many nodes do not act at once."""
+        return seconds * (1.0 - self.random.random() / 2)

@@ -1,0 +1,36 @@
+"""Ending a program politely: the first signal asks, the second insists."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Sequence
+
+import trio
+
+__all__ = ["wait_signals"]
+
+_log = logging.getLogger("aegis.instance")
+
+
+async def wait_signals(nursery: trio.Nursery, signals: Sequence[signal.Signals], second: trio.Event) -> None:
+    """Wait for one of *signals* (SIGINT and SIGTERM when there are none); set *second* at the next one.
+
+    Only from the main thread, as Python's signals are. The signals stay caught until the second came or *nursery* ends.
+    """
+    wanted = tuple(signals) or (signal.SIGINT, signal.SIGTERM)
+    first = trio.Event()
+
+    async def listen(task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(*wanted) as received:
+            task_status.started()
+            async for number in received:
+                if first.is_set():
+                    name = signal.Signals(number).name
+                    _log.warning("second signal %s: not draining any longer", name)
+                    second.set()
+                    return
+                first.set()
+
+    await nursery.start(listen)
+    await first.wait()

@@ -1,0 +1,102 @@
+"""Readers of a node's events: bounded, filtered, and told when they missed some."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Final
+
+import trio
+
+from aegis_core.events import Event, Resync
+
+__all__ = ["EventStream", "Subscriptions"]
+
+CAPACITY: Final = 1000
+
+
+class EventStream:
+    """The events one reader asked for, in order; iterate over it.
+
+    It holds up to 1,000 events that were not taken yet. When more come, all of them are dropped and a `Resync` is
+    put in their place: the reader should look at the registry again.
+    """
+
+    def __init__(self, types: tuple[type[Event], ...], service: str | None, resource_id: str | None) -> None:
+        self._types = types
+        self._service = service
+        self._resource_id = resource_id
+        self._events: deque[Event] = deque()
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    def __repr__(self) -> str:
+        return f"<EventStream {len(self._events)} waiting>"
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await self.receive()
+
+    async def receive(self) -> Event:
+        """The next event; waits for one. Cancelled, it has taken none."""
+        if self._events:
+            await trio.lowlevel.checkpoint()
+        while not self._events:
+            await self._waiting.park()
+        return self._events.popleft()
+
+    def receive_nowait(self) -> Event:
+        """The next event.
+
+        Raises:
+            trio.WouldBlock: There is none yet.
+        """
+        if not self._events:
+            raise trio.WouldBlock
+        return self._events.popleft()
+
+    def _wants(self, event: Event) -> bool:
+        if isinstance(event, Resync):
+            return True
+        if self._types and not isinstance(event, self._types):
+            return False
+        if self._service is not None and event.service_name != self._service:
+            return False
+        return self._resource_id is None or event.resource_id == self._resource_id
+
+    def _put(self, event: Event) -> None:
+        if not self._wants(event):
+            return
+        if len(self._events) >= CAPACITY:
+            self._events.clear()
+            reason = f"the reader fell more than {CAPACITY} events behind"
+            self._events.append(Resync(at=datetime.now(UTC), reason=reason))
+        self._events.append(event)
+        self._waiting.unpark()
+
+
+class Subscriptions:
+    """All readers of one node."""
+
+    def __init__(self) -> None:
+        self._streams: list[EventStream] = []
+
+    @contextmanager
+    def open(
+        self, *types: type[Event], service: str | None = None, resource_id: str | None = None
+    ) -> Iterator[EventStream]:
+        """A stream of the events from now on of any of *types* (none: all), until the block is left."""
+        stream = EventStream(types, service, resource_id)
+        self._streams.append(stream)
+        try:
+            yield stream
+        finally:
+            self._streams.remove(stream)
+
+    def publish(self, event: Event) -> None:
+        """Hand *event* to every stream that wants it."""
+        for stream in self._streams:
+            stream._put(event)
