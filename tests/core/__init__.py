@@ -1,0 +1,1 @@
+"""Tests of the core's values, bytes, plug-ins and settings."""
