@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, T
 import attrs
 import trio
 
-from aegis_core import codec
+from aegis_core import codec, names
 from aegis_core.engine.routing import Route, route
 from aegis_core.envelopes import RequestEnvelope
 from aegis_core.errors import CallTimeout, InvalidRequest
@@ -53,7 +53,9 @@ class Client:
         self._has_middleware = bool(runtime.plugins.middleware)
         self._retry = Retry(runtime)
         self._peers: dict[str, Peer] = {}
+        self._by_name: dict[tuple[str, str], Peer] = {}
         self._troubled: dict[Peer, None] = {}
+        runtime.touched.append(self._touched)
 
     def __repr__(self) -> str:
         return f"<Client with {len(self._peers)} peers, {sum(peer.pending for peer in self._peers.values())} calls pending>"
@@ -187,13 +189,59 @@ class Client:
         peer = self._peers.get(instance.lease)
         return 0 if peer is None else peer.pending
 
-    def on_instance_gone(self, service_name: str, instance_id: str, tag: str) -> None:
-        """The view dropped an instance's lease: forget it; long calls to it fail now as MAYBE_EXECUTED."""
-        peer = self._peers.pop(tag, None)
+    # -- peers ------------------------------------------------------------------------------------
+
+    def _meet(self, instance: ServiceInstance) -> Peer:
+        peer = Peer(self._runtime, instance, self._circuit_changed)
+        name = (instance.service_name, instance.instance_id)
+        before = self._by_name.get(name)
+        if before is not None:
+            self._forget(before)
+        self._peers[instance.lease] = self._by_name[name] = peer
+        return peer
+
+    def _touched(self, key: names.Key) -> None:
+        """The view of *key* changed: forget an incarnation that is gone."""
+        if not isinstance(key, names.InstanceKey):
+            return
+        peer = self._by_name.get((key.service_name, key.instance_id))
         if peer is not None:
-            _log.debug("%s of %s is gone", instance_id, service_name)
+            seen = self._directory.snapshot.instance(key.service_name, key.instance_id)
+            if seen is None or seen.lease != peer.instance.lease:
+                self._forget(peer)
+
+    def _forget(self, peer: Peer) -> None:
+        """The lease of *peer* ended: long calls to it fail now as MAYBE_EXECUTED."""
+        instance = peer.instance
+        del self._peers[instance.lease]
+        del self._by_name[instance.service_name, instance.instance_id]
+        self._troubled.pop(peer, None)
+        peer.leave()
+
+    def _circuit_changed(self, peer: Peer, old: CircuitState, new: CircuitState) -> None:
+        if new is CircuitState.CLOSED:
             self._troubled.pop(peer, None)
-            peer.leave()
+        else:
+            self._troubled[peer] = None
+        instance = peer.instance
+        _log.log(
+            logging.INFO if new is CircuitState.CLOSED else logging.WARNING,
+            "the circuit of %s is %s, it was %s",
+            instance.instance_id,
+            new.value,
+            old.value,
+            extra={"service_name": instance.service_name, "instance_id": instance.instance_id},
+        )
+        self._runtime.emit(
+            CircuitStateChanged(
+                service_name=instance.service_name,
+                instance_id=instance.instance_id,
+                at=self._runtime.wall(),
+                what=instance.instance_id,
+                old=old.value,
+                new=new.value,
+            )
+        )
 
     # -- one call ---------------------------------------------------------------------------------
 
@@ -326,35 +374,6 @@ class Client:
 
     def _timed_out(self, order: Order, outcome: Outcome) -> CallTimeout:
         return CallTimeout(timeout=order.timeout, what=f"{order.service_name}.{order.method}", outcome=outcome)
-
-    def _meet(self, instance: ServiceInstance) -> Peer:
-        peer = self._peers[instance.lease] = Peer(self._runtime, instance, self._circuit_changed)
-        return peer
-
-    def _circuit_changed(self, peer: Peer, old: CircuitState, new: CircuitState) -> None:
-        if new is CircuitState.CLOSED:
-            self._troubled.pop(peer, None)
-        else:
-            self._troubled[peer] = None
-        instance = peer.instance
-        _log.log(
-            logging.INFO if new is CircuitState.CLOSED else logging.WARNING,
-            "the circuit of %s is %s, it was %s",
-            instance.instance_id,
-            new.value,
-            old.value,
-            extra={"service_name": instance.service_name, "instance_id": instance.instance_id},
-        )
-        self._runtime.emit(
-            CircuitStateChanged(
-                service_name=instance.service_name,
-                instance_id=instance.instance_id,
-                at=self._runtime.wall(),
-                what=instance.instance_id,
-                old=old.value,
-                new=new.value,
-            )
-        )
 
 
 @attrs.frozen(eq=False, repr=False)

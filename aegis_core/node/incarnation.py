@@ -107,6 +107,7 @@ class Incarnation:
                 metadata=options.metadata,
                 adopts=instance.service.acquire_hook is not None,
                 on_demand=instance.service.on_demand,
+                idempotent=instance.service.idempotent,
                 registered_at=at,
                 last_heartbeat=at,
             )

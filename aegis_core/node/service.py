@@ -199,6 +199,11 @@ class Service:
         return MappingProxyType(self._methods)
 
     @property
+    def idempotent(self) -> tuple[str, ...]:
+        """Names of the methods that may be executed twice."""
+        return tuple(name for name, method in self._methods.items() if method.idempotent)
+
+    @property
     def acquire_hook(self) -> Callable[[Claim], Awaitable[object]] | None:
         """What `on_acquire` decorated, or None."""
         return self._acquire
