@@ -61,7 +61,7 @@ def defined(module: Module) -> set[str]:
     names = {name for node in module.tree.body for name in _bound(node)}
     if module.is_package:
         names |= _imported(module, module.name)
-    return {name for name in names if not name.startswith("_")}
+    return {name for name in names if not name.startswith("_") or name == "__version__"}
 
 
 def lint_order(name: str) -> tuple[int, list[tuple[int, str]]]:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.house import source
 from tests.house.import_rules import DOORWAYS, EVERYWHERE
-from tests.house.source import CHECKOUT, PACKAGES
+from tests.house.source import CHECKOUT, PACKAGES, within
 
 
 def home(package: str) -> Path:
@@ -48,6 +48,7 @@ def test_metadata_offers_the_program_and_the_plugin() -> None:
     offered = {(entry.group, entry.name): entry.value for entry in distribution.entry_points}
     assert offered["console_scripts", "aegis"] == "aegis_core.cli:main"
     assert offered["pytest11", "aegis"] == "aegis_pytest.plugin"
+    assert distribution.version == importlib.import_module("aegis_core").__version__
 
 
 def test_every_declared_requirement_is_imported_and_the_other_way_round() -> None:
@@ -55,7 +56,11 @@ def test_every_declared_requirement_is_imported_and_the_other_way_round() -> Non
     requirements = metadata.requires("aegis-ipc") or []
     declared = {re.split(r"[\s<>=!~;\[]", requirement)[0] for requirement in requirements}
     names = {name.replace("-", "_") for name in declared}
-    imported = {found.target.split(".")[0] for read in source.product() for found in read.imports}
+    shipped = (
+        *source.product(),
+        *(read for read in source.everything() if within(read.name, "docs.examples.exchange")),
+    )
+    imported = {found.target.split(".")[0] for read in shipped for found in read.imports}
     used = {"attrs" if name == "attr" else name for name in imported & (EVERYWHERE | set(DOORWAYS))}
     assert len(used) >= 5
     assert names == used
