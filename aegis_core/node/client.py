@@ -200,14 +200,19 @@ class Client:
         self._peers[instance.lease] = self._by_name[name] = peer
         return peer
 
-    def _touched(self, key: names.Key) -> None:
-        """The view of *key* changed: forget an incarnation that is gone."""
-        if not isinstance(key, names.InstanceKey):
+    def _touched(self, key: names.Key | None) -> None:
+        """The view of *key* changed (None: it was made anew): forget the incarnations that are gone."""
+        if isinstance(key, names.InstanceKey):
+            peer = self._by_name.get((key.service_name, key.instance_id))
+            concerned = () if peer is None else (peer,)
+        elif key is None:
+            concerned = tuple(self._peers.values())
+        else:
             return
-        peer = self._by_name.get((key.service_name, key.instance_id))
-        if peer is not None:
-            seen = self._directory.snapshot.instance(key.service_name, key.instance_id)
-            if seen is None or seen.lease != peer.instance.lease:
+        for peer in concerned:
+            instance = peer.instance
+            seen = self._directory.snapshot.instance(instance.service_name, instance.instance_id)
+            if seen is None or seen.lease != instance.lease:
                 self._forget(peer)
 
     def _forget(self, peer: Peer) -> None:

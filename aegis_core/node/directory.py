@@ -34,7 +34,7 @@ class Directory:
         clock: The node's clock, for when an instance was last heard of.
         wall: Time of day for events.
         emit: Where events go.
-        touched: Called after each change with the key that changed.
+        touched: Called after each change with the key that changed, and with None when the view was made anew.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Directory:
         *,
         wall: Callable[[], datetime],
         emit: Callable[[events.Event], None],
-        touched: Callable[[names.Key], None],
+        touched: Callable[[names.Key | None], None],
     ) -> None:
         self.snapshot = Snapshot()
         self._store = store
@@ -119,10 +119,12 @@ class Directory:
             if isinstance(item, Change):
                 self._change(item)
             elif isinstance(item, Synced):
+                again = not self.snapshot.synced
                 found = self.snapshot.advance(item.revision, now=self._clock.now(), at=self._wall())
                 self._publish(found)
-                if found:
+                if again:
                     self._wake_all_targets()
+                    self._touched(None)
             else:
                 _log.warning("the view is read anew: %s", item.reason)
                 self.snapshot.resync()

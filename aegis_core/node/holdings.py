@@ -138,6 +138,8 @@ class Holdings:
         hook = self._instance.service.acquire_hook
         if hook is None:
             for claim in claims:
+                if claim.ended is not None:
+                    raise claim.lost()
                 claim.set_ready()
             return
         if len(claims) == 1:
@@ -164,6 +166,8 @@ class Holdings:
         if hook is None or names.is_role(claim.resource_id):
             claim.set_ready()
             return
+        if claim.ended is not None:
+            raise claim.lost()
         with trio.CancelScope() as scope:
             claim.enter(scope)
             try:
@@ -198,8 +202,9 @@ class Holdings:
         if claim is not None:
             if record is None:
                 self._drop(claim, EndReason.ERASED)
-            elif record.lease != self.lease.tag:
+            elif record.lease != self.lease.tag or record.epoch > claim.epoch:
                 self._drop(claim, EndReason.FORCED)
+                self.touched(target)
             elif record.epoch == claim.epoch and record is not claim.record:
                 claim.seen(record)
                 self._watch_limit(claim)

@@ -126,7 +126,8 @@ class Incarnation:
                 )
                 record = registered.instance
             incarnation = cls(node, instance, record, lease_id, sent, server, stack.pop_all())
-        node.hosted[record.service_name, record.instance_id] = instance
+        if options.register:
+            node.hosted[record.service_name, record.instance_id] = instance
         node.leases[tag] = incarnation.holdings
         return incarnation
 
@@ -181,9 +182,16 @@ class Incarnation:
     async def retire(self) -> None:
         """Answer what still runs, within the drain time, then stop listening."""
         self.server.stop_accepting()
-        with trio.move_on_after(self._runtime.settings.drain):
-            await self.server.drained()
-        self.server.cancel_all()
+        try:
+            with trio.move_on_after(self._runtime.settings.drain):
+                await self.server.drained()
+        finally:
+            self.server.cancel_all()
+            with trio.CancelScope(shield=True):
+                await self.stop_listening()
+
+    async def stop_listening(self) -> None:
+        """Leave the transports; requests without an answer fail there. Idempotent."""
         await self._listening.aclose()
 
     async def deregister(self, seconds: float) -> None:

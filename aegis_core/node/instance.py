@@ -412,20 +412,26 @@ class Instance:
         """Register, and stay registered until `close`; started once the first registration stands."""
         incarnation = await Incarnation.begin(self._node, self, role=self._role)
         task_status.started()
-        while True:
-            self._incarnation = incarnation
-            self._registered.set()
-            self.role_moved()
-            await incarnation.live(self._again)
-            self._registered = trio.Event()
-            self._again = incarnation.kept()
-            self._runtime.nursery.start_soon(incarnation.retire)
-            self.role_moved()
-            if self._closing:
-                self._closed.set()
-                return
-            self._tell_lease_ended(await incarnation.lease.wait_ended())
-            incarnation = await self._begin_anew()
+        try:
+            while True:
+                self._incarnation = incarnation
+                self._registered.set()
+                self.role_moved()
+                await incarnation.live(self._again)
+                self._registered = trio.Event()
+                self._again = incarnation.kept()
+                self._runtime.nursery.start_soon(incarnation.retire)
+                self.role_moved()
+                if self._closing:
+                    return
+                self._tell_lease_ended(await incarnation.lease.wait_ended())
+                incarnation = await self._begin_anew()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await incarnation.stop_listening()
+            raise
+        finally:
+            self._closed.set()
 
     async def close(self, *, drain: bool) -> None:
         """Leave: hand over (with *drain*), and deregister in any case, in at most two further seconds."""
@@ -438,6 +444,7 @@ class Instance:
                 incarnation = self._incarnation
                 if incarnation is not None:
                     await incarnation.deregister(_TEARDOWN / 2)
+                self._node.hosted.pop((self._service.name, self.instance_id), None)
                 await self._closed.wait()
 
     async def _begin_anew(self) -> Incarnation:
@@ -527,8 +534,9 @@ class Instance:
 
     def verify(self) -> None:
         """The view of this instance's record changed."""
-        if self._incarnation is not None and self._incarnation.lease.ended is None:
-            self._incarnation.lease.verify()
+        incarnation = self._incarnation
+        if incarnation is not None and incarnation.lease.ended is None and not self._closing:
+            incarnation.lease.verify()
 
     async def activate(self, resource_id: str) -> Claim:
         """Claim *resource_id* on demand, for a call that is on its way; it is given up when idle.

@@ -169,9 +169,14 @@ class Node:
 
     # -- for the node's own parts -------------------------------------------------------------------------------
 
-    def touched(self, key: names.Key) -> None:
-        """The view of *key* changed: tell whom of this node it concerns."""
-        if isinstance(key, names.InstanceKey):
+    def touched(self, key: names.Key | None) -> None:
+        """The view of *key* changed (None: it was made anew): tell whom of this node it concerns."""
+        if key is None:
+            for instance in tuple(self.hosted.values()):
+                instance.verify()
+            for target, holdings in tuple(self.claimed.items()):
+                holdings.touched(target)
+        elif isinstance(key, names.InstanceKey):
             hosted = self.hosted.get((key.service_name, key.instance_id))
             if hosted is not None:
                 hosted.verify()

@@ -13,7 +13,9 @@ import trio
 from aegis_core import names
 from aegis_core.backend import Clock, Store, Transport
 from aegis_core.config import Settings
+from aegis_core.errors import StoreUnavailable
 from aegis_core.events import Event
+from aegis_core.models import Outcome
 from aegis_core.node.directory import Directory
 from aegis_core.node.subscription import Subscriptions
 from aegis_core.plugins import Plugins
@@ -38,7 +40,7 @@ class Runtime:
         directory: The view of the store.
         subscriptions: Readers of this node's events.
         listeners: The node's own parts that hear every event.
-        touched: What hears every key that changed in the view.
+        touched: What hears every key that changed in the view, and None when the view was made anew.
     """
 
     settings: Settings
@@ -51,12 +53,12 @@ class Runtime:
     directory: Directory = attrs.field(init=False)
     subscriptions: Subscriptions = attrs.field(factory=Subscriptions)
     listeners: list[Callable[[Event], None]] = attrs.field(factory=list)
-    touched: list[Callable[[names.Key], None]] = attrs.field(factory=list)
+    touched: list[Callable[[names.Key | None], None]] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self.directory = Directory(self.store, self.clock, wall=self.wall, emit=self.emit, touched=self._touch)
 
-    def _touch(self, key: names.Key) -> None:
+    def _touch(self, key: names.Key | None) -> None:
         for listener in self.touched:
             listener(key)
 
@@ -76,7 +78,12 @@ class Runtime:
         return self.random.randbytes(nbytes).hex()
 
     async def shelter(self, work: Callable[..., Awaitable[R]], *args: object) -> R:
-        """Run ``work(*args)`` in the node's nursery and wait for it: cancelling the caller leaves it running."""
+        """Run ``work(*args)`` in the node's nursery and wait for it: cancelling the caller leaves it running.
+
+        Raises:
+            StoreUnavailable: The node closed meanwhile (MAYBE_EXECUTED).
+            Exception: As *work* raised it.
+        """
         done = trio.Event()
         results: list[R] = []
         errors: list[Exception] = []
@@ -93,6 +100,8 @@ class Runtime:
         await done.wait()
         if errors:
             raise errors[0]
+        if not results:
+            raise StoreUnavailable(reason="the node is closing", outcome=Outcome.MAYBE_EXECUTED)
         return results[0]
 
     def jitter(self, seconds: float) -> float:
