@@ -204,7 +204,7 @@ class Client:
         """The view of *key* changed (None: it was made anew): forget the incarnations that are gone."""
         if isinstance(key, names.InstanceKey):
             peer = self._by_name.get((key.service_name, key.instance_id))
-            concerned = () if peer is None else (peer,)
+            concerned: tuple[Peer, ...] = () if peer is None else (peer,)
         elif key is None:
             concerned = tuple(self._peers.values())
         else:
