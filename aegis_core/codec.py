@@ -12,6 +12,7 @@ worst some 100 times its length, for empty maps), so that `MAX_RECORD` and the t
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -268,8 +269,10 @@ def _plain(value: object) -> object:
             return value.total_seconds()
         case UUID() | Decimal():
             return str(value)
-        case _ if hasattr(kind, "__dataclass_fields__"):
-            return {name: getattr(value, name) for name in kind.__dataclass_fields__}
+        case int():
+            raise ValueError("a number past 64 bits cannot be sent")
+        case _ if dataclasses.is_dataclass(value):
+            return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         case _:
             raise TypeError(f"{kind.__name__} cannot be sent")
 

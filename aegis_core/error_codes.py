@@ -27,7 +27,6 @@ from aegis_core.models import EndReason, Outcome
 __all__ = ["error_from_map", "error_to_map", "remote_error"]
 
 MAX_MESSAGE: Final = 4096
-_NO_DETAILS: Final[Mapping[str, object]] = {}
 # Facts about one process, its store or its configuration, which are not the caller's: it sees a RemoteError.
 _LOCAL: Final = (ConfigError, Conflict, Indeterminate, NodeCrashed)
 
@@ -66,20 +65,20 @@ def error_from_map(raw: object) -> AegisError:
         # Old instances may answer with a bare text.
         text = raw if isinstance(raw, str) else f"an error without description ({type(raw).__name__})"
         return RemoteError(remote_message=text[:MAX_MESSAGE])
-    code = raw.get("code")
-    details = raw.get("details")
-    known = _BY_CODE.get(code) if isinstance(code, str) else None
-    if known is not None and isinstance(details, Mapping):
+    code, details = raw.get("code"), raw.get("details")
+    told: dict[object, object] = {
+        "remote_message": _string(raw.get("message"))[:MAX_MESSAGE],
+        "kind": _string(raw.get("type")),
+        "remote_details": _strings_as_keys(details) if isinstance(details, Mapping) else {},
+    }
+    if isinstance(code, str) and code in _BY_CODE and isinstance(details, Mapping):
+        known = _BY_CODE[code]
         try:
-            return known.read(details)
+            return known.read({**told, **details} if known.kind is RemoteError else details)
         except ValueError:
-            pass  # Told below, with what can be kept.
-    return RemoteError(
-        remote_code=code if isinstance(code, str) and code else RemoteError.code,
-        remote_message=_string(raw.get("message"))[:MAX_MESSAGE],
-        kind=_string(raw.get("type")),
-        remote_details=_strings_as_keys(details) if isinstance(details, Mapping) else _NO_DETAILS,
-    )
+            pass  # Its code is kept, and what it told.
+    told["remote_code"] = code if isinstance(code, str) and code else RemoteError.code
+    return _BY_CODE[RemoteError.code].read(told)
 
 
 def _string(value: object) -> str:
