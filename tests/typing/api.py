@@ -14,6 +14,7 @@ import attrs
 from aegis_core import (
     Call,
     Claim,
+    Event,
     Health,
     Instance,
     LeaseLost,
@@ -119,7 +120,10 @@ async def watched(node: Node) -> None:
     assert_type(node.owner_of("account:42"), Resource | None)
     async with node.events(RoleChanged, service="account-service") as events:
         async for event in events:
-            assert_type(event, RoleChanged)
+            if isinstance(event, RoleChanged):
+                assert_type(event, RoleChanged)
+            else:
+                assert_type(event, Event)
 
 
 async def main() -> None:
