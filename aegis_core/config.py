@@ -21,13 +21,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import parse_qsl
 
 import attrs
 
 from aegis_core.backend import BackendAddress
 from aegis_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aegis_core.node.node import Node
 
 __all__ = [
     "CircuitSettings",
@@ -329,10 +332,12 @@ class NodeDefaults:
     Args:
         backend: The backend's URL, unless an argument names another.
         plugins: Plug-ins that are loaded before those of the arguments.
+        opened: Told of each node that was opened so.
     """
 
     backend: str
     plugins: tuple[object, ...] = ()
+    opened: Callable[[Node], None] | None = None
 
 
 ambient: Final[ContextVar[NodeDefaults | None]] = ContextVar("aegis_node_defaults", default=None)

@@ -276,7 +276,9 @@ async def open_node(
     """
     defaults = ambient.get()
     settings = load_settings(backend, config)
-    if defaults is not None and settings.backend == defaults.backend:
+    if defaults is not None and settings.backend != defaults.backend:
+        defaults = None
+    if defaults is not None:
         plugins = (*defaults.plugins, *plugins)
     loaded = load_plugins(settings, plugins)
     async with loaded.open_backend(parse_backend(settings.backend)) as opened:
@@ -285,12 +287,18 @@ async def open_node(
             async with trio.open_nursery() as nursery:
                 try:
                     node = await _start(settings, loaded, opened, nursery)
+                    if defaults is not None and defaults.opened is not None:
+                        defaults.opened(node)
                     yield node
                 except BaseException as exc:  # carried past the nursery, and raised again below
                     body = exc
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            raise _crash(group) from group.exceptions[0]
+            _, crashes = group.split(trio.Cancelled)
+            if crashes is not None:
+                raise _crash(crashes) from crashes.exceptions[0]
+            if body is None:
+                raise  # cancelled from outside while it closed
         if body is not None:
             raise body
 
