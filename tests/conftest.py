@@ -1,4 +1,4 @@
-"""What holds for every test: nothing is skipped unless the list says why."""
+"""What holds for every test: nothing is skipped unless the list says why, and speed decides nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.house.allowed_skips import ALLOWED_SKIPS
+
+# Measuring coverage on a busy machine makes any test slow; that is no fault of the code.
+settings.register_profile("house", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 ReportT = TypeVar("ReportT", pytest.TestReport, pytest.CollectReport)
 
