@@ -74,12 +74,18 @@ def problems(exc: Exception, path: str) -> list[Problem]:
     return [Problem(where, message) for message, _, where in found]
 
 
-def _say(exc: BaseException, kind: type | None) -> str:
-    if isinstance(exc, TypeError | ValueError) and exc.args:
-        return str(exc.args[0])[:SHOWN]  # attrs' validators put four things into args
-    if isinstance(exc, RecursionError):
-        return "nested too deeply"
-    return cattrs.v.format_exception(exc, kind)[:SHOWN]
+def _say(exc: BaseException, _kind: type | None) -> str:
+    match exc:
+        case cattrs.ForbiddenExtraKeysError():
+            # Not cattrs' own words: they fail where a name is no text.
+            text = f"extra fields found ({', '.join(sorted(map(str, exc.extra_fields)))})"
+        case KeyError():
+            text = "required field missing"
+        case RecursionError():
+            text = "nested too deeply"
+        case _:
+            text = str(exc.args[0]) if exc.args else ""  # attrs' validators put four things into args
+    return text[:SHOWN] or type(exc).__name__
 
 
 def _origin(kind: object) -> object:
