@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-import unicodedata
 from typing import Final
 
 import attrs
@@ -52,8 +51,8 @@ _INSTANCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}\Z")
 _METHOD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,127}\Z")
 _TRANSFER: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_/-]*[A-Za-z0-9_-])?\Z")
-_SAFE: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/")
-_FORBIDDEN: Final = frozenset('*><?"|\\{}$%&`')
+_FORBIDDEN: Final = re.compile(r"[ *><?\"|\\{}$%&`]")
+_ESCAPED: Final = re.compile(r"[^A-Za-z0-9_/-]+|\A/|/\Z")
 
 
 def service_name_problem(name: object) -> str | None:
@@ -97,14 +96,10 @@ def resource_id_problem(name: object) -> str | None:
         return "a resource id must not be empty"
     if len(name) > MAX_RESOURCE_ID:
         return f"a resource id has at most {MAX_RESOURCE_ID} characters, this one {len(name)}"
-    if name.isascii() and _PLAIN.match(name):
+    if name.isprintable() and not _FORBIDDEN.search(name):
         return None
-    for char in name:
-        if char in _FORBIDDEN or char.isspace() or not char.isprintable():
-            return f"{_shown(name)} contains {char!r}, which is not allowed in a resource id"
-        if unicodedata.category(char) == "Cs":
-            return f"{_shown(name)} contains a lone surrogate"
-    return None
+    bad = next(char for char in name if not char.isprintable() or _FORBIDDEN.match(char))
+    return f"{_shown(name)} contains {bad!r}, which is not allowed in a resource id"
 
 
 def _shown(name: object) -> str:
@@ -147,12 +142,11 @@ def escape(text: str) -> str:
     """*text* (any non-empty string) as one token of a key; `unescape` reads it back."""
     if _PLAIN.match(text):
         return text
-    raw = text.encode()
-    last = len(raw) - 1
-    return "".join(
-        chr(byte) if byte in _SAFE and not (byte == 0x2F and at in (0, last)) else f"={byte:02X}"
-        for at, byte in enumerate(raw)
-    )
+    return _ESCAPED.sub(_as_hex, text)
+
+
+def _as_hex(found: re.Match[str]) -> str:
+    return "".join([f"={byte:02X}" for byte in found.group().encode()])
 
 
 def unescape(token: str) -> str:
@@ -161,20 +155,10 @@ def unescape(token: str) -> str:
     Raises:
         ValueError: *token* is not the escaped form of anything (so that each text has exactly one key).
     """
-    if "=" not in token:
-        text = token
-    else:
-        out = bytearray()
-        at = 0
-        while at < len(token):
-            char = token[at]
-            if char == "=":
-                out.append(int(token[at + 1 : at + 3], 16))
-                at += 3
-            else:
-                out.extend(char.encode())
-                at += 1
-        text = out.decode()
+    text = token
+    if "=" in token:
+        first, *others = token.split("=")
+        text = b"".join([first.encode(), *(bytes.fromhex(o[:2]) + o[2:].encode() for o in others)]).decode()
     if not text or escape(text) != token:
         raise ValueError(f"{_shown(token)} is not an escaped name")
     return text
