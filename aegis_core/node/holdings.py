@@ -377,7 +377,11 @@ class Holdings:
                 self._runtime.nursery.start_soon(watch_overrun, self._runtime, claim)
 
     async def _commit_release(self, targets: Sequence[str], *, timeout: float) -> None:
-        def decide(view: Snapshot) -> Decision[tuple[str, ...]]:
-            return resources.give_up(view, targets, lease=self.lease.tag)
+        most = self._runtime.store.capabilities.max_transaction
+        for at in range(0, len(targets), most):
+            part = targets[at : at + most]
 
-        await self._committer.decide(decide, timeout=timeout, what="the release")
+            def decide(view: Snapshot, part: Sequence[str] = part) -> Decision[tuple[str, ...]]:
+                return resources.give_up(view, part, lease=self.lease.tag)
+
+            await self._committer.decide(decide, timeout=timeout, what="the release")

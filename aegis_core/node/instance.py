@@ -85,7 +85,7 @@ class Instance:
         self._draining = False
         self._closing = False
         self._closed = trio.Event()
-        self._hurry = trio.Event()
+        self._patience = trio.CancelScope()
 
     def __repr__(self) -> str:
         state = "closed" if self._closing else "ready" if self.ready else "registering"
@@ -404,7 +404,7 @@ class Instance:
 
         Only from the main thread, as Python's signals are.
         """
-        await wait_signals(self._runtime.nursery, signals, self._hurry)
+        await wait_signals(self._runtime.nursery, signals, self._patience.cancel)
 
     # -- life, run by Node.serve --------------------------------------------------------------------------------
 
@@ -437,7 +437,8 @@ class Instance:
         """Leave: hand over (with *drain*), and deregister in any case, in at most two further seconds."""
         try:
             if drain and self._incarnation is not None:
-                await self._drain_unless_hurried()
+                with self._patience:
+                    await self.drain()
         finally:
             self._closing = True
             with trio.move_on_after(_TEARDOWN, shield=True):
@@ -457,17 +458,6 @@ class Instance:
                 _log.warning("cannot register %s anew yet: %s", self.instance_id, exc, extra=self.log_fields())
             await self._node.committer.pause(pause)
             pause = min(2 * pause, 1.0)
-
-    async def _drain_unless_hurried(self) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def hurry() -> None:
-                await self._hurry.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(hurry)
-            await self.drain()
-            nursery.cancel_scope.cancel()
 
     async def _drain(self, incarnation: Incarnation, seconds: float) -> None:
         until = self._runtime.clock.now() + seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -28,7 +28,7 @@ async def wait_signals(nursery: trio.Nursery, signals: Sequence[signal.Signals],
                 if first.is_set():
                     name = signal.Signals(number).name
                     _log.warning("second signal %s: not draining any longer", name)
-                    second.set()
+                    insist()
                     return
                 first.set()
 
