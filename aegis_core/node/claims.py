@@ -56,6 +56,7 @@ class Claim:
         self.moving = False
         self.interrupted: EndReason | None = None
         self.body: trio.CancelScope | None = None
+        self.body_task: trio.lowlevel.Task | None = None
         self.body_grace = 0.0
         self.body_done = trio.Event()
         self.calls = 0

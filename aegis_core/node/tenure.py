@@ -58,6 +58,7 @@ async def own(
         claim = await _take_in_turn(node, instance, resource_id, priority, wait, metadata)
     scope = trio.CancelScope()
     claim.body, claim.body_grace = scope, grace
+    claim.body_task = trio.lowlevel.current_task()
     finished = False
     try:
         with scope:
