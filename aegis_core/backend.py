@@ -369,9 +369,9 @@ def _read_only(parameters: Mapping[str, str]) -> Mapping[str, str]:
 class BackendAddress:
     """A parsed backend URL: ``scheme://location?parameter=…``. Parameters that are settings of the node have been taken out."""
 
-    url: str
+    url: str = attrs.field(repr=False)  # It may hold a password.
     scheme: str
-    location: str
+    location: str = attrs.field(repr=lambda text: repr(text.rpartition("@")[2]))
     parameters: Mapping[str, str] = attrs.field(factory=dict, converter=_read_only)
 
 

@@ -5,6 +5,7 @@ one given to ``open_node(config=...)``), ``[tool.aegis]`` of ``pyproject.toml`` 
 variables ``AEGIS_*``, arguments (``open_node(config={...})``), and the parameters of the backend's URL. What is wrong is a
 `ConfigError` that names source and key, and says what would be right.
 
+All in one file, so that what a setting may be and how each source says it are seen together.
 Read by hand: typed-settings would be one more dependency of the core, as long to import as a third of Trio, and its
 messages would have to be rewritten to say this much.
 """
@@ -250,7 +251,12 @@ class LogSettings:
 
 
 def _shown(url: str) -> str:
-    return repr(re.sub(r"//[^/@]*@", "//***@", url))
+    """A URL for people, without the password that it may hold, and without its parameters."""
+    location, _, parameters = url.partition("?")
+    scheme, _, location = location.rpartition("//")
+    secret, _, host = location.rpartition("@")
+    shown = (f"{scheme}//" if scheme else "") + ("***@" if secret else "") + host
+    return repr(shown + ("?..." if parameters else ""))
 
 
 @attrs.frozen(kw_only=True)
@@ -359,19 +365,19 @@ class _Merge:
             # A text is what environment and URL have; TOML and Python say what they mean.
             value = kind.read(kind.parse(raw) if isinstance(raw, _Text) else raw)
         except (TypeError, ValueError) as exc:
-            shown = _shown(raw) if isinstance(raw, str) else repr(raw)
+            shown = _shown(raw) if path == ("backend",) and isinstance(raw, str) else repr(raw)
             raise ConfigError(
                 source=source, key=".".join(path), problem=f"expected {kind.expected}, got {shown}"
             ) from exc
         self.values[path] = (value, source)
 
-    def table(self, table: Mapping[str, object], source: str, path: tuple[str, ...] = ()) -> None:
+    def table(self, table: object, source: str, path: tuple[str, ...] = ()) -> None:
+        if not isinstance(table, Mapping):
+            problem = f"expected a table with {', '.join(_names_in(path))}, got {table!r}"
+            raise ConfigError(source=source, key=".".join(path), problem=problem)
         for name, raw in table.items():
             here = (*path, str(name))
             if here in _SECTIONS:
-                if not isinstance(raw, Mapping):
-                    problem = f"expected a table with {', '.join(_names_in(here))}, got {raw!r}"
-                    raise ConfigError(source=source, key=".".join(here), problem=problem)
                 self.table(raw, source, here)
             elif here in _KINDS:
                 self.put(here, raw, source)
