@@ -64,7 +64,7 @@ class ServedInstance(Protocol):
 
 def may_serve(claim: Claim, epoch: int) -> bool:
     """Whether *claim* covers a request that shows *epoch* (0: none), once the claim is ready."""
-    return epoch in {ABSENT, claim.epoch} and not claim.leaving and claim.held
+    return (not epoch or epoch == claim.epoch) and not claim.leaving and claim.held
 
 
 class Admission:

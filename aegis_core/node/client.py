@@ -266,7 +266,7 @@ class Client:
             raise InvalidRequest.at("$.instance_id", "a resource is called at its owner: give one of the two")
         if not timeout >= 0:
             raise InvalidRequest.at("$.timeout", f"expected seconds, 0 or more, got {timeout!r}")
-        outer = trio.current_effective_deadline()
+        ids = self._random.randbytes(32).hex()
         caller = current_call.get()
         return Order(
             service,
@@ -275,10 +275,10 @@ class Client:
             resource_id,
             instance_id,
             timeout,
-            self._clock.now() + timeout,
-            outer,
-            self._runtime.new_id(16) if caller is None else caller.trace_id,
-            self._runtime.new_id(16),
+            trio.current_time() + timeout,
+            trio.current_effective_deadline(),
+            ids[:32] if caller is None else caller.trace_id,
+            ids[32:],
             idempotency_key,
             idempotent,
         )
@@ -298,6 +298,12 @@ class Client:
         """
         if order.bound is not None:
             return order.bound
+        snapshot = self._directory.snapshot
+        if order.resource_id is not None:
+            # The common case first: it needs neither the time nor a balancer.
+            owned = snapshot.owner(order.resource_id)
+            if owned is not None and owned[1].service_name == order.service_name:
+                return Route(owned[1], owned[0].epoch)
         excluded = order.excluded
         if self._troubled:
             excluded += tuple(
@@ -306,7 +312,7 @@ class Client:
                 if peer.instance.service_name == order.service_name and not peer.breaker.would_allow()
             )
         return route(
-            self._directory.snapshot,
+            snapshot,
             order.service_name,
             resource_id=order.resource_id,
             instance_id=order.instance_id,
@@ -332,23 +338,24 @@ class Client:
                 order.attempts,
                 extra={"trace_id": order.trace_id, "resource_id": order.resource_id},
             )
-        left = told = order.until - self._clock.now()
+        now = trio.current_time()
+        left = order.until - now
         if left <= 0:
             raise self._timed_out(order, Outcome.NOT_SENT)
-        if order.outer != math.inf:
-            told = min(left, max(0.0, order.outer - trio.current_time()))
+        told = min(left, max(0.0, order.outer - now))
         request = RequestEnvelope(
-            method=order.method,
-            params=order.params,
-            trace_id=order.trace_id,
-            service_name=order.service_name,
-            resource_id=order.resource_id,
-            epoch=where.epoch,
-            timeout=None if told == math.inf else told,
-            message_id=order.message_id,
-            idempotency_key=order.idempotency_key,
-            activate=where.activate,
-            principal=principal,
+            order.method,
+            order.params,
+            order.trace_id,
+            "",
+            order.service_name,
+            order.resource_id,
+            where.epoch,
+            None if told == math.inf else told,
+            order.message_id,
+            order.idempotency_key,
+            where.activate,
+            principal,
         )
         try:
             if self._has_middleware:

@@ -10,6 +10,8 @@
 - *Not here* (`Misdirected`): the view is behind, or the callee. If the callee knows a newer epoch than the view, wait
   for the view to reach it; else pause.
 - *Nobody has it* is believed only when it was decided on a view that was synced after the call began.
+
+A call's own time is Trio's, because deadlines that it inherits and hands on are those of cancel scopes.
 """
 
 from __future__ import annotations
@@ -102,7 +104,7 @@ class Retry:
             await self._doubt(order, exc, sent)
         elif order.bound is not None and (isinstance(exc, Misdirected) or not self._lives(order.bound)):
             order.end(exc)  # The only one that could know does not, or is gone.
-        left = order.until - self._clock.now()
+        left = order.until - trio.current_time()
         if left <= 0:
             order.end(exc)
         if sent is None:
@@ -127,7 +129,7 @@ class Retry:
                 raise InvalidRequest.at("$.resource_id", problem)
             order.end(exc)
         failure = StoreUnavailable(reason="it did not say in time who there is", outcome=Outcome.NOT_SENT)
-        with trio.move_on_at(self._clock.trio_time(order.until)):
+        with trio.move_on_at(order.until):
             try:
                 await self._directory.sync()
                 order.fresh = True
@@ -138,7 +140,7 @@ class Retry:
 
     async def _catch_up(self, order: Order, exc: Misdirected) -> None:
         """Wait for the view to know what the callee knew."""
-        with trio.move_on_at(self._clock.trio_time(order.until)) as scope:
+        with trio.move_on_at(order.until) as scope:
             await self._directory.wait_revision(exc.epoch)
         if scope.cancelled_caught:
             order.end(exc)
@@ -165,10 +167,10 @@ class Retry:
     async def _pause(self, order: Order, exc: AegisError) -> None:
         """Sleep a little, or end the call with *exc* when its time would be over; a change of the owner ends the pause."""
         order.pause = min(2 * order.pause, self._pauses.maximum) or self._pauses.initial
-        now = self._clock.now()
-        resume = now + self._runtime.jitter(order.pause)
-        if resume >= order.until:
+        seconds = self._runtime.jitter(order.pause)
+        if trio.current_time() + seconds >= order.until:
             order.end(exc)
+        resume = self._clock.now() + seconds
         if order.resource_id is None:
             await self._clock.sleep_until(resume)
         else:
@@ -177,7 +179,7 @@ class Retry:
 
     async def _wait_for_promotion(self, order: Order, exc: NoInstance) -> None:
         """Wait until somebody is promoted, or at least something changes."""
-        with trio.move_on_at(self._clock.trio_time(order.until)) as scope:
+        with trio.move_on_at(order.until) as scope:
             if order.resource_id is None:
                 await self._directory.wait_change()
             else:

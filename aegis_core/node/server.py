@@ -99,13 +99,13 @@ class Server:
         self._has_middleware = bool(runtime.plugins.middleware)
         self._admission = Admission(runtime, instance)
         self._answers = AnswerCache(runtime.clock)
-        self._context = contextvars.copy_context()
+        self.context = contextvars.copy_context()
         self._most_running = limits.handlers
         self._most_queued = limits.queue
         self._most_bytes = min(transport.max_payload for transport in runtime.transports.values())
-        self._queue: deque[_Job] = deque()
+        self.queue: deque[_Job] = deque()
         self._workers: dict[_Worker, None] = {}
-        self._idle: dict[_Worker, None] = {}
+        self.idle: dict[_Worker, None] = {}
         self._drained: trio.Event | None = None
         self._accepting = True
         # Looked up here, so that a method which cannot be served stops the start and not a call.
@@ -113,7 +113,7 @@ class Server:
 
     def __repr__(self) -> str:
         name = f"{self._instance.instance_id} ({self._tag})"
-        return f"<Server of {name}: {self.running} running, {len(self._queue)} queued>"
+        return f"<Server of {name}: {self.running} running, {len(self.queue)} queued>"
 
     # -- requests come ----------------------------------------------------------------------------
 
@@ -124,16 +124,15 @@ class Server:
         except InvalidRequest as exc:
             inbound.respond(codec.encode_answer(AnswerEnvelope(None, exc)))
             return
-        deadline = math.inf
-        if request.timeout is not None:
-            deadline = self._clock.trio_time(self._clock.now() + request.timeout)
+        timeout = request.timeout
+        deadline = math.inf if timeout is None else trio.current_time() + timeout
         job = _Job(inbound, request, deadline)
         if not self._accepting:
             self._refuse(job)
-        elif request.timeout == 0:
+        elif timeout == 0:
             self._respond(job, self._timed_out(job))
-        elif self._idle:
-            worker, _ = self._idle.popitem()
+        elif self.idle:
+            worker, _ = self.idle.popitem()
             # At once, because the deadline of its last job may pass before it runs.
             worker.scope.deadline = deadline
             worker.job = job
@@ -141,8 +140,8 @@ class Server:
             trio.lowlevel.reschedule(worker.task)
         elif self.running < self._most_running:
             self._start(job)
-        elif len(self._queue) < self._most_queued:
-            self._queue.append(job)
+        elif len(self.queue) < self._most_queued:
+            self.queue.append(job)
         else:
             limit = self._most_running + self._most_queued
             what = f"instance {self._instance.instance_id!r}"
@@ -154,7 +153,7 @@ class Server:
         worker = _Worker(self, job)
         self._workers[worker] = None
         # In the context in which the instance is served, whatever context the transport receives in.
-        self._context.run(self._runtime.nursery.start_soon, worker.run)
+        self.context.run(self._runtime.nursery.start_soon, worker.run)
 
     def _refuse(self, job: _Job) -> None:
         resource_id = job.request.resource_id
@@ -168,7 +167,7 @@ class Server:
     def stop_accepting(self) -> None:
         """Answer requests that come from now on with MISDIRECTED or NO_INSTANCE; those that are here go on."""
         self._accepting = False
-        for worker in tuple(self._idle):
+        for worker in tuple(self.idle):
             worker.scope.cancel()
 
     async def drained(self) -> None:
@@ -182,21 +181,19 @@ class Server:
     def cancel_all(self) -> None:
         """Interrupt every handler, and answer what is queued as not executed."""
         self._accepting = False
-        while self._queue:
-            self._refuse(self._queue.popleft())
+        while self.queue:
+            self._refuse(self.queue.popleft())
         for worker in tuple(self._workers):
             worker.scope.cancel()
 
     # -- one request ------------------------------------------------------------------------------
 
     async def serve(self, job: _Job, scope: trio.CancelScope) -> bytes | AegisError:
-        """Carry *job* out under *scope*: the encoded answer, or the error that is the answer."""
-        try:
-            return await self._carry_out(job, scope)
-        except Exception as exc:  # noqa: BLE001 - the edge of the handler, which is user code
-            return self._failed(job, exc)
+        """Carry *job* out under *scope*: the encoded answer, or the error that is the answer.
 
-    async def _carry_out(self, job: _Job, scope: trio.CancelScope) -> bytes | AegisError:
+        Raises:
+            Exception: As the handler, or what stands before it, raised it; for `failed`.
+        """
         request = job.request
         method = job.method = self._methods.get(request.method)
         if method is None or (request.service_name and request.service_name != self._service.name):
@@ -216,18 +213,18 @@ class Server:
             raise self._draining()
         arguments = method.structure(request.params)
         call = Call(
-            service_name=self._service.name,
-            method=method.name,
-            resource_id=resource_id,
-            epoch=0 if claim is None else claim.epoch,
-            trace_id=request.trace_id or self._runtime.new_id(16),
-            deadline=job.deadline,
-            message_id=request.message_id or "",
-            idempotency_key=request.idempotency_key,
-            claim=claim,
-            state=None if claim is None else claim.state,
-            instance=self._handle,
-            principal=request.principal,
+            self._service.name,
+            method.name,
+            resource_id,
+            0 if claim is None else claim.epoch,
+            request.trace_id or self._runtime.new_id(16),
+            job.deadline,
+            request.message_id or "",
+            request.idempotency_key,
+            claim,
+            None if claim is None else claim.state,
+            self._handle,
+            request.principal,
         )
         current_call.set(call)
         if claim is None:
@@ -302,10 +299,13 @@ class Server:
     # -- answers ----------------------------------------------------------------------------------
 
     def finish(self, job: _Job, answer: bytes | AegisError) -> None:
-        """Send the answer of a job that ran, and let the next ones in."""
-        self._respond(job, answer)
+        """Send the answer of a job that ran."""
+        if job.attempt is None and type(answer) is bytes:
+            job.inbound.respond(answer)
+        else:
+            self._respond(job, answer)
         self.running -= 1
-        if not self.running and self._drained is not None and not self._queue:
+        if not self.running and self._drained is not None and not self.queue:
             self._drained.set()
             self._drained = None
 
@@ -327,7 +327,7 @@ class Server:
             return RemoteError(kind="ResultTooLarge", remote_message=why)
         return payload
 
-    def _failed(self, job: _Job, exc: Exception) -> AegisError:
+    def failed(self, job: _Job, exc: Exception) -> AegisError:
         """The answer when *exc* ended the job."""
         if job.claim is not None and not job.claim.held:
             return job.claim.lost()
@@ -378,34 +378,14 @@ class Server:
 
     # -- workers ----------------------------------------------------------------------------------
 
-    def fresh_context(self) -> contextvars.Context:
-        """A context for the next handler, without what the last one set."""
-        return self._context.copy()
-
-    @property
-    def has_queue(self) -> bool:
-        """Whether jobs wait for a worker."""
-        return bool(self._queue)
-
     def next_job(self) -> _Job | None:
         """The next queued job that is still worth running."""
-        while self._queue:
-            job = self._queue.popleft()
+        while self.queue:
+            job = self.queue.popleft()
             if job.deadline > trio.current_time():
                 return job
             self._respond(job, self._timed_out(job))
         return None
-
-    def wait_for_job(self, worker: _Worker) -> bool:
-        """Note that *worker* is idle; False when it is not needed any more."""
-        if not self._accepting or len(self._idle) >= _MOST_IDLE:
-            return False
-        self._idle[worker] = None
-        return True
-
-    def stop_waiting(self, worker: _Worker) -> None:
-        """*worker* was cancelled while it was idle."""
-        self._idle.pop(worker, None)
 
     def leave(self, worker: _Worker) -> None:
         """*worker* ends; another one takes the next queued job."""
@@ -413,6 +393,10 @@ class Server:
         job = self.next_job()
         if job is not None:
             self._start(job)
+
+    def is_needed(self) -> bool:
+        """Whether one more idle worker should wait."""
+        return self._accepting and len(self.idle) < _MOST_IDLE
 
 
 class _Worker:
@@ -429,14 +413,25 @@ class _Worker:
     async def run(self) -> None:
         """Work until the scope is used up or nobody needs this worker."""
         server = self._server
-        self.task = trio.lowlevel.current_task()
+        task = self.task = trio.lowlevel.current_task()
         try:
             with self.scope as scope:
                 while (job := self.job) is not None:
-                    server.finish(job, await server.serve(job, scope))
-                    await self._next()
-        except Exception:  # noqa: BLE001 - the edge of the handler, as above
-            # It raised something together with the cancellation of its scope, which took its part.
+                    try:
+                        answer = await server.serve(job, scope)
+                    except Exception as exc:  # noqa: BLE001 - the edge of the handler, which is user code
+                        answer = server.failed(job, exc)
+                    server.finish(job, answer)
+                    self.job = None
+                    # What the handler set in its context is not for the next one.
+                    task.context = server.context.copy()
+                    if server.queue:
+                        await self._take_queued()
+                    elif server.is_needed():
+                        server.idle[self] = None
+                        await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
+        except Exception:  # noqa: BLE001 - the same edge
+            # A handler raised it together with the cancellation of its scope, which took its part.
             _log.exception("a handler of %r failed while it was being cancelled", server)
         finally:
             job = self.job
@@ -444,24 +439,16 @@ class _Worker:
                 server.finish(job, server.interruption(job))
             server.leave(self)
 
-    async def _next(self) -> None:
-        """Get the next job, or None."""
-        server = self._server
-        self.job = None
-        self.task.context = server.fresh_context()
-        if server.has_queue:
-            if self.scope.cancel_called:
-                return
-            job = server.next_job()
-            if job is not None:
-                server.running += 1
-                self.job = job
-                self.scope.deadline = job.deadline
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return
-        if server.wait_for_job(self):
-            await trio.lowlevel.wait_task_rescheduled(self._abort)
+    async def _take_queued(self) -> None:
+        """Go on with a queued job, unless the scope is used up, after the others had their turn."""
+        job = None if self.scope.cancel_called else self._server.next_job()
+        if job is not None:
+            self._server.running += 1
+            self.job = job
+            self.scope.deadline = job.deadline
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
-    def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._server.stop_waiting(self)
+    def _stop_waiting(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        """It was cancelled while it was idle."""
+        del self._server.idle[self]
         return trio.lowlevel.Abort.SUCCEEDED
