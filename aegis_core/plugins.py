@@ -376,7 +376,8 @@ def _imported(dotted: str) -> object:
 def _name(plugin: object) -> str:
     if isinstance(plugin, types.ModuleType):
         return plugin.__name__
-    return f"{type(plugin).__module__}.{type(plugin).__qualname__}"
+    kind = plugin if isinstance(plugin, type) else type(plugin)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _add(manager: pluggy.PluginManager, name: str, plugin: object) -> None:
