@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -88,12 +89,38 @@ class _TextFormatter(logging.Formatter):
 
 
 @attrs.define(eq=False)
-class _Output:
-    handler: logging.Handler
-    users: int = 0
+class _Outputs:
+    """What is set up in this process: each output with its number of users, and the level of the time before."""
+
+    handlers: dict[LogSettings, logging.Handler] = attrs.field(factory=dict)
+    users: Counter[LogSettings] = attrs.field(factory=Counter)
+    level_before: int = logging.NOTSET
+
+    def enter(self, settings: LogSettings) -> None:
+        """One more user."""
+        if not self.handlers:
+            self.level_before = _library.level
+        if settings not in self.handlers:
+            handler = self.handlers[settings] = _open_handler(settings)
+            _library.addHandler(handler)
+        self.users[settings] += 1
+        self._set_level()
+
+    def leave(self, settings: LogSettings) -> None:
+        """One less, in whichever order they leave."""
+        self.users[settings] -= 1
+        if not self.users[settings]:
+            handler = self.handlers.pop(settings)
+            _library.removeHandler(handler)
+            handler.close()
+            self._set_level()
+
+    def _set_level(self) -> None:
+        levels = [handler.level for handler in self.handlers.values() if handler.level]
+        _library.setLevel(min(levels, default=self.level_before))
 
 
-_outputs: Final[dict[LogSettings, _Output]] = {}
+_outputs: Final = _Outputs()
 
 
 @contextmanager
@@ -108,29 +135,17 @@ def logging_to(settings: LogSettings) -> Iterator[None]:
     if settings == LogSettings():
         yield
         return
-    output = _outputs.get(settings)
-    if output is None:
-        output = _outputs[settings] = _Output(_open_handler(settings))
-        _library.addHandler(output.handler)
-    level = _library.level
-    if settings.level is not None:
-        _library.setLevel(settings.level)
-    output.users += 1
+    _outputs.enter(settings)
     try:
         yield
     finally:
-        output.users -= 1
-        if settings.level is not None:
-            _library.setLevel(level)
-        if not output.users:
-            del _outputs[settings]
-            _library.removeHandler(output.handler)
-            output.handler.close()
+        _outputs.leave(settings)
 
 
 def _open_handler(settings: LogSettings) -> logging.Handler:
     handler = logging.StreamHandler() if settings.file is None else _open_file(settings.file)
     handler.setFormatter(JsonFormatter() if settings.json else _TextFormatter())
+    handler.setLevel(settings.level or logging.NOTSET)
     return handler
 
 
