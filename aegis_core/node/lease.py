@@ -184,7 +184,7 @@ class Lease:
             self._poke = trio.Event()
             waiters, self._poked_waiters = self._poked_waiters, []
             try:
-                with self._renewing:
+                with trio.CancelScope() as self._renewing:
                     await self._renew()
             finally:
                 self._wake(waiters)
