@@ -143,7 +143,7 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """The table of speeds; fails when a ceiling is missed."""
     install_wheel(session, "cli", "test", group="bench")
-    session.run("python", "-P", "tests/benchmarks/run.py", *session.posargs)
+    session.run("python", "tests/benchmarks/run.py", *session.posargs)
 
 
 @nox.session

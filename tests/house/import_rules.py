@@ -5,10 +5,12 @@
 3. The core never names a backend or the pytest plugin; backends know the core's public modules.
 4. Each third party has one doorway.
 5. A module is named for what it holds.
+6. Nothing is mocked: the memory backend is real.
 """
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Iterable, Mapping
 
@@ -128,3 +130,20 @@ def nameless_modules(modules: Iterable[Module]) -> list[str]:
         if NAMELESS.intersection(words) or (len(words) > 1 and words[0] in {"service", "services"}):
             wrong.append(f"{module.path}: name it for what it holds")
     return wrong
+
+
+def mocks(modules: Iterable[Module]) -> list[str]:
+    """Rule 6: imports of a mock library, and tests that ask for its fixture."""
+    imported = [
+        f"{module.path}:{found.line}: imports {found.target}"
+        for module in modules
+        for found in module.imports
+        if within(found.target, "unittest.mock", "mock", "pytest_mock")
+    ]
+    asked = [
+        f"{module.path}:{node.lineno}: asks for {node.arg}"
+        for module in modules
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.arg) and node.arg in {"mocker", "module_mocker", "session_mocker"}
+    ]
+    return imported + asked

@@ -33,6 +33,12 @@ def test_every_file_is_named_for_what_it_holds() -> None:
     assert import_rules.nameless_modules(source.everything()) == []
 
 
+def test_nothing_is_mocked() -> None:
+    """No file of the project uses a mock library."""
+    assert len(source.tests()) > 30
+    assert import_rules.mocks(source.everything()) == []
+
+
 def test_the_rules_saw_every_part() -> None:
     """The rules are not kept because nothing was read."""
     names = {read.name for read in source.product()}
@@ -74,6 +80,9 @@ def test_the_rules_saw_every_part() -> None:
         (import_rules.nameless_modules, "aegis_core.node._helpers", ""),
         (import_rules.nameless_modules, "aegis_core.service_registry", ""),
         (import_rules.nameless_modules, "tests.node.test_lease_manager", ""),
+        (import_rules.mocks, "tests.node.test_lease", "from unittest import mock"),
+        (import_rules.mocks, "tests.node.test_lease", "def f():\n    from unittest.mock import patch"),
+        (import_rules.mocks, "tests.node.test_lease", "def test_it(mocker): ..."),
     ],
 )
 def test_rule_bites(rule: Rule, name: str, text: str) -> None:
@@ -93,6 +102,7 @@ def test_rule_bites(rule: Rule, name: str, text: str) -> None:
         (import_rules.outside_doorways, "aegis_core.codec", "import msgpack, json, trio"),
         (import_rules.outside_doorways, "aegis_core.cli.app", "from rich.live import Live"),
         (import_rules.nameless_modules, "aegis_core.node.service", ""),
+        (import_rules.mocks, "tests.node.test_lease", "import unittest\ndef test_it(monkeypatch): ..."),
     ],
 )
 def test_rule_lets_pass_what_it_should(rule: Rule, name: str, text: str) -> None:
