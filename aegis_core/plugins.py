@@ -27,7 +27,7 @@ import pluggy
 
 from aegis_core import hookspecs
 from aegis_core.backend import Backend, BackendAddress, OpenBackend
-from aegis_core.config import Settings, ambient
+from aegis_core.config import Settings
 from aegis_core.errors import AegisError, ConfigError, Forbidden
 from aegis_core.events import Event
 from aegis_core.hookspecs import Balancer, CallInfo, Middleware, Observer, Principal, Target
@@ -332,8 +332,7 @@ def load_plugins(
     for entry in _entry_points():
         if entry.name not in disabled:
             _add(manager, entry.name, _entered(entry))
-    defaults = ambient.get()
-    for given in (*settings.plugins.enabled, *(defaults.plugins if defaults else ()), *extra):
+    for given in (*settings.plugins.enabled, *extra):
         name = given if isinstance(given, str) else _name(given)
         if name not in disabled:
             _add(manager, name, _imported(given) if isinstance(given, str) else given)

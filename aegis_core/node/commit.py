@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import tzinfo
 from typing import Final, TypeVar
 
 import trio
@@ -164,10 +165,12 @@ class Committer:
 
     def transaction(self, writes: Sequence[Write]) -> Transaction:
         """*writes* as the store takes them, under a new id."""
-        return Transaction(id=self._runtime.new_id(16), operations=tuple(map(_operation, writes)))
+        offset = self._runtime.settings.time_offset
+        operations = tuple(_operation(write, offset) for write in writes)
+        return Transaction(id=self._runtime.new_id(16), operations=operations)
 
 
-def _operation(write: Write) -> Operation:
+def _operation(write: Write, offset: tzinfo) -> Operation:
     if write.record is None:
         return Delete(write.key, write.expect)
-    return Put(write.key, codec.encode_record(write.record), write.expect, write.ttl)
+    return Put(write.key, codec.encode_record(write.record, offset), write.expect, write.ttl)

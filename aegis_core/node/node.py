@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from os import PathLike
 from typing import Final
 
@@ -33,6 +33,7 @@ from aegis_core.node.registry import Registry
 from aegis_core.node.runtime import Runtime
 from aegis_core.node.service import Service
 from aegis_core.node.subscription import EventStream
+from aegis_core.observe.logs import logging_to
 from aegis_core.plugins import Plugins, load_plugins
 
 __all__ = ["Node", "open_node"]
@@ -281,7 +282,10 @@ async def open_node(
     if defaults is not None:
         plugins = (*defaults.plugins, *plugins)
     loaded = load_plugins(settings, plugins)
-    async with loaded.open_backend(parse_backend(settings.backend)) as opened:
+    address = parse_backend(settings.backend)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(logging_to(settings.log))
+        opened = await stack.enter_async_context(loaded.open_backend(address))
         body: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:

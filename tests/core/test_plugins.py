@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aegis_core import plugins
-from aegis_core.config import NodeDefaults, PluginSettings, Settings, ambient, parse_backend
+from aegis_core.config import PluginSettings, Settings, parse_backend
 from aegis_core.errors import ConfigError, Forbidden
 from aegis_core.hookspecs import BalancerRegistrar, ObserverRegistrar, Principal, Target, hookimpl
 from aegis_core.plugins import BUILTINS, BuiltIn, load_plugins
@@ -125,16 +125,6 @@ def test_installed_plug_ins_are_found(package: Callable[[str, str], None], insta
     installed(nice="installed_plugin")
     assert "nice" in loaded().names
     assert "nice" not in loaded(disabled=("nice",)).names
-
-
-def test_plug_ins_of_a_test_are_loaded_for_its_nodes() -> None:
-    """Whatever an unmodified application gives itself."""
-    watching = Watching()
-    token = ambient.set(NodeDefaults("memory://", plugins=(watching,)))
-    try:
-        assert "tests.core.test_plugins.Watching" in loaded().names
-    finally:
-        ambient.reset(token)
 
 
 def test_object_given_twice_is_loaded_once() -> None:
