@@ -44,9 +44,12 @@ __all__ = [
     "decode_answer",
     "decode_record",
     "decode_request",
+    "decode_result",
     "encode_answer",
     "encode_record",
     "encode_request",
+    "encode_request_map",
+    "encode_result",
     "error_from_wire",
     "error_to_wire",
     "structure_params",
@@ -158,7 +161,11 @@ def encode_request(request: RequestEnvelope) -> bytes:
     Raises:
         InvalidRequest: A parameter cannot be sent; names which.
     """
-    raw = request_to_map(request)
+    return encode_request_map(request_to_map(request))
+
+
+def encode_request_map(raw: Mapping[str, object]) -> bytes:
+    """`encode_request` for a caller that has the fields at hand, as `aegis_core.envelopes.request_map` puts them."""
     try:
         return _pack(raw)
     except _UNSENDABLE as exc:
@@ -196,10 +203,13 @@ def encode_answer(answer: AnswerEnvelope) -> bytes:
         TypeError: The result holds an object that has no form on the wire.
         ValueError: The result is nested too deeply, holds a number past 64 bits, or half a surrogate pair.
     """
-    if answer.error is not None:
-        return _encode_error(answer.error)
+    return encode_result(answer.result) if answer.error is None else _encode_error(answer.error)
+
+
+def encode_result(result: object) -> bytes:
+    """The answer with *result* as it travels; raises as `encode_answer` does."""
     try:
-        return _pack({"success": True, "result": answer.result})
+        return _pack({"success": True, "result": result})
     except OverflowError as exc:
         raise ValueError(str(exc)) from exc
 
@@ -218,21 +228,33 @@ def _encode_error(error: AegisError) -> bytes:
 def decode_answer(data: bytes) -> AnswerEnvelope:
     """The answer that *data* is; what is no answer counts as a `RemoteError` of the instance that sent it."""
     try:
+        return AnswerEnvelope(decode_result(data))
+    except AegisError as exc:
+        return AnswerEnvelope(None, exc)
+
+
+def decode_result(data: bytes) -> object:
+    """The result in the answer that *data* is.
+
+    Raises:
+        AegisError: The error in it; `RemoteError` for what is no answer.
+    """
+    try:
         raw = _unpack(data)
     except (TypeError, ValueError) as exc:
-        return _no_answer(f"not MessagePack: {_reason(exc)}")
+        raise _no_answer(f"not MessagePack: {_reason(exc)}") from exc
     if type(raw) is not dict:
-        return _no_answer(f"expected a map, got {type(raw).__name__}")
+        raise _no_answer(f"expected a map, got {type(raw).__name__}")
     success = raw.get("success")
     if success is True:
-        return AnswerEnvelope(raw.get("result"))
+        return raw.get("result")
     if success is False:
-        return AnswerEnvelope(None, error_from_wire(raw.get("error")))
-    return _no_answer("it says neither success nor failure")
+        raise error_from_wire(raw.get("error"))
+    raise _no_answer("it says neither success nor failure")
 
 
-def _no_answer(why: str) -> AnswerEnvelope:
-    return AnswerEnvelope(None, RemoteError(kind="InvalidAnswer", remote_message=why))
+def _no_answer(why: str) -> RemoteError:
+    return RemoteError(kind="InvalidAnswer", remote_message=why)
 
 
 def _pack(value: object) -> bytes:
@@ -334,10 +356,10 @@ def structure_params(
                 arguments[name] = read(value)
             except UNFIT as exc:
                 problems += _problems(exc, f"$.{name[:SHOWN]}")
+        if not problems and required <= params.keys():
+            return arguments
         problems += (Problem(f"$.{name}", "missing") for name in required - params.keys())
-        if problems:
-            raise InvalidRequest(problems=sorted(problems, key=_by_path)[:_MOST_PROBLEMS])
-        return arguments
+        raise InvalidRequest(problems=sorted(problems, key=_by_path)[:_MOST_PROBLEMS])
 
     return structure
 

@@ -19,6 +19,7 @@ __all__ = [
     "AnswerEnvelope",
     "RequestEnvelope",
     "request_from_map",
+    "request_map",
     "request_to_map",
 ]
 
@@ -94,30 +95,53 @@ _FIELDS: Final[Mapping[str, tuple[frozenset[type], str]]] = {
 
 def request_to_map(request: RequestEnvelope) -> dict[str, object]:
     """The fields of *request* that differ from their defaults, and the four that old instances expect."""
-    raw: dict[str, object] = {
-        "method": request.method,
-        "params": request.params,
-        "trace_id": request.trace_id,
-        "correlation_id": request.correlation_id,
-    }
-    if request.service_name:
-        raw["service_name"] = request.service_name
-    if request.resource_id is not None:
-        raw["resource_id"] = request.resource_id
-    if request.epoch:
-        raw["epoch"] = request.epoch
-    if request.timeout is not None:
-        raw["timeout"] = request.timeout
-    if request.message_id is not None:
-        raw["message_id"] = request.message_id
-    if request.idempotency_key is not None:
-        raw["idempotency_key"] = request.idempotency_key
+    raw = request_map(
+        request.method,
+        request.params,
+        request.trace_id,
+        request.service_name,
+        request.resource_id,
+        request.epoch,
+        request.timeout,
+        request.message_id,
+        request.idempotency_key,
+    )
+    if request.correlation_id:
+        raw["correlation_id"] = request.correlation_id
     if request.activate:
         raw["activate"] = True
     if request.principal:
         raw["principal"] = request.principal
     if request.traceparent is not None:
         raw["traceparent"] = request.traceparent
+    return raw
+
+
+def request_map(
+    method: str,
+    params: Mapping[str, object],
+    trace_id: str,
+    service_name: str,
+    resource_id: str | None,
+    epoch: int,
+    timeout: float | None,
+    message_id: str | None,
+    idempotency_key: str | None,
+) -> dict[str, object]:
+    """The map that a request with these fields is; others may be added to it under their names."""
+    raw: dict[str, object] = {"method": method, "params": params, "trace_id": trace_id, "correlation_id": ""}
+    if service_name:
+        raw["service_name"] = service_name
+    if resource_id is not None:
+        raw["resource_id"] = resource_id
+    if epoch:
+        raw["epoch"] = epoch
+    if timeout is not None:
+        raw["timeout"] = timeout
+    if message_id is not None:
+        raw["message_id"] = message_id
+    if idempotency_key is not None:
+        raw["idempotency_key"] = idempotency_key
     return raw
 
 

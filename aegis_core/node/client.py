@@ -16,8 +16,8 @@ import trio
 
 from aegis_core import codec, names
 from aegis_core.engine.routing import Route, route
-from aegis_core.envelopes import RequestEnvelope
-from aegis_core.errors import CallTimeout, InvalidRequest
+from aegis_core.envelopes import request_map
+from aegis_core.errors import AegisError, CallTimeout, InvalidRequest
 from aegis_core.events import CircuitStateChanged
 from aegis_core.hookspecs import CallInfo, Principal
 from aegis_core.models import Outcome, ServiceInstance
@@ -182,7 +182,12 @@ class Client:
             CallTimeout: No answer within *timeout* seconds (MAYBE_EXECUTED).
         """
         order = self._order(instance.service_name, method, params, None, None, timeout, None)
-        return await self._attempt(order, Route(instance), principal=str(principal))
+        try:
+            return await self._send(order, Route(instance), str(principal))
+        except CallTimeout:
+            raise
+        except trio.TooSlowError as exc:
+            raise self._timed_out(order, Outcome.MAYBE_EXECUTED) from exc
 
     def pending(self, instance: ServiceInstance) -> int:
         """How many calls of this node *instance* has not answered yet."""
@@ -286,9 +291,12 @@ class Client:
     async def _carry_out(self, order: Order) -> object:
         while True:
             try:
-                return await self._attempt(order, self._route(order))
+                return await self._send(order, self._route(order))
             except TRIED_AGAIN as exc:
-                await self._retry.prepare_next(order, exc)
+                failure: AegisError = exc
+            except trio.TooSlowError:
+                failure = self._timed_out(order, Outcome.MAYBE_EXECUTED)
+            await self._retry.prepare_next(order, failure)
 
     def _route(self, order: Order) -> Route:
         """Whom to ask now.
@@ -322,55 +330,42 @@ class Client:
             now=self._clock.now(),
         )
 
-    async def _attempt(self, order: Order, where: Route, *, principal: str = "") -> object:
-        """Send the call to *where*; the result, or raise how that ended."""
+    def _send(self, order: Order, where: Route, principal: str = "") -> Awaitable[object]:
+        """Make an attempt at *where*: the result to be awaited, which raises how the attempt ended.
+
+        A plain function, because each coroutine around the wait is resumed with it.
+        """
         instance = where.instance
         order.sent = where
         order.attempts += 1
         peer = self._peers.get(instance.lease) or self._meet(instance)
         if _log.isEnabledFor(logging.DEBUG):
-            _log.debug(
-                "%s.%s goes to %s (%s, attempt %d)",
-                order.service_name,
-                order.method,
-                instance.instance_id,
-                where.reason,
-                order.attempts,
-                extra={"trace_id": order.trace_id, "resource_id": order.resource_id},
-            )
-        now = trio.current_time()
-        left = order.until - now
+            _log_attempt(order, where)
+        left = told = order.until - trio.current_time()
         if left <= 0:
             raise self._timed_out(order, Outcome.NOT_SENT)
-        told = min(left, max(0.0, order.outer - now))
-        request = RequestEnvelope(
+        if order.outer < order.until:
+            told = max(0.0, left - (order.until - order.outer))
+        request = request_map(
             order.method,
             order.params,
             order.trace_id,
-            "",
             order.service_name,
             order.resource_id,
             where.epoch,
             None if told == math.inf else told,
             order.message_id,
             order.idempotency_key,
-            where.activate,
-            principal,
         )
-        try:
-            if self._has_middleware:
-                data = await self._send_in_middleware(order, peer, request, left)
-            else:
-                data = await peer.request(codec.encode_request(request), left)
-        except trio.TooSlowError as exc:
-            raise self._timed_out(order, Outcome.MAYBE_EXECUTED) from exc
-        answer = codec.decode_answer(data)
-        if answer.error is None:
-            return answer.result
-        answer.error.answered_by = instance.instance_id
-        raise answer.error
+        if where.activate:
+            request["activate"] = True
+        if principal:
+            request["principal"] = principal
+        if self._has_middleware:
+            return self._send_in_middleware(order, peer, request, left)
+        return peer.request(codec.encode_request_map(request), left)
 
-    async def _send_in_middleware(self, order: Order, peer: Peer, request: RequestEnvelope, left: float) -> bytes:
+    async def _send_in_middleware(self, order: Order, peer: Peer, request: dict[str, object], left: float) -> object:
         info = CallInfo(
             side="sent",
             service_name=order.service_name,
@@ -381,11 +376,24 @@ class Client:
             message_id=order.message_id,
         )
         async with self._runtime.plugins.around(info):
-            told = attrs.evolve(request, traceparent=info.carrier.get("traceparent"))
-            return await peer.request(codec.encode_request(told), left)
+            if "traceparent" in info.carrier:
+                request["traceparent"] = info.carrier["traceparent"]
+            return await peer.request(codec.encode_request_map(request), left)
 
     def _timed_out(self, order: Order, outcome: Outcome) -> CallTimeout:
         return CallTimeout(timeout=order.timeout, what=f"{order.service_name}.{order.method}", outcome=outcome)
+
+
+def _log_attempt(order: Order, where: Route) -> None:
+    _log.debug(
+        "%s.%s goes to %s (%s, attempt %d)",
+        order.service_name,
+        order.method,
+        where.instance.instance_id,
+        where.reason,
+        order.attempts,
+        extra={"trace_id": order.trace_id, "resource_id": order.resource_id},
+    )
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from aegis_core.errors import InvalidRequest, NoInstance, Overloaded, TransportUnavailable
+from aegis_core import codec
+from aegis_core.errors import AegisError, CallTimeout, InvalidRequest, NoInstance, Overloaded, TransportUnavailable
 from aegis_core.models import Outcome, ServiceInstance
 from aegis_core.node.breaker import CircuitBreaker, CircuitState
 
@@ -72,8 +73,8 @@ class Peer:
     def __repr__(self) -> str:
         return f"<Peer {self._endpoint}: {self.pending} pending, circuit {self.breaker.state.value}>"
 
-    async def request(self, payload: bytes, timeout: float) -> bytes:
-        """Send *payload*, and return the answer.
+    async def request(self, payload: bytes, timeout: float) -> object:
+        """Send *payload*, and return the result that is answered.
 
         Cancelled, it leaves no trace here; the request may still be carried out.
 
@@ -83,6 +84,7 @@ class Peer:
             InvalidRequest: *payload* is too large for the transport.
             TransportUnavailable: As the transport says; MAYBE_EXECUTED when its lease ended meanwhile.
             trio.TooSlowError: No answer within *timeout* seconds.
+            AegisError: What was answered, with `answered_by`.
         """
         if self.pending >= self._limit:
             what = f"this node's way to instance {self.instance.instance_id!r}"
@@ -108,8 +110,15 @@ class Peer:
             raise
         finally:
             self.pending -= 1
+        try:
+            result = codec.decode_result(answer)
+        except AegisError as exc:
+            exc.answered_by = self.instance.instance_id
+            # Whose clock ends a call first is chance; a peer that lets calls run out of time is in trouble either way.
+            breaker.failure() if isinstance(exc, CallTimeout) else breaker.success()
+            raise
         breaker.success()
-        return answer
+        return result
 
     async def _request_watched(self, payload: bytes, timeout: float) -> bytes:
         """`request` for a call that may outlive the lease of a dead instance, so that it fails when that ends.

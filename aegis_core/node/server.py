@@ -321,7 +321,7 @@ class Server:
         job.inbound.respond(payload)
 
     def _encode(self, result: object) -> bytes | AegisError:
-        payload = codec.encode_answer(AnswerEnvelope(result))
+        payload = codec.encode_result(result)
         if len(payload) > self._most_bytes:
             why = f"the result has {len(payload)} bytes, the transport carries at most {self._most_bytes}"
             return RemoteError(kind="ResultTooLarge", remote_message=why)
