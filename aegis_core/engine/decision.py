@@ -12,6 +12,7 @@ from aegis_core.models import Record
 __all__ = ["Audit", "Decision", "NotYetKnown", "Write", "answered"]
 
 A = TypeVar("A")
+A_co = TypeVar("A_co", covariant=True)
 
 
 class NotYetKnown(Exception):
@@ -36,7 +37,7 @@ class Write:
 
 
 @attrs.frozen
-class Decision(Generic[A]):
+class Decision(Generic[A_co]):
     """What to commit, and what it means.
 
     Args:
@@ -47,7 +48,7 @@ class Decision(Generic[A]):
     """
 
     writes: tuple[Write, ...]
-    answer: Callable[[Sequence[int]], A]
+    answer: Callable[[Sequence[int]], A_co]
     refuses: bool = False
 
     @property

@@ -1,0 +1,1 @@
+"""The engine: by behaviour, against a naive model, and in every interleaving of small worlds."""
