@@ -12,7 +12,7 @@ with the id, for `settle_for` seconds. Revisions within a transaction are consec
 found suffices to tell the revisions of all, even where others were overwritten since.
 
 **Feeds.** A reader's backlog is a dict from key to its newest change, in the order of revisions; a reader that does not read
-holds at most one change per key. Where most of a backlog is about keys that are gone, a new snapshot is smaller: the
+holds at most one change per key. A batch is the whole backlog, so that the feed is level after each. Where most of a backlog is about keys that are gone, a new snapshot is smaller: the
 backlog is dropped and the reader told by `Resync`. The first snapshot, too, is made when it is read, not before.
 """
 

@@ -254,6 +254,7 @@ class CommitConformance:
                                 break
                             except Conflict:
                                 await mirror.catch_up(store)
+                                assert mirror.revisions["counter"] > at, "the view does not show why it conflicted"
                                 at = mirror.revisions["counter"]
                                 value = int(mirror.values["counter"])
 

@@ -136,12 +136,16 @@ async def cancelled_everywhere(attempt: Callable[[int], Awaitable[Sequence[objec
 
 @attrs.define(eq=False)
 class Mirror:
-    """A view kept by a feed, with the log of its batches; it insists on the order of revisions."""
+    """A view kept by a feed, with the log of its batches; it insists on the order of revisions.
+
+    `revision` is how far `Synced` has moved the view, `told` the newest change.
+    """
 
     feed: Feed
     values: dict[str, bytes] = attrs.field(factory=dict)
     revisions: dict[str, int] = attrs.field(factory=dict)
     batches: list[tuple[Change | Synced | Resync, ...]] = attrs.field(factory=list)
+    told: int = 0
     revision: int = 0
     synced: bool = False
     _moved: trio.Event = attrs.field(factory=trio.Event)
@@ -176,7 +180,7 @@ class Mirror:
                 case Resync():
                     self.values.clear()
                     self.revisions.clear()
-                    self.revision = 0
+                    self.told = self.revision = 0
                     self.synced = False
                 case _:
                     raise AssertionError(f"a feed does not tell {item!r}")
@@ -184,8 +188,9 @@ class Mirror:
         self._moved = trio.Event()
 
     def _fold_change(self, change: Change) -> None:
-        assert change.revision > self.revision, f"{change} after revision {self.revision}"
-        self.revision = change.revision
+        before = max(self.told, self.revision)
+        assert change.revision > before, f"{change} after revision {before}"
+        self.told = change.revision
         if change.value is None:
             assert change.reason is not None, f"{change} does not say why the key went"
             self.values.pop(change.key, None)
@@ -201,7 +206,7 @@ class Mirror:
             await self._moved.wait()
 
     async def wait_revision(self, revision: int) -> None:
-        """Wait until the view has reached *revision*."""
+        """Wait until the feed has said that the view is level at *revision* or above."""
         await self.wait_for(lambda mirror: mirror.revision >= revision)
 
     async def catch_up(self, store: Store) -> None:

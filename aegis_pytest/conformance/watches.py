@@ -148,6 +148,30 @@ class WatchConformance:
             assert mirror.values["hot"] == b"29"
             assert gone in {change.revision for change in mirror.changes_of("cold.0")}
 
+    async def test_view_is_whole_whenever_the_feed_is_said_to_be_level(self, harness: Harness, clock: object) -> None:
+        """At each `Synced` the view shows every key at least as new as it was at that revision."""
+        async with open_two(harness) as (a, b), a.watch() as feed:
+            mirror = Mirror(feed)
+            written: list[tuple[int, str]] = []
+            views: list[tuple[int, dict[str, int]]] = []
+
+            async def write(store: Store, seed: int) -> None:
+                rng = random.Random(seed)
+                for _ in range(40):
+                    keys = [f"k.{n}" for n in rng.sample(range(6), 2)]
+                    revisions = await commit(store, *(put(key) for key in keys))
+                    written.extend(zip(revisions, keys, strict=True))
+
+            async with trio.open_nursery() as nursery:
+                for seed, store in enumerate((a, b, a)):
+                    nursery.start_soon(write, store, seed)
+                while len(written) < 240 or mirror.revision < max(written)[0]:
+                    mirror.fold(await feed.receive())
+                    views.append((mirror.revision, dict(mirror.revisions)))
+            for level, view in views:
+                for revision, key in written:
+                    assert revision > level or view[key] >= revision
+
     async def test_receive_waits_for_the_next_change(self, harness: Harness, clock: object) -> None:
         """While nothing happens nothing is told, except that the feed is level; a change of anybody wakes the reader."""
         async with open_two(harness) as (a, b), open_mirror(a) as mirror:

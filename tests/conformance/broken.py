@@ -1,4 +1,4 @@
-"""Stores and transports that break the contract, each in one way; the suites must find every one of them.
+"""Stores that break the contract, each in one way, and all that is broken by name; the suites must find every one.
 
 One file of this length, because it is a list: each entry is a few lines and a name.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 
 import attrs
@@ -26,17 +26,16 @@ from aegis_core.backend import (
     DeleteReason,
     Entry,
     Feed,
-    Inbound,
     Put,
     Resync,
     Store,
     Synced,
     Transaction,
     Transport,
-    TransportUnavailable,
     TrioClock,
 )
 from aegis_pytest.conformance import Harness
+from tests.conformance.broken_transports import CrossedAnswers, DeafToTags, NeverTooSlow, Passing, WaitsForNobody
 
 Batch = Sequence[Change | Synced | Resync]
 
@@ -323,11 +322,13 @@ class LostChange(Whole):
 class ForgottenSnapshot(Whole):
     """A watch tells changes only, not what was there before."""
 
-    def tell(self, batch: Batch) -> list[Batch]:
-        """Without what comes before `Synced`."""
-        if any(isinstance(item, Synced) for item in batch):
-            return [[item for item in batch if isinstance(item, Synced)]]
-        return [batch]
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator[Feed]:
+        """A feed whose first batch says that there is nothing."""
+        async with self.store.watch() as feed:
+            snapshot = await feed.receive()
+            level = [item for item in snapshot if isinstance(item, Synced)]
+            yield SpoiltFeed(feed, self.tell, [level])
 
 
 class NeverSynced(Whole):
@@ -336,6 +337,29 @@ class NeverSynced(Whole):
     def tell(self, batch: Batch) -> list[Batch]:
         """Changes alone."""
         return [[item for item in batch if not isinstance(item, Synced)]]
+
+
+class SyncedOnce(Whole):
+    """After the snapshot, a feed never again says that it is level."""
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator[Feed]:
+        """A feed that tells changes alone, but for its first batch."""
+        async with self.store.watch() as feed:
+            yield SpoiltFeed(feed, self.tell, [await feed.receive()])
+
+    def tell(self, batch: Batch) -> list[Batch]:
+        """Changes alone."""
+        return [[item for item in batch if not isinstance(item, Synced)]]
+
+
+class EagerSynced(Whole):
+    """A feed says that it is level as soon as there is something to tell."""
+
+    def tell(self, batch: Batch) -> list[Batch]:
+        """`Synced` first, and the changes later."""
+        level = [item for item in batch if isinstance(item, Synced)]
+        return [level, [item for item in batch if not isinstance(item, Synced)], level]
 
 
 class StaleSync(Whole):
@@ -404,97 +428,6 @@ class EndlessFeed(Feed):
             return await self.feed.receive()
         await trio.sleep_forever()
         raise AssertionError("for ever is over")
-
-
-# --- Transports ---
-
-
-class Passing(Transport):
-    """Nothing is broken: what the others break, this passes on."""
-
-    def __init__(self, transport: Transport) -> None:
-        self.transport = transport
-
-    @property
-    def scheme(self) -> str:
-        """As it is."""
-        return self.transport.scheme
-
-    @property
-    def max_payload(self) -> int:
-        """As it is."""
-        return self.transport.max_payload
-
-    def listen(
-        self, instance_id: str, tag: str, receive: Callable[[Inbound], None]
-    ) -> AbstractAsyncContextManager[str]:
-        """As it is."""
-        return self.transport.listen(instance_id, tag, receive)
-
-    async def request(self, endpoint: str, payload: bytes, *, timeout: float) -> bytes:
-        """As it is."""
-        return await self.transport.request(endpoint, payload, timeout=timeout)
-
-
-class DeafToTags(Passing):
-    """All incarnations of an instance are one."""
-
-    def listen(
-        self, instance_id: str, tag: str, receive: Callable[[Inbound], None]
-    ) -> AbstractAsyncContextManager[str]:
-        """Under no tag."""
-        return self.transport.listen(instance_id, "", receive)
-
-
-class WaitsForNobody(Passing):
-    """Nobody at the other end is noticed only when time is over."""
-
-    async def request(self, endpoint: str, payload: bytes, *, timeout: float) -> bytes:
-        """As if it were sent."""
-        with suppress(TransportUnavailable):
-            return await self.transport.request(endpoint, payload, timeout=timeout)
-        await trio.sleep(timeout)
-        raise trio.TooSlowError
-
-
-class NeverTooSlow(Passing):
-    """A timeout is taken for twice as long."""
-
-    async def request(self, endpoint: str, payload: bytes, *, timeout: float) -> bytes:
-        """Wait for ever, now and then."""
-        return await self.transport.request(endpoint, payload, timeout=1e9)
-
-
-class CrossedAnswers(Passing):
-    """The answer goes to whoever asked first."""
-
-    def __init__(self, transport: Transport) -> None:
-        super().__init__(transport)
-        self.asked: list[Inbound] = []
-
-    def listen(
-        self, instance_id: str, tag: str, receive: Callable[[Inbound], None]
-    ) -> AbstractAsyncContextManager[str]:
-        """Remember who asked."""
-
-        def crossed(request: Inbound) -> None:
-            self.asked.append(request)
-            receive(Crossed(request.payload, self.asked))
-
-        return self.transport.listen(instance_id, tag, crossed)
-
-
-@attrs.frozen(eq=False)
-class Crossed:
-    """A request whose answer goes astray."""
-
-    payload: bytes
-    asked: list[Inbound]
-
-    def respond(self, payload: bytes) -> None:
-        """Answer the first who asked."""
-        if self.asked:
-            self.asked.pop(0).respond(payload)
 
 
 # --- Opening them ---
@@ -575,6 +508,8 @@ STORES: dict[str, Fault] = {
     "lost change": Fault(store=LostChange, caught_by="test_reader_that_is_slow_gets_the_newest_of_each_key"),
     "forgotten snapshot": Fault(store=ForgottenSnapshot, caught_by="test_watch_begins_with_each_key_once"),
     "never synced": Fault(store=NeverSynced, caught_by="test_watch_of_an_empty_store_is_synced_at_once"),
+    "synced once": Fault(store=SyncedOnce, caught_by="test_sync_is_reached_though_nothing_changes"),
+    "synced too early": Fault(store=EagerSynced, caught_by="test_view_is_whole_whenever_the_feed_is_said_to_be_level"),
     "stale sync": Fault(store=StaleSync, caught_by="test_sync_covers_every_commit_acknowledged_before"),
     "sync beyond the feed": Fault(store=FarSync, caught_by="test_sync_is_reached_though_nothing_changes"),
     "spilled batch": Fault(store=SpilledBatch, caught_by="test_cancelled_receive_loses_nothing"),

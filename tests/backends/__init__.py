@@ -1,0 +1,1 @@
+"""What our backends do beyond the contract that the conformance suites prove."""
