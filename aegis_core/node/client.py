@@ -55,6 +55,7 @@ class Client:
         self._peers: dict[str, Peer] = {}
         self._by_name: dict[tuple[str, str], Peer] = {}
         self._troubled: dict[Peer, None] = {}
+        self._last_read = self._read_again_at = -math.inf
         runtime.touched.append(self._touched)
 
     def __repr__(self) -> str:
@@ -271,8 +272,13 @@ class Client:
             raise InvalidRequest.at("$.instance_id", "a resource is called at its owner: give one of the two")
         if not timeout >= 0:
             raise InvalidRequest.at("$.timeout", f"expected seconds, 0 or more, got {timeout!r}")
-        ids = self._random.randbytes(32).hex()
+        trace_id = message_id = self._random.randbytes(16).hex()
+        outer = trio.current_effective_deadline()
         caller = current_call.get()
+        if caller is not None:
+            trace_id = caller.trace_id
+            outer = min(outer, caller.deadline)
+        now = trio.current_time()
         return Order(
             service,
             method,
@@ -280,10 +286,11 @@ class Client:
             resource_id,
             instance_id,
             timeout,
-            trio.current_time() + timeout,
-            trio.current_effective_deadline(),
-            ids[:32] if caller is None else caller.trace_id,
-            ids[32:],
+            now,
+            now + timeout,
+            outer,
+            trace_id,
+            message_id,
             idempotency_key,
             idempotent,
         )
@@ -297,6 +304,7 @@ class Client:
             except trio.TooSlowError:
                 failure = self._timed_out(order, Outcome.MAYBE_EXECUTED)
             await self._retry.prepare_next(order, failure)
+            order.now = trio.current_time()
 
     def _route(self, order: Order) -> Route:
         """Whom to ask now.
@@ -307,12 +315,16 @@ class Client:
         if order.bound is not None:
             return order.bound
         snapshot = self._directory.snapshot
+        excluded = order.excluded
+        # The common cases first, which `route` would decide alike after looking at more.
         if order.resource_id is not None:
-            # The common case first: it needs neither the time nor a balancer.
             owned = snapshot.owner(order.resource_id)
             if owned is not None and owned[1].service_name == order.service_name:
                 return Route(owned[1], owned[0].epoch)
-        excluded = order.excluded
+        elif order.instance_id is None and not excluded and not self._troubled:
+            pool = snapshot.pool(order.service_name, self._about_now(order.now))
+            if pool.candidates:
+                return Route(self._balancer.choose(pool.candidates, key=None, pending=self.pending), 0, pool.reason)
         if self._troubled:
             excluded += tuple(
                 peer.instance.instance_id
@@ -330,6 +342,13 @@ class Client:
             now=self._clock.now(),
         )
 
+    def _about_now(self, now: float) -> float:
+        """The node's clock, read at most every 10 ms of Trio's time *now*: enough to see who has fallen silent."""
+        if now >= self._read_again_at:
+            self._last_read = self._clock.now()
+            self._read_again_at = now + 0.01
+        return self._last_read
+
     def _send(self, order: Order, where: Route, principal: str = "") -> Awaitable[object]:
         """Make an attempt at *where*: the result to be awaited, which raises how the attempt ended.
 
@@ -341,11 +360,11 @@ class Client:
         peer = self._peers.get(instance.lease) or self._meet(instance)
         if _log.isEnabledFor(logging.DEBUG):
             _log_attempt(order, where)
-        left = told = order.until - trio.current_time()
+        left = told = order.until - order.now
         if left <= 0:
             raise self._timed_out(order, Outcome.NOT_SENT)
         if order.outer < order.until:
-            told = max(0.0, left - (order.until - order.outer))
+            told = max(0.0, order.outer - order.now)
         request = request_map(
             order.method,
             order.params,
@@ -354,7 +373,7 @@ class Client:
             order.resource_id,
             where.epoch,
             None if told == math.inf else told,
-            order.message_id,
+            None if order.message_id == order.trace_id else order.message_id,
             order.idempotency_key,
         )
         if where.activate:

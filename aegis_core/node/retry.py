@@ -49,7 +49,11 @@ TRIED_AGAIN: Final = (Misdirected, NotFound, Overloaded, Unavailable)
 
 @attrs.define(eq=False)
 class Order:
-    """One call: what was asked, and what is known of its attempts."""
+    """One call: what was asked, and what is known of its attempts.
+
+    All times are Trio's: `now` is when the next attempt is made, `until` when the call's own time is over, `outer` when
+    that of the scopes and the call around it is.
+    """
 
     service_name: str
     method: str
@@ -57,6 +61,7 @@ class Order:
     resource_id: str | None
     instance_id: str | None
     timeout: float
+    now: float
     until: float
     outer: float
     trace_id: str
