@@ -199,13 +199,21 @@ class Claim:
         """Let a handler of the current task run under the claim: its *scope* is cancelled when the claim ends."""
         self._scopes[scope] = trio.lowlevel.current_task()
         self.calls += 1
+        if self._ended is not None or self._lease.suspended:
+            scope.cancel()
 
-    def exit(self, scope: trio.CancelScope) -> None:
-        """The work in *scope* is done."""
+    def enter_hook(self, scope: trio.CancelScope) -> None:
+        """`enter` for what is no call: ``on_acquire``, ``on_release``."""
+        self.enter(scope)
+        self.calls -= 1
+
+    def exit(self, scope: trio.CancelScope) -> bool:
+        """The work in *scope* is done; whether the claim is held still, as `held` would say."""
         self._scopes.pop(scope, None)
-        self.last_used = self._clock.now()
+        now = self.last_used = self._clock.now()
         if self._idle is not None and not self._scopes:
             self._idle.set()
+        return self._ended is None and self._lease.believed_at(now)
 
     def leave(self) -> None:
         """Begin to hand over: no new work."""
@@ -224,6 +232,11 @@ class Claim:
             scope.cancel()
         if self.body is not None:
             self.body.cancel()
+
+    def resume(self) -> None:
+        """The lease, which had run so low that everything was cancelled, has been renewed: new work may come."""
+        if self.body is None and self.interrupted is EndReason.EXPIRED:
+            self.interrupted = None
 
     def end(self, reason: EndReason) -> None:
         """End the claim, now and for good. The second call does nothing."""

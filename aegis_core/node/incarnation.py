@@ -55,6 +55,7 @@ class Incarnation:
             sent=sent,
             describe=instance.describe,
             suspend=self._suspend,
+            resume=self._resume,
             closed=self._lease_ended,
         )
         self.server = server
@@ -218,6 +219,11 @@ class Incarnation:
         """The lease is about to end: cancel what runs under it, so that it has unwound by then."""
         for claim in self.holdings.table.values():
             claim.interrupt(EndReason.EXPIRED)
+
+    def _resume(self) -> None:
+        """The lease was renewed after all: what was not ended by that goes on."""
+        for claim in self.holdings.table.values():
+            claim.resume()
 
     def _lease_ended(self, reason: EndReason) -> None:
         self._node.leases.pop(self.tag, None)

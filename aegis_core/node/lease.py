@@ -22,10 +22,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from datetime import datetime
 from typing import Final
 
-import attrs
 import trio
 
 from aegis_core.backend import Conflict
@@ -41,6 +39,8 @@ _log = logging.getLogger("aegis.lease")
 
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.2
+_LONGEST_SLEEP: Final = 1.0
+"""Seconds after which a jump of the node's clock (the machine was suspended) is noticed at the latest."""
 
 
 def margin(ttl: float) -> float:
@@ -59,6 +59,7 @@ class Lease:
         sent: When the registration was sent, on the node's clock.
         describe: The record to write at the next renewal, made from the last one.
         suspend: Called when half a margin is left: cancel what runs under the lease.
+        resume: Called when the lease was renewed after that, in the last moment.
         closed: Called once, when the lease ended.
     """
 
@@ -72,24 +73,25 @@ class Lease:
         sent: float,
         describe: Callable[[ServiceInstance], ServiceInstance],
         suspend: Callable[[], None],
+        resume: Callable[[], None],
         closed: Callable[[EndReason], None],
     ) -> None:
         self.record = record
         self.lease_id = lease_id
         self.tag = record.lease
         self.ended: EndReason | None = None
+        self.suspended = False
         self.deadline = sent + record.ttl - margin(record.ttl)
-        self.renewed_at: datetime = record.last_heartbeat
         self._runtime = runtime
         self._committer = committer
         self._describe = describe
         self._suspend = suspend
+        self._resume = resume
         self._closed = closed
         self._due = self._next_renewal(sent)
         self._poke = trio.Event()
         self._poked_waiters: list[trio.Event] = []
-        self._suspended_for: float | None = None
-        self._renewing = trio.CancelScope()
+        self._sleeping = trio.CancelScope()
         self._end = trio.Event()
 
     def __repr__(self) -> str:
@@ -99,7 +101,11 @@ class Lease:
     @property
     def believed(self) -> bool:
         """Whether the lease holds now, by this node's own clock. Synchronous: valid until the next checkpoint at most."""
-        return self.ended is None and self._runtime.clock.now() < self.deadline
+        return self.believed_at(self._runtime.clock.now())
+
+    def believed_at(self, now: float) -> bool:
+        """`believed` for a caller who has just read the node's clock as *now*."""
+        return self.ended is None and now < self.deadline
 
     @property
     def remaining(self) -> float:
@@ -142,7 +148,6 @@ class Lease:
         if self.ended is not None:
             return
         self.ended = reason
-        self._renewing.cancel()
         self._end.set()
         self._wake(self._poked_waiters)
         self._closed(reason)
@@ -170,13 +175,14 @@ class Lease:
             if now >= self.deadline:
                 self.end(EndReason.EXPIRED)
                 return
-            if now >= self.body_deadline and self._suspended_for != self.deadline:
-                self._suspended_for = self.deadline
+            if now >= self.body_deadline and not self.suspended:
+                self.suspended = True
                 self._suspend()
             if now >= self._due:
                 self._poke.set()
-            marks = (self._due, self.body_deadline, self.deadline)
-            await clock.sleep_until(min(mark for mark in marks if mark > now))
+            marks = (self._due, self.body_deadline, self.deadline, now + _LONGEST_SLEEP)
+            with trio.CancelScope() as self._sleeping:
+                await clock.sleep_until(min(mark for mark in marks if mark > now))
 
     async def _keep(self) -> None:
         while True:
@@ -184,8 +190,7 @@ class Lease:
             self._poke = trio.Event()
             waiters, self._poked_waiters = self._poked_waiters, []
             try:
-                with trio.CancelScope() as self._renewing:
-                    await self._renew()
+                await self._renew()
             finally:
                 self._wake(waiters)
 
@@ -197,7 +202,7 @@ class Lease:
         while True:
             write = instances.renew(self._describe(self.record), at=runtime.wall())
             try:
-                (revision,) = await self._committer.commit((write,), urgent=True)
+                await self._committer.commit((write,), urgent=True)
             except Conflict:
                 # Somebody else wrote the record, or it is gone: the view knows, once it is level.
                 try:
@@ -205,19 +210,22 @@ class Lease:
                 except StoreUnavailable as exc:
                     _log.debug("cannot look why the renewal of %s failed: %s", self.record.instance_id, exc)
                 self.verify()
+                await self._committer.pause(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
                 sent = clock.now()
             else:
                 break
-            await self._committer.pause(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
         if clock.now() >= self.deadline:
             self.end(EndReason.EXPIRED)
+        self.verify()  # takes what was written from the view, where `commit` has folded it in
+        if self.ended is not None:
             return
-        assert isinstance(write.record, ServiceInstance)
-        self.record = attrs.evolve(write.record, revision=revision)
-        self.renewed_at = self.record.last_heartbeat
         self.deadline = max(self.deadline, sent + self.record.ttl - margin(self.record.ttl))
         self._due = self._next_renewal(sent)
+        self._sleeping.cancel()
+        if self.suspended and clock.now() < self.body_deadline:
+            self.suspended = False
+            self._resume()
 
     @staticmethod
     def _wake(waiters: list[trio.Event]) -> None:
