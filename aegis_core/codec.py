@@ -60,7 +60,7 @@ MAX_RECORD: Final = 1 << 20
 """Most bytes of a record that is decoded; stores keep no larger ones."""
 
 _MOST_PROBLEMS: Final = 20
-_UNSENDABLE: Final = (TypeError, ValueError, OverflowError)
+_UNSENDABLE: Final = (TypeError, ValueError)
 
 
 class DecodeError(ValueError):
@@ -208,10 +208,7 @@ def encode_answer(answer: AnswerEnvelope) -> bytes:
 
 def encode_result(result: object) -> bytes:
     """The answer with *result* as it travels; raises as `encode_answer` does."""
-    try:
-        return _pack({"success": True, "result": result})
-    except OverflowError as exc:
-        raise ValueError(str(exc)) from exc
+    return _pack({"success": True, "result": result})
 
 
 def _encode_error(error: AegisError) -> bytes:

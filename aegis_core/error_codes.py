@@ -8,11 +8,12 @@ class, give a `RemoteError` that keeps the code.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import attrs
 
+from aegis_core import errors
 from aegis_core.errors import (
     AegisError,
     ConfigError,
@@ -106,10 +107,6 @@ def _exactly_list(value: object) -> list[object]:
             raise ValueError("expected a list")
 
 
-def _read_optional_text(value: object) -> object:
-    return None if value is None else _exactly(str)(value)
-
-
 def _read_float(value: object) -> object:
     if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
         raise ValueError("expected a finite number")
@@ -145,7 +142,6 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "str": _exactly(str),
     "int": _exactly(int),
     "float": _read_float,
-    "str | None": _read_optional_text,
     "Mapping[str, str]": _read_text_map,
     "Mapping[str, object]": _read_map,
     "tuple[Problem, ...]": _read_problems,
@@ -177,13 +173,6 @@ class _Known:
         return self.kind(**given)
 
 
-def _classes(parent: type[AegisError]) -> Iterator[type[AegisError]]:
-    for child in parent.__subclasses__():
-        if child.__module__ == parent.__module__:
-            yield child
-            yield from _classes(child)
-
-
 def _known(kind: type[AegisError]) -> _Known:
     fields = [field for field in attrs.fields(kind) if field.init]
     return _Known(
@@ -196,6 +185,9 @@ def _known(kind: type[AegisError]) -> _Known:
 # Classes without attributes would lose their message, so their codes are kept in a RemoteError, too.
 _BY_CODE: Final[Mapping[str, _Known]] = {
     kind.code: _known(kind)
-    for kind in _classes(AegisError)
-    if "code" in vars(kind) and any(field.init for field in attrs.fields(kind)) and not issubclass(kind, _LOCAL)
+    for kind in map(vars(errors).__getitem__, errors.__all__)
+    if issubclass(kind, AegisError)
+    and "code" in vars(kind)
+    and any(field.init for field in attrs.fields(kind))
+    and not issubclass(kind, _LOCAL)
 }

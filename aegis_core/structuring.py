@@ -66,10 +66,7 @@ def reader(kind: object) -> Reader:
 
 def problems(exc: Exception, path: str) -> list[Problem]:
     """What is wrong with the value at *path*, by the error that its reader raised."""
-    try:
-        lines = cattrs.transform_error(exc, path, format_exception=_say)
-    except RecursionError:
-        lines = [f"nested too deeply @ {path}"]
+    lines = cattrs.transform_error(exc, path, format_exception=_say)
     found = (line.rpartition(" @ ") for line in lines[:MOST_PROBLEMS])
     return [Problem(where, message) for message, _, where in found]
 

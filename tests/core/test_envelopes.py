@@ -212,6 +212,13 @@ def test_values_out_of_range_are_told() -> None:
         assert problems_of(msgpack.packb({"method": "m", "timeout": endless}))[0].path == "$.timeout"
 
 
+def test_parameter_without_a_name_is_told_in_a_request_that_is_right_otherwise() -> None:
+    """Requests of our own are read in one look, and no less strictly."""
+    raw = msgpack.unpackb(codec.encode_request(RequestEnvelope(method="m", params={"a": 1}, trace_id="t", timeout=1.0)))
+    raw["params"] = {5: 1}
+    assert problems_of(msgpack.packb(raw)) == (Problem("$.params", "expected the names of parameters as keys"),)
+
+
 def test_request_without_a_method_says_so() -> None:
     """The one field that has no default."""
     assert problems_of(msgpack.packb({})) == (Problem("$.method", "required field missing"),)
