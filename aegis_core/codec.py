@@ -60,6 +60,7 @@ MAX_RECORD: Final = 1 << 20
 """Most bytes of a record that is decoded; stores keep no larger ones."""
 
 _MOST_PROBLEMS: Final = 20
+_PACK_BUFFER: Final = 1024
 _UNSENDABLE: Final = (TypeError, ValueError)
 
 
@@ -255,7 +256,7 @@ def _no_answer(why: str) -> RemoteError:
 
 
 def _pack(value: object) -> bytes:
-    packed: bytes = msgpack.packb(value, default=_plain)
+    packed: bytes = msgpack.packb(value, default=_plain)  # pyright: ignore[reportAssignmentType]
     return packed
 
 

@@ -142,8 +142,9 @@ def _read_text(parse: Callable[[str], T], value: object) -> T:
 
 
 def _read_datetime(value: object) -> object:
-    if hasattr(value, "to_datetime"):  # MessagePack's own timestamp, which is UTC
-        return value.to_datetime()
+    from_timestamp = getattr(value, "to_datetime", None)  # of MessagePack's own timestamp, which is UTC
+    if from_timestamp is not None:
+        return from_timestamp()
     at = _read_text(datetime.fromisoformat, value)
     if at.tzinfo is None:
         raise ValueError("expected a time with its offset, e.g. 2030-01-31T12:00:00+00:00")

@@ -119,12 +119,13 @@ def _collect(pairs: Iterable[tuple[object, object]], hook: Hook, kind: object) -
         try:
             done.append(hook(value, kind))
         except UNFIT as exc:
-            exc.add_note(cattrs.IterableValidationNote("", key, kind))  # type: ignore[arg-type]
+            note = cattrs.IterableValidationNote("", key, kind)  # type: ignore[arg-type]
+            exc.add_note(note)
             wrong.append(exc)
             if len(wrong) == MOST_PROBLEMS:
                 break
     if wrong:
-        raise cattrs.IterableValidationError("elements", wrong, list)
+        raise cattrs.IterableValidationError("elements", wrong, list)  # pyright: ignore[reportCallIssue]
     return done
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aegis_core import Call
 
 
-async def full(
+async def full(  # type: ignore[empty-body]
     call: Call,
     a: int,
     b: str | None = None,
@@ -55,8 +55,10 @@ def test_class_of_the_enclosing_function_is_known() -> None:
     class Local:
         """A class that only this function knows."""
 
+        name: str = ""
+
     async def handler(call: Call, value: Local) -> Local:
-        return attrs.evolve(value) or Local()
+        return attrs.evolve(value, name=Local.__name__)
 
     assert read_parameters(handler).kinds == {"value": Local}
 

@@ -7,7 +7,7 @@ import tracemalloc
 from datetime import UTC, datetime, timedelta, timezone
 
 import attrs
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
