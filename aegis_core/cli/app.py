@@ -6,11 +6,11 @@ import inspect
 import sys
 from collections.abc import Sequence
 from functools import partial
-from importlib import metadata
 
 import trio
 from cyclopts import App, CommandCollisionError
 
+from aegis_core import __version__
 from aegis_core.cli.demo import demo
 from aegis_core.cli.interruption import run_until_signal
 from aegis_core.config import load_settings
@@ -29,7 +29,7 @@ def build_app() -> App:
     app = App(
         name="aegis",
         help="Registry, roles, exclusive ownership and routing for stateful services on Trio.",
-        version=lambda: f"aegis-ipc {metadata.version('aegis-ipc')}",
+        version=f"aegis-ipc {__version__}",
         backend="trio",
     )
     app.command(demo)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -73,10 +73,11 @@ async def run_demo(
         expected = run_sequentially(sent)
         if orders is None:
             problems.extend(compare_expected(DATA / "expected.json", expected))
-        progress = Progress(len(sent), _stopwatch())
+        progress = Progress(len(sent))
         with _journals(journal) as folder:
             with open_view(progress, console, plain=plain) as view:
                 receipts = await perform(sent, seed=seed, backend=backend, folder=folder, progress=progress, view=view)
+                progress.stop()
             found = audit(sent, expected, receipts, folder)
         problems.extend(found.differences)
         print_summary(console, progress, expected, found)
@@ -123,7 +124,7 @@ async def perform(
 
 
 async def unrest(cluster: Cluster, progress: Progress, chance: random.Random) -> None:
-    """Move symbols, kill an instance, start another one and let it have a share; all while orders come."""
+    """Move symbols, kill an instance, start one and let it have a share, and dismiss one; all while orders come."""
     await progress.wait_answered(0.1)
     source, target = chance.sample(cluster.names, 2)
     await cluster.transfer(_some(chance, cluster.owned(source), 2), source=source, target=target)
@@ -133,12 +134,15 @@ async def unrest(cluster: Cluster, progress: Progress, chance: random.Random) ->
     await cluster.start(NEWCOMER)
 
     await progress.wait_answered(0.6)
-    source = _richest(cluster)
+    source = _richest(cluster, but=NEWCOMER)
     await cluster.transfer(_some(chance, cluster.owned(source), 3), source=source, target=NEWCOMER)
 
+    await progress.wait_answered(0.8)
+    cluster.dismiss(_richest(cluster))
 
-def _richest(cluster: Cluster) -> str:
-    return max(cluster.names, key=lambda name: len(cluster.owned(name)))
+
+def _richest(cluster: Cluster, *, but: str = "") -> str:
+    return max((name for name in cluster.names if name != but), key=lambda name: len(cluster.owned(name)))
 
 
 def _some(chance: random.Random, symbols: Sequence[str], most: int) -> Sequence[str]:
@@ -149,11 +153,6 @@ async def _show(view: View) -> None:
     while True:
         view.update()
         await trio.sleep(FRAME)
-
-
-def _stopwatch() -> Callable[[], float]:
-    start = trio.current_time()
-    return lambda: trio.current_time() - start
 
 
 @contextlib.contextmanager

@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 from cyclopts import App
 
+from aegis_core import __version__
 from aegis_core.cli import app as program
 from aegis_core.errors import ConfigError
 
@@ -27,7 +27,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 def test_version_is_the_distribution_s(capsys: pytest.CaptureFixture[str]) -> None:
     """``aegis --version`` names the installed version."""
     assert program.run(["--version"]) == 0
-    assert capsys.readouterr().out == f"aegis-ipc {metadata.version('aegis-ipc')}\n"
+    assert capsys.readouterr().out == f"aegis-ipc {__version__}\n"
 
 
 @pytest.mark.parametrize(

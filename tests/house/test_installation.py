@@ -46,7 +46,7 @@ def test_metadata_offers_the_program_and_the_plugin() -> None:
     """Installing makes ``aegis`` runnable and the fixtures known to pytest."""
     distribution = metadata.distribution("aegis-ipc")
     offered = {(entry.group, entry.name): entry.value for entry in distribution.entry_points}
-    assert offered["console_scripts", "aegis"] == "aegis_core.cli:main"
+    assert offered["console_scripts", "aegis"] == "aegis_launcher:main"
     assert offered["pytest11", "aegis"] == "aegis_pytest.plugin"
     assert distribution.version == importlib.import_module("aegis_core").__version__
 

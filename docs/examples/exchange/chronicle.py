@@ -16,7 +16,7 @@ from aegis_core.events import (
     RoleChanged,
 )
 from exchange.owner import SERVICE, symbol_of
-from exchange.progress import Progress
+from exchange.progress import Progress, Row
 
 
 class Chronicle:
@@ -28,7 +28,10 @@ class Chronicle:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._orphans: dict[str, str] = {}
+        self._known: set[str] = set()
+        self._orphans: set[str] = set()
+        self._heirs: dict[str, list[str]] = {}
+        self._lost_at = 0.0
 
     async def follow(self, node: Node, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow the events that *node* sees, until cancelled."""
@@ -48,20 +51,14 @@ class Chronicle:
             case InstanceDeregistered():
                 progress.row(name).health = "LEFT"
             case InstanceLost():
-                row = progress.row(name)
-                row.health = "LOST"
-                orphans = sorted({*map(symbol_of, event.released), *row.owned})
-                self._orphans.update(dict.fromkeys(orphans, name))
-                row.owned.clear()
-                row.waiting.clear()
-                progress.note(f"{name} is lost: its lease ended, {', '.join(orphans) or 'nothing'} became free")
+                self._lose(progress.row(name), {*map(symbol_of, event.released)})
             case ResourceRegistered():
                 self._move(symbol, name)
-                lost = self._orphans.pop(symbol, None)
-                if lost is not None:
-                    progress.fail_overs += 1
-                    progress.row(name).fail_overs += 1
-                    progress.note(f"{name} took over {symbol} from {lost}, epoch {event.epoch}")
+                if symbol in self._orphans:
+                    self._take_over(symbol, name)
+                elif symbol in self._known:
+                    progress.hand_overs += 1
+                self._known.add(symbol)
             case ResourceTransferred():
                 self._move(symbol, name)
                 progress.transfers += 1
@@ -76,6 +73,28 @@ class Chronicle:
                     waiting.discard(symbol)
             case _:
                 pass  # The rest is no news to people.
+
+    def _lose(self, row: Row, released: set[str]) -> None:
+        orphans = released | row.owned
+        row.health = "LOST"
+        row.owned.clear()
+        row.waiting.clear()
+        self._orphans |= orphans
+        self._lost_at = self._progress.elapsed
+        self._progress.note(
+            f"{row.name} is lost: its lease ended, {', '.join(sorted(orphans)) or 'nothing'} became free"
+        )
+
+    def _take_over(self, symbol: str, name: str) -> None:
+        progress = self._progress
+        self._orphans.discard(symbol)
+        self._heirs.setdefault(name, []).append(symbol)
+        progress.fail_overs += 1
+        progress.row(name).fail_overs += 1
+        if not self._orphans:
+            took = "; ".join(f"{heir} took {', '.join(sorted(self._heirs[heir]))}" for heir in sorted(self._heirs))
+            progress.note(f"all have an owner again after {progress.elapsed - self._lost_at:.1f} s: {took}")
+            self._heirs.clear()
 
     def _move(self, symbol: str, name: str) -> None:
         for row in self._progress.rows.values():

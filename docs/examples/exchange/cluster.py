@@ -20,6 +20,7 @@ class _Running:
     instance: Instance
     mortality: Mortality
     scope: trio.CancelScope
+    leave: trio.Event
 
 
 class Cluster:
@@ -88,6 +89,11 @@ class Cluster:
         victim.mortality.die()
         victim.scope.cancel()
 
+    def dismiss(self, name: str) -> None:
+        """Let *name* leave in peace: it hands its symbols over and deregisters."""
+        self._progress.note(f"{name} leaves in peace and hands over {', '.join(self.owned(name))}")
+        self._running.pop(name).leave.set()
+
     async def _run(
         self,
         name: str,
@@ -95,7 +101,7 @@ class Cluster:
         *,
         task_status: trio.TaskStatus[_Running] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        mortality = Mortality()
+        mortality, leave = Mortality(), trio.Event()
         with trio.CancelScope() as scope, order_books(self._folder) as service:
             async with (
                 open_node(self._backend, config=CONFIG, plugins=[mortality]) as node,
@@ -104,11 +110,13 @@ class Cluster:
             ):
                 for symbol in sorted(home):
                     await nursery.start(keep, instance, symbol, self._priority(name, symbol))
-                task_status.started(_Running(instance, mortality, scope))
+                task_status.started(_Running(instance, mortality, scope, leave))
                 await self._settled.wait()
                 for symbol in self._symbols:
                     if symbol not in home:
                         nursery.start_soon(keep, instance, symbol, self._priority(name, symbol))
+                await leave.wait()
+                nursery.cancel_scope.cancel()
 
     def _priority(self, name: str, symbol: str) -> int:
         # Drawn for each symbol, so that the books of a dead instance spread over those who stay.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import attrs
 import trio
@@ -36,27 +35,29 @@ class Progress:
 
     Args:
         total: Orders in the file.
-        elapsed: Returns the seconds since the run began.
 
     Attributes:
         answered: Orders that have their answer.
         resent: Orders that were sent again because nobody could say whether they had been executed.
         transfers: Symbols that moved from one live instance to another.
         fail_overs: Symbols that moved because their owner was lost.
+        hand_overs: Symbols that moved because their owner left.
         longest_gap: The longest time in seconds for which a symbol was without owner.
         rows: The instances, by instance id.
         notes: What happened, with the second at which it did.
     """
 
     total: int
-    elapsed: Callable[[], float]
     answered: int = 0
     resent: int = 0
     transfers: int = 0
     fail_overs: int = 0
+    hand_overs: int = 0
     longest_gap: float = 0.0
     rows: dict[str, Row] = attrs.field(factory=dict)
     notes: list[tuple[float, str]] = attrs.field(factory=list)
+    _started: float = attrs.field(factory=trio.current_time, init=False)
+    _stopped: float | None = attrs.field(default=None, init=False)
     _milestones: dict[int, trio.Event] = attrs.field(factory=dict, init=False)
 
     def row(self, name: str) -> Row:
@@ -65,7 +66,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Write down that something happened now."""
-        self.notes.append((self.elapsed(), text))
+        self.notes.append((self.elapsed, text))
 
     def count(self, instance: str) -> None:
         """Note that *instance* answered one more order."""
@@ -81,6 +82,15 @@ class Progress:
         if self.answered < wanted:
             await self._milestones.setdefault(wanted, trio.Event()).wait()
 
+    def stop(self) -> None:
+        """The run is over: `elapsed` stands still."""
+        self._stopped = trio.current_time()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began, until it ended."""
+        return (trio.current_time() if self._stopped is None else self._stopped) - self._started
+
     @property
     def share(self) -> float:
         """The part of the orders that has been answered, 0 to 1."""
@@ -89,5 +99,4 @@ class Progress:
     @property
     def rate(self) -> float:
         """Orders answered per second, over the whole run."""
-        elapsed = self.elapsed()
-        return self.answered / elapsed if elapsed > 0 else 0.0
+        return self.answered / self.elapsed if self.elapsed > 0 else 0.0

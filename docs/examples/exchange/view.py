@@ -63,7 +63,7 @@ class PlainView:
             self._tenths = int(progress.share * 10)
             owners = ", ".join(f"{row.name} owns {len(row.owned)}" for row in progress.rows.values() if row.owned)
             done = f"{progress.answered:,} of {progress.total:,} orders answered"
-            self._print(progress.elapsed(), f"{done}; {owners}")
+            self._print(progress.elapsed, f"{done}; {owners}")
 
     def _print(self, seconds: float, text: str) -> None:
         self._console.print(f"{seconds:6.1f} s  {text}", highlight=False, markup=False, soft_wrap=True)
@@ -111,7 +111,7 @@ def _head(progress: Progress) -> RenderableType:
     grid.add_column(ratio=1)
     grid.add_column(justify="right", no_wrap=True)
     done = f"[bold]{progress.answered:,}[/bold] of {progress.total:,} orders"
-    speed = f"{progress.rate:,.0f}/s  {progress.elapsed():.1f} s"
+    speed = f"{progress.rate:,.0f}/s  {progress.elapsed:.1f} s"
     grid.add_row(ProgressBar(total=progress.total, completed=progress.answered), f"{done}  [dim]{speed}[/dim]")
     return grid
 
@@ -163,10 +163,13 @@ def print_summary(console: Console, progress: Progress, run: SequentialRun, foun
     epochs = sum(len(tenures) for tenures in found.tenures.values())
     rows = {
         "orders": f"{progress.answered:,} answered, {found.executed:,} in the journals, {progress.total:,} sent",
-        "moves": f"{progress.transfers} transfers, {progress.fail_overs} fail-overs, {epochs} tenures",
+        "moves": (
+            f"{progress.transfers} transfers, {progress.fail_overs} fail-overs, {progress.hand_overs} hand-overs: "
+            f"{epochs} tenures of {len(found.tenures)} symbols"
+        ),
         "trouble": f"{progress.resent:,} orders sent again; no owner for at most {progress.longest_gap:.1f} s",
         "books": f"{totals.trades:,} trades, {totals.volume:,} lots, {totals.resting_orders:,} orders waiting",
-        "time": f"{progress.elapsed():.1f} s, {progress.rate:,.0f} orders/s",
+        "time": f"{progress.elapsed:.1f} s, {progress.rate:,.0f} orders/s",
     }
     for name, value in rows.items():
         table.add_row(name, value)
