@@ -1,0 +1,337 @@
+"""A cluster of nodes in one test: they start, serve, die and come back as the test says.
+
+Every node has a store, a transport and a clock of its own, which faults can spoil for it alone, on one memory backend that
+all share. Each of its lives (`aegis_pytest.life`) is a nursery within the cluster's, so that what fails in the background
+fails the test.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, Unpack, cast
+
+import attrs
+import pytest
+import trio
+
+from aegis_backends.memory import MemoryCluster
+from aegis_core.backend import Backend, BackendAddress
+from aegis_core.config import NodeDefaults, load_settings
+from aegis_core.hookspecs import BackendRegistrar, ObserverRegistrar, hookimpl
+from aegis_core.node.claims import Claim
+from aegis_core.node.instance import Instance
+from aegis_core.node.node import Node
+from aegis_core.node.service import Service
+from aegis_pytest.event_log import EventLog
+from aegis_pytest.faults import FaultPlane
+from aegis_pytest.leftovers import Leftover, close_lives, tell_leftovers
+from aegis_pytest.life import Life, Main, ServeOptions, Serving, Task
+from aegis_pytest.state_dump import reporting
+from aegis_pytest.verdict import left_by_exception, only_leaf
+
+__all__ = ["Cluster", "open_cluster"]
+
+# The same in every run of a test, and not so low that an epoch could be taken for a count.
+_FIRST_REVISION: Final = 1001
+_LOOKS: Final = 20
+_MOMENT: Final = 0.05
+_SHOWN: Final = 5
+
+SCHEME: Final = "cluster"
+"""The scheme of the nodes' backend URLs: ``cluster://a`` is node a's own access to the shared backend."""
+
+
+class _Membership:
+    """The plug-in that makes a node a member: its backend, and the observer of its events."""
+
+    def __init__(
+        self, open_backend: Callable[[BackendAddress], AbstractAsyncContextManager[Backend]], log: EventLog
+    ) -> None:
+        self._open_backend = open_backend
+        self._log = log
+
+    @hookimpl
+    def aegis_register_backends(self, register: BackendRegistrar) -> None:
+        """Offer the node's own access to the shared backend."""
+        register(SCHEME, self._open_backend)
+
+    @hookimpl
+    def aegis_register_observers(self, register: ObserverRegistrar) -> None:
+        """Let the cluster know what happens."""
+        register(self._log)
+
+
+class Cluster:
+    """Nodes by name; the fixture ``aegis_cluster``. Made by `open_cluster`.
+
+    Whatever is started here runs in the background until the test is over, and fails the test if it raises. A node is
+    opened when it is first named.
+    """
+
+    def __init__(self, nursery: trio.Nursery, memory: MemoryCluster, plane: FaultPlane, seed: str) -> None:
+        self.events: Final = EventLog()
+        self.plane: Final = plane
+        self._nursery = nursery
+        self._memory = memory
+        self._seed = seed
+        self._lives: dict[str, Life] = {}
+        self._opening: dict[str, trio.Lock] = {}
+        self._began = trio.current_time()
+        self._count = 0
+
+    def __repr__(self) -> str:
+        return f"<Cluster of {', '.join(f'{life.name} ({life.state})' for life in self._lives.values()) or 'no nodes'}>"
+
+    @property
+    def ttl(self) -> float:
+        """Seconds that an instance's registration outlives a dead node, unless it was served with another TTL."""
+        return load_settings(f"{SCHEME}://").ttl
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The nodes that are open now, by name."""
+        return {name: life.node for name, life in self._lives.items() if life.node is not None}
+
+    def instances(self, name: str, /) -> tuple[Instance, ...]:
+        """The instances that node *name* serves now, in the order in which they registered."""
+        life = self._lives.get(name)
+        return () if life is None else life.instances
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    async def node(self, name: str, /) -> Node:
+        """The node *name*, opened in a task of the cluster if it is not there; after `kill`, a new one under that name.
+
+        Raises:
+            pytest.UsageError: An application was started as this node, and has closed it.
+        """
+        async with self._opening.setdefault(name, trio.Lock()):
+            life = await self._living(name)
+            if life.node is None and life.state == "closed":
+                raise pytest.UsageError(f"the application that was started as node {name!r} has closed it")
+            return life.node or await life.open()
+
+    async def serve(self, name: str, service: Service, /, **options: Unpack[ServeOptions]) -> Instance:
+        """Serve *service* on node *name* until the test is over.
+
+        Args:
+            name: The node, opened if it is not there.
+            service: What to serve.
+            options: As of `Node.serve`.
+
+        Raises:
+            AegisError: As `Node.serve` does.
+        """
+        await self.node(name)
+        return cast(Instance, await self._lives[name].start(Serving(service, options)))
+
+    async def run(self, name: str, fn: Callable[..., Awaitable[object]], /, *args: object) -> object:
+        """Run ``fn(*args)`` as a background task of node *name*, which dies with the node.
+
+        Started again by `restart`, it gets the node's new `Node` and `Instance` in the place of the old ones among *args*.
+
+        Returns:
+            What *fn* gave to ``task_status.started`` if it takes ``task_status``, when it did so; else None, at once.
+        """
+        await self.node(name)
+        return await self._lives[name].start(Task(fn, args))
+
+    async def start(self, name: str, main: Callable[..., Awaitable[object]], /, *args: object) -> Node:
+        """Run the application ``main(*args)``, whose bare ``open_node()`` is node *name*.
+
+        Returns:
+            The node, once it is open; if *main* takes ``task_status``, once *main* has called ``started``.
+
+        Raises:
+            pytest.UsageError: The node is there already.
+            RuntimeError: *main* ended, or was not done in time, without having opened the node.
+        """
+        async with self._opening.setdefault(name, trio.Lock()):
+            life = await self._living(name)
+            if life.state != "opening":
+                raise pytest.UsageError(
+                    f"node {name!r} is {life.state} already: start the application first, or kill the node"
+                )
+            return cast(Node, await life.start(Main(main, args)))
+
+    async def kill(self, name: str, /) -> None:
+        """Let node *name* die, as a process does, and return when all that ran in it has unwound.
+
+        From one moment to the next it sends and commits nothing more, and hears nothing. What its tasks raise as they
+        unwind is dropped. Its leases live on in the store until they expire.
+
+        Raises:
+            pytest.UsageError: There is no such node alive; or the caller, or a block of ``own`` in the test's own tasks,
+                would be cancelled with it, so that the rest of the test would not run.
+        """
+        life = self._lives.get(name)
+        if life is None or life.ended.is_set() or life.killed:
+            living = ", ".join(n for n, other in self._lives.items() if not other.ended.is_set()) or "none"
+            raise pytest.UsageError(f"there is no living node {name!r}; living: {living}")
+        if life.holds(trio.lowlevel.current_task()):
+            raise pytest.UsageError(
+                f"kill({name!r}) was called by a task of node {name!r}, which would be killed by it"
+            )
+        for claim in life.foreign_bodies():
+            raise pytest.UsageError(
+                f"kill({name!r}) would cancel the test's own block of own({claim.resource_id!r}): what runs under a claim "
+                f"dies with its node, so run that block by: await aegis_cluster.run({name!r}, ...)"
+            )
+        self.plane.kill(name)
+        await life.kill()
+
+    async def restart(self, name: str, /) -> Node:
+        """Start node *name* anew, killing it first if it lives: what `start`, `serve` and `run` began begins again, in order.
+
+        An instance that was served under an id of its own can only come back once its old lease has expired.
+
+        Raises:
+            pytest.UsageError: There never was such a node; or as `kill`.
+            AegisError: As `Node.serve` does; the node is left open then, with what was started before.
+        """
+        old = self._lives.get(name)
+        if old is None:
+            raise pytest.UsageError(f"there is no node {name!r} to restart")
+        if not old.ended.is_set():
+            await self.kill(name)
+        again: dict[int, object] = {}
+        for step, outcome in old.steps:
+            args = () if isinstance(step, Serving) else tuple(again.get(id(arg), arg) for arg in step.args)
+            match step:
+                case Main():
+                    fresh: object = await self.start(name, step.fn, *args)
+                case Serving():
+                    fresh = await self.serve(name, step.service, **step.options)
+                case Task():
+                    again[id(old.last_node)] = await self.node(name)
+                    args = tuple(again.get(id(arg), arg) for arg in step.args)
+                    fresh = await self.run(name, step.fn, *args)
+            if isinstance(outcome, Node | Instance):
+                again[id(outcome)] = fresh
+        return await self.node(name)
+
+    # -- waiting ----------------------------------------------------------------------------------------------
+
+    async def wait_owner(self, resource_id: str, name: str, /, *, within: float | None = None) -> Claim:
+        """Wait until an instance of node *name* owns *resource_id*, and return its claim.
+
+        Args:
+            resource_id: The resource.
+            name: The node.
+            within: Seconds; by default what it takes at most after the death of another owner, and five more.
+
+        Raises:
+            AssertionError: It does not own it in time; tells who does.
+        """
+        __tracebackhide__ = True
+        limit = self.ttl + 5.0 if within is None else within
+        with trio.move_on_after(limit):
+            while True:
+                moved = self.events.moved
+                # The event is told when the store has changed; the claim of it is made a moment later.
+                for _ in range(_LOOKS):
+                    for instance in self.instances(name):
+                        claim = instance.claims.get(resource_id)
+                        if claim is not None and claim.held and not claim.leaving:
+                            await trio.lowlevel.checkpoint_if_cancelled()
+                            return claim
+                    with trio.move_on_after(_MOMENT):
+                        await moved.wait()
+                        break
+                await moved.wait()
+        raise AssertionError(
+            "\n".join([f"{resource_id} is not owned by node {name!r} after {limit:g} s", *self.describe()])
+        )
+
+    # -- showing ----------------------------------------------------------------------------------------------
+
+    def describe(self) -> Iterator[str]:
+        """How the cluster stands, line by line."""
+        yield f"cluster, {trio.current_time() - self._began:g} s after its start:"
+        for life in self._lives.values():
+            node = life.node
+            view = "" if node is None else f", its view at revision {node.runtime.directory.snapshot.revision}"
+            yield f"  node {life.name}: {life.state}{view}"
+            for instance in life.instances:
+                yield from _describe_instance(instance)
+
+    # -- for open_cluster -------------------------------------------------------------------------------------
+
+    async def close(self) -> list[Leftover]:
+        """Close all nodes that live, and tell what was left behind."""
+        self.plane.heal()
+        return await close_lives([life for life in self._lives.values() if not life.ended.is_set()])
+
+    async def _living(self, name: str) -> Life:
+        life = self._lives.get(name)
+        if life is not None and not life.ended.is_set() and not life.killed:
+            return life
+        self._count += 1
+        membership = _Membership(self._backend_of(name, self._count), self.events)
+        life = Life(name, NodeDefaults(f"{SCHEME}://{name}", (membership,)))
+        await self._nursery.start(life.run, name=f"node {name}")
+        self._lives[name] = life
+        return life
+
+    def _backend_of(self, name: str, number: int) -> Callable[[BackendAddress], AbstractAsyncContextManager[Backend]]:
+        @asynccontextmanager
+        async def open_backend(_address: BackendAddress) -> AsyncIterator[Backend]:
+            async with self._memory.open() as shared:
+                own = self.plane.attach(name, shared)
+                # Ids and jitter are the same in every run of the test.
+                yield attrs.evolve(own, random=random.Random(f"{self._seed}:{name}:{number}"))
+
+        return open_backend
+
+
+def _describe_instance(instance: Instance) -> Iterator[str]:
+    left = instance.deadline - trio.current_time()
+    lease = "no lease" if left == -math.inf else f"{max(0.0, left):.1f} s of its lease left"
+    running = 0 if instance.incarnation is None else instance.incarnation.server.running
+    yield (
+        f"    {instance.instance_id}: {instance.role.value} {instance.health.value}, {lease}, "
+        f"{running or 'no'} {'call' if running == 1 else 'calls'} without an answer"
+    )
+    claims = list(instance.claims.values())
+    for claim in claims[:_SHOWN]:
+        state = (
+            "ended" if not claim.held else "leaving" if claim.leaving else "ready" if claim.is_ready else "not ready"
+        )
+        yield f"      {claim.resource_id}: epoch {claim.epoch}, {state}"
+    if len(claims) > _SHOWN:
+        yield f"      and {len(claims) - _SHOWN} more"
+
+
+@asynccontextmanager
+async def open_cluster(*, seed: str = "", allow: Collection[str] = ()) -> AsyncIterator[Cluster]:
+    """A cluster of no nodes yet, closed when the block is left.
+
+    Args:
+        seed: What ids and jitter are made from.
+        allow: What may be left behind; of `aegis_pytest.leftovers.LEFTOVERS`.
+
+    Raises:
+        AssertionError: The block was left normally, and left something behind that is not allowed.
+        Exception: As a task of the cluster raised it; the block was cancelled.
+    """
+    __tracebackhide__ = True
+    memory = MemoryCluster("cluster", first_revision=_FIRST_REVISION)
+    found: list[Leftover] = []
+    failed: BaseException | None = None
+    try:
+        # Open throughout, so that the store outlives the death of all nodes.
+        async with memory.open(), trio.open_nursery() as nursery:
+            cluster = Cluster(nursery, memory, FaultPlane(), seed)
+            with reporting(cluster.describe):
+                yield cluster
+                found = await cluster.close()
+    except BaseExceptionGroup as group:
+        failed = only_leaf(group)
+    if failed is not None:
+        raise failed  # here, where it gets no context that it did not have
+    left = [leftover for leftover in found if leftover.kind not in allow]
+    if left and not left_by_exception():
+        pytest.fail(tell_leftovers(left), pytrace=False)

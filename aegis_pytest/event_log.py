@@ -1,0 +1,160 @@
+"""Events of all nodes of a cluster, and waiting for one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+import attrs
+import trio
+
+from aegis_core.events import Event
+
+__all__ = ["DEFAULT_WITHIN", "EventLog"]
+
+DEFAULT_WITHIN: Final = 60.0
+"""Seconds: twice the default TTL, in which whatever follows from a death has happened."""
+
+_SHOWN: Final = 20
+# What tells one telling of a change from another, not one change from another.
+_INCIDENTAL: Final = frozenset({"at", "revision"})
+
+_ANY_TIME: Final = datetime.min.replace(tzinfo=UTC)
+
+E = TypeVar("E", bound=Event)
+
+
+class EventLog:
+    """What happened in a cluster, in the order in which it was first told.
+
+    Every node tells every change of the store; here it appears once. Facts that are local to a node (a circuit that
+    opened, an instance that fell silent as seen from there) appear as often as they were told.
+    """
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._taken: list[bool] = []
+        self._known: set[Event] = set()
+        self._moved = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<EventLog of {len(self._events)} events>"
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(tuple(self._events))
+
+    def on_event(self, event: Event) -> None:
+        """Take note of *event*, as the observer of every node."""
+        if event.revision:
+            # Told by each node at its own time of day.
+            known = attrs.evolve(event, at=_ANY_TIME)
+            if known in self._known:
+                return
+            self._known.add(known)
+        self._events.append(event)
+        self._taken.append(False)
+        self._moved.set()
+        self._moved = trio.Event()
+
+    def of(self, kind: type[E], /, **fields: object) -> list[E]:
+        """All events of *kind* so far whose fields are *fields*; what `expect` took is among them.
+
+        Raises:
+            TypeError: Events of *kind* have no such field.
+        """
+        _check_fields(kind, fields)
+        return [event for event in self._events if isinstance(event, kind) and _matches(event, fields)]
+
+    def clear(self) -> None:
+        """Let `expect` look only at what comes from now on."""
+        self._taken = [True] * len(self._taken)
+
+    @property
+    def moved(self) -> trio.Event:
+        """Set when the next thing happens."""
+        return self._moved
+
+    async def expect(self, wanted: type[E] | E, /, *, within: float = DEFAULT_WITHIN, **fields: object) -> E:
+        """Wait until something has happened, and return the event.
+
+        What happened before the call counts too, from the start of the cluster or the last `clear` on, so that nothing is
+        missed between an act and its expectation. Each event is taken once: the next `expect` wants another.
+
+        Args:
+            wanted: The class of the event; or an event to be equal to, but for `at` and `revision`.
+            within: Seconds, virtual where the test's time is.
+            fields: Values that the event's fields must have; others may be anything.
+
+        Raises:
+            AssertionError: It did not happen in time; tells what did.
+            TypeError: Events of that kind have no such field.
+        """
+        __tracebackhide__ = True
+        kind, pattern = _pattern(wanted, fields)
+        _check_fields(kind, pattern)
+        with trio.move_on_after(within):
+            while True:
+                # Set before the log is read, so that nothing comes unseen in between.
+                moved = self._moved
+                found = self._take(kind, pattern)
+                if found is not None:
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    return found
+                await moved.wait()
+        raise AssertionError(self._missed(kind, pattern, within))
+
+    def _take(self, kind: type[E], fields: Mapping[str, object]) -> E | None:
+        for at, event in enumerate(self._events):
+            if not self._taken[at] and isinstance(event, kind) and _matches(event, fields):
+                self._taken[at] = True
+                return event
+        return None
+
+    def _missed(self, kind: type[Event], fields: Mapping[str, object], within: float) -> str:
+        wanted = f"{kind.__name__}({_shown(fields)})"
+        open_events = [event for event, taken in zip(self._events, self._taken, strict=True) if not taken]
+        hidden = len(open_events) - _SHOWN
+        return "\n".join(
+            [
+                f"{wanted} did not happen within {within:g} s. What happened and was not expected yet:",
+                *([f"  ({hidden} before)"] if hidden > 0 else []),
+                *(f"  {describe_event(event)}" for event in open_events[-_SHOWN:]),
+                *(["  nothing"] if not open_events else []),
+            ]
+        )
+
+
+def describe_event(event: Event) -> str:
+    """*event* in one line: its class, and the fields that say something."""
+    said = {
+        field.name: getattr(event, field.name)
+        for field in attrs.fields(type(event))
+        if field.name not in _INCIDENTAL and getattr(event, field.name) != field.default
+    }
+    return f"{type(event).__name__}({_shown(said)})"
+
+
+def _shown(fields: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in fields.items())
+
+
+def _matches(event: Event, fields: Mapping[str, object]) -> bool:
+    return all(getattr(event, name) == value for name, value in fields.items())
+
+
+def _pattern(wanted: type[E] | E, fields: Mapping[str, object]) -> tuple[type[E], Mapping[str, object]]:
+    if isinstance(wanted, type):
+        return wanted, fields
+    given = {field.name: getattr(wanted, field.name) for field in attrs.fields(type(wanted))}
+    return type(wanted), {name: value for name, value in given.items() if name not in _INCIDENTAL} | {**fields}
+
+
+def _check_fields(kind: type[Event], fields: Mapping[str, object]) -> None:
+    known = [field.name for field in attrs.fields(kind)]
+    for name in fields:
+        if name not in known:
+            raise TypeError(f"{kind.__name__} has no field {name!r}; it has {', '.join(known)}")

@@ -1,0 +1,122 @@
+"""The fixtures of the plugin. They import what they need when they are used; see `aegis_pytest.plugin`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import pytest
+from pytest_trio import trio_fixture
+
+from aegis_pytest.plugin import allowed
+
+if TYPE_CHECKING:
+    from aegis_core.backend import Store
+    from aegis_core.models import Resource, ResourceMetadata
+    from aegis_core.node.node import Node
+    from aegis_pytest.cluster import Cluster
+    from aegis_pytest.event_log import EventLog
+    from aegis_pytest.logs import CapturedLogs
+
+__all__ = [
+    "aegis_cluster",
+    "aegis_events",
+    "aegis_logs",
+    "aegis_node",
+    "aegis_store",
+    "bulk_registration_data",
+    "conflicting_resources",
+    "expired_resources",
+    "sample_resource_metadata",
+    "sample_resources",
+]
+
+# ruff: noqa: PLC0415 - see the docstring
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def _asynchronous(fixture: F) -> F:
+    return cast(F, trio_fixture(fixture))
+
+
+@_asynchronous
+async def aegis_cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+    """Nodes by name, on the memory backend and virtual time; see `aegis_pytest.cluster.Cluster`."""
+    __tracebackhide__ = True
+    from aegis_pytest.cluster import open_cluster
+
+    async with open_cluster(seed=request.node.nodeid, allow=allowed(request.node)) as cluster:
+        yield cluster
+
+
+@_asynchronous
+async def aegis_events(aegis_cluster: Cluster) -> EventLog:
+    """What happens in the cluster of the test; see `aegis_pytest.event_log.EventLog`."""
+    return aegis_cluster.events
+
+
+@_asynchronous
+async def aegis_node(aegis_cluster: Cluster) -> Node:
+    """One node, which is node ``node`` of `aegis_cluster`."""
+    return await aegis_cluster.node("node")
+
+
+@_asynchronous
+async def aegis_store() -> AsyncIterator[Store]:
+    """The store of an empty memory backend, with no node."""
+    from aegis_backends.memory import MemoryCluster
+
+    async with MemoryCluster("store", first_revision=1001).open() as backend:
+        assert backend.store is not None
+        yield backend.store
+
+
+@pytest.fixture
+def aegis_logs() -> Iterator[CapturedLogs]:
+    """What the library logs during the test, from DEBUG on; see `aegis_pytest.logs.CapturedLogs`."""
+    from aegis_pytest.logs import capture_logs
+
+    with capture_logs() as captured:
+        yield captured
+
+
+@pytest.fixture
+def sample_resource_metadata() -> ResourceMetadata:
+    """A gold customer's session: type, tags, attributes, an hour to live, priority 10."""
+    from aegis_pytest import samples
+
+    return samples.METADATA
+
+
+@pytest.fixture
+def sample_resources() -> tuple[Resource, ...]:
+    """100 resources of ``test-instance-1``, in five groups by tag."""
+    from aegis_pytest import samples
+
+    return samples.sample_resources(datetime.now(UTC))
+
+
+@pytest.fixture
+def conflicting_resources() -> Mapping[str, tuple[str, str]]:
+    """Three resource ids, and the two instances that want each."""
+    from aegis_pytest import samples
+
+    return samples.CONFLICTS
+
+
+@pytest.fixture
+def expired_resources() -> tuple[Resource, ...]:
+    """A resource whose time to live passed an hour ago, and whose owner is dead."""
+    from aegis_pytest import samples
+
+    return samples.expired_resources(datetime.now(UTC))
+
+
+@pytest.fixture
+def bulk_registration_data() -> Mapping[str, tuple[tuple[str, ResourceMetadata], ...]]:
+    """Batches to claim: ``small_batch`` (10), ``medium_batch`` (100), ``large_batch`` (1000), ``with_conflicts`` (52)."""
+    from aegis_pytest import samples
+
+    return samples.bulk_registration_data()

@@ -1,0 +1,161 @@
+"""The pytest plugin, loaded by the entry point ``aegis`` wherever the distribution is installed.
+
+It imports nothing of ours, nor Trio, until pytest has been configured: start-up stays quick where no test uses it, and
+coverage tools, which start between the two, see every line of the packages. Without pytest-trio it has no fixtures,
+and says so to a test that asks for one.
+
+What it does to tests that use its asynchronous fixtures, directly or through others:
+
+- it marks them for pytest-trio, which then needs no ``trio_mode``, with a ``run`` of its own
+  (`aegis_pytest.virtual_time`);
+- under hypothesis, each example gets its fixtures made anew (`aegis_pytest.examples`);
+- if they are no coroutines, it says what to write instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator, Iterable
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from aegis_pytest.virtual_time import Limits
+
+__all__: list[str] = []
+
+ASYNC_FIXTURES: Final = frozenset({"aegis_cluster", "aegis_events", "aegis_faults", "aegis_node", "aegis_store"})
+
+_MARKERS: Final = (
+    "aegis_limits(virtual=3600, real=60): seconds that the test may take on the virtual and on the real clock",
+    "aegis_real_time: run the test on the real clock",
+    "aegis_allow('leaked_claims', 'unanswered_calls', 'tasks_left'): what the test's cluster may leave behind",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer the two limits."""
+    parser.addini(
+        "aegis_virtual_budget",
+        "seconds on the virtual clock after which a test that uses AegisIPC's fixtures has failed (0: no limit)",
+        default="3600",
+    )
+    parser.addini(
+        "aegis_test_timeout",
+        "seconds on the real clock after which a test that uses AegisIPC's fixtures has failed (0: no limit)",
+        default="60",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers, and the fixtures where pytest-trio is there to run them."""
+    for marker in _MARKERS:
+        config.addinivalue_line("markers", marker)
+    if config.pluginmanager.hasplugin("trio"):
+        from aegis_pytest import fixtures  # noqa: PLC0415 - see the module's docstring
+
+        config.pluginmanager.register(fixtures, "aegis-fixtures")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-trio's own marks, because the first mark's run= counts
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that use an asynchronous fixture of ours."""
+    users = [item for item in items if ASYNC_FIXTURES.intersection(getattr(item, "fixturenames", ()))]
+    if not users:
+        return
+    if not config.pluginmanager.hasplugin("trio"):
+        raise pytest.UsageError("the fixtures of AegisIPC need pytest-trio: pip install 'aegis-ipc[test]'")
+    from aegis_pytest.virtual_time import bounded_run  # noqa: PLC0415 - see the module's docstring
+
+    defaults = _limits(config)
+    for item in users:
+        allowed(item)
+        if _is_async(item) and not any("run" in mark.kwargs for mark in item.iter_markers("trio")):
+            real_time = item.get_closest_marker("aegis_real_time") is not None
+            run = bounded_run(_own_limits(item, defaults), real_time=real_time)
+            item.add_marker(pytest.mark.trio(run=run))
+
+
+def allowed(item: pytest.Item) -> frozenset[str]:
+    """What the markers ``aegis_allow`` of *item* let its cluster leave behind.
+
+    Raises:
+        pytest.UsageError: There is no such thing.
+    """
+    from aegis_pytest.leftovers import LEFTOVERS  # noqa: PLC0415 - see the module's docstring
+
+    named = frozenset(name for mark in item.iter_markers("aegis_allow") for name in mark.args)
+    for name in named.difference(LEFTOVERS):
+        raise pytest.UsageError(f"{item.nodeid}: aegis_allow knows {', '.join(map(repr, LEFTOVERS))}, not {name!r}")
+    return named
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tell a synchronous test that it cannot use an asynchronous fixture."""
+    used = sorted(ASYNC_FIXTURES.intersection(getattr(item, "fixturenames", ())))
+    if used and not _is_async(item):
+        pytest.fail(
+            f"{item.name} uses {', '.join(used)}, which only an asynchronous test can: write 'async def {item.name}(...)'",
+            pytrace=False,
+        )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest-trio's wrapper, which wraps the same function
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Note how the test ends; and let each example of a hypothesis test have fixtures of its own."""
+    if isinstance(item, pytest.Function) and ASYNC_FIXTURES.intersection(item.fixturenames):
+        from aegis_pytest.examples import with_fresh_fixtures  # noqa: PLC0415 - see the module's docstring
+        from aegis_pytest.verdict import noting_failure  # noqa: PLC0415
+
+        hypothesis = getattr(item.obj, "hypothesis", None)
+        if hypothesis is None:
+            item.obj = noting_failure(item.obj)
+        else:
+            hypothesis.inner_test = with_fresh_fixtures(item, hypothesis.inner_test)
+    return (yield)
+
+
+def _test_function(item: pytest.Item) -> Callable[..., object] | None:
+    function = getattr(item, "obj", None)
+    return getattr(getattr(function, "hypothesis", None), "inner_test", function)
+
+
+def _is_async(item: pytest.Item) -> bool:
+    function = _test_function(item)
+    # The runner of a hypothesis test that has run before (parametrized, say) is synchronous, and marked by pytest-trio.
+    return inspect.iscoroutinefunction(function) or getattr(function, "_trio_test_runner_wrapped", False)
+
+
+def _limits(config: pytest.Config) -> Limits:
+    return _checked(
+        (("virtual", config.getini("aegis_virtual_budget")), ("real", config.getini("aegis_test_timeout"))),
+        "ini options aegis_virtual_budget and aegis_test_timeout",
+    )
+
+
+def _own_limits(item: pytest.Item, defaults: Limits) -> Limits:
+    mark = item.get_closest_marker("aegis_limits")
+    if mark is None:
+        return defaults
+    where = f"{item.nodeid}: aegis_limits"
+    if mark.args or not {"virtual", "real"}.issuperset(mark.kwargs):
+        raise pytest.UsageError(f"{where} takes virtual= and real=, seconds")
+    given = {"virtual": defaults.virtual, "real": defaults.real, **mark.kwargs}
+    return _checked(given.items(), where)
+
+
+def _checked(given: Iterable[tuple[str, object]], where: str) -> Limits:
+    from aegis_pytest.virtual_time import Limits  # noqa: PLC0415 - see the module's docstring
+
+    seconds: dict[str, float] = {}
+    for name, value in given:
+        try:
+            number = float(value)  # type: ignore[arg-type]  # what is none, is told
+        except (TypeError, ValueError):
+            number = -1.0
+        if number < 0:
+            raise pytest.UsageError(f"{where}: expected seconds, got {value!r}")
+        seconds[name] = number or float("inf")
+    return Limits(**seconds)
