@@ -17,7 +17,6 @@ import functools
 import math
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
@@ -497,6 +496,8 @@ def _read_toml(path: Path, *, optional: bool = False) -> Mapping[str, object]:
 @functools.lru_cache(maxsize=8)
 def _parse_toml(path: Path, _mtime: int, _size: int) -> Mapping[str, object]:
     # A program may open many nodes, tests do; a large pyproject.toml takes longer to read than a node to open.
+    import tomllib  # noqa: PLC0415 - most programs have no file to read
+
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 

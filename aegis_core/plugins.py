@@ -6,7 +6,8 @@ first, by dotted name and through the same hooks as everybody's; then what is in
 name is in ``plugins.disabled`` is left out, whichever way it came.
 
 pluggy finds and checks implementations; they are called from here, in its order (last loaded first, unless they say
-``tryfirst`` or ``trylast``), because what one raises must name its plug-in.
+``tryfirst`` or ``trylast``), because what one raises must name its plug-in. For that reason loading and use are in one
+file, too.
 """
 
 from __future__ import annotations
