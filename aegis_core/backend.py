@@ -281,6 +281,10 @@ class Transport(Protocol):
         """Most bytes of a request or an answer."""
         ...
 
+    def endpoint(self, instance_id: str, tag: str) -> str:
+        """The URL under which `listen` serves *instance_id* with *tag*, whether anybody listens there or not."""
+        ...
+
     def listen(
         self, instance_id: str, tag: str, receive: Callable[[Inbound], None]
     ) -> AbstractAsyncContextManager[str]:
@@ -288,7 +292,8 @@ class Transport(Protocol):
 
         Args:
             instance_id: The instance that is served.
-            tag: Lease tag; another incarnation of the same id has another, and never gets this one's requests.
+            tag: Lease tag; another incarnation of the same id has another, and never gets this one's requests. Empty
+                for an instance that is not registered.
             receive: Called once for each request, in the order of arrival of one sender; must not block nor raise.
         """
         ...

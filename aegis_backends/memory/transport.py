@@ -98,6 +98,10 @@ class MemoryTransport:
         """`MAX_PAYLOAD`."""
         return MAX_PAYLOAD
 
+    def endpoint(self, instance_id: str, tag: str) -> str:
+        """``memory:{cluster}/{instance_id}/{tag}``."""
+        return f"memory:{self._cluster}/{instance_id}/{tag}"
+
     @asynccontextmanager
     async def listen(self, instance_id: str, tag: str, receive: Callable[[Inbound], None]) -> AsyncIterator[str]:
         """Serve ``memory:{cluster}/{instance_id}/{tag}``.
@@ -108,7 +112,7 @@ class MemoryTransport:
             ValueError: Somebody listens there already.
         """
         await trio.lowlevel.checkpoint()
-        endpoint = f"memory:{self._cluster}/{instance_id}/{tag}"
+        endpoint = self.endpoint(instance_id, tag)
         if endpoint in self._listeners:
             raise ValueError(f"{endpoint} is being listened to already")
         listener = _Listener(receive, contextvars.copy_context())

@@ -17,14 +17,14 @@ import trio
 from aegis_core import codec, names
 from aegis_core.engine.routing import Route, route
 from aegis_core.envelopes import request_map
-from aegis_core.errors import AegisError, CallTimeout, InvalidRequest
+from aegis_core.errors import AegisError, CallTimeout, InvalidRequest, NotFound
 from aegis_core.events import CircuitStateChanged
 from aegis_core.hookspecs import CallInfo, Principal
 from aegis_core.models import Outcome, ServiceInstance
 from aegis_core.node.breaker import CircuitState
 from aegis_core.node.call import Call, current_call
 from aegis_core.node.peer import Peer
-from aegis_core.node.retry import TRIED_AGAIN, Order, Retry
+from aegis_core.node.retry import TRIED_AGAIN, UNREGISTERED, Order, Retry
 from aegis_core.node.service import Declaration, declaration_of
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Client:
             method: The method's name.
             params: Its parameters by name: plain values, and attrs or dataclass objects, which travel as maps.
             resource_id: Go to its owner (or, on demand, to whom takes it).
-            instance_id: Go to this instance.
+            instance_id: Go to this instance, also to one that was served with ``register=False``.
             timeout: Seconds for everything, repetitions included. An earlier deadline of the current cancel scope
                 holds too, travels with the call, and ends it as Cancelled.
             idempotency_key: Execute it once per incarnation, however often it is sent with this key.
@@ -331,16 +331,21 @@ class Client:
                 for peer in self._troubled
                 if peer.instance.service_name == order.service_name and not peer.breaker.would_allow()
             )
-        return route(
-            snapshot,
-            order.service_name,
-            resource_id=order.resource_id,
-            instance_id=order.instance_id,
-            excluded=excluded,
-            balancer=self._balancer,
-            pending=self.pending,
-            now=self._clock.now(),
-        )
+        try:
+            return route(
+                snapshot,
+                order.service_name,
+                resource_id=order.resource_id,
+                instance_id=order.instance_id,
+                excluded=excluded,
+                balancer=self._balancer,
+                pending=self.pending,
+                now=self._clock.now(),
+            )
+        except NotFound:
+            if order.instance_id is None or not order.fresh:
+                raise
+            return self._unregistered(order.service_name, order.instance_id)
 
     def _about_now(self, now: float) -> float:
         """The node's clock, read at most every 10 ms of Trio's time *now*: enough to see who has fallen silent."""
@@ -383,6 +388,19 @@ class Client:
         if self._has_middleware:
             return self._send_in_middleware(order, peer, request, left)
         return peer.request(codec.encode_request_map(request), left)
+
+    def _unregistered(self, service_name: str, instance_id: str) -> Route:
+        """The way to an instance that is not in the registry: perhaps it was served with ``register=False``."""
+        at = self._runtime.wall()
+        instance = ServiceInstance(
+            service_name=service_name,
+            instance_id=instance_id,
+            lease=f"unregistered {service_name} {instance_id}",
+            endpoints=tuple(t.endpoint(instance_id, "") for t in self._runtime.transports.values()),
+            registered_at=at,
+            last_heartbeat=at,
+        )
+        return Route(instance, reason=UNREGISTERED)
 
     async def _send_in_middleware(self, order: Order, peer: Peer, request: dict[str, object], left: float) -> object:
         info = CallInfo(

@@ -28,12 +28,14 @@ from aegis_core.engine.routing import Route
 from aegis_core.errors import (
     AegisError,
     CallTimeout,
+    InstanceNotFound,
     InvalidRequest,
     Misdirected,
     NoInstance,
     NotFound,
     Overloaded,
     StoreUnavailable,
+    TransportUnavailable,
     Unavailable,
 )
 from aegis_core.models import ABSENT, Outcome
@@ -41,7 +43,10 @@ from aegis_core.models import ABSENT, Outcome
 if TYPE_CHECKING:
     from aegis_core.node.runtime import Runtime
 
-__all__ = ["TRIED_AGAIN", "Order", "Retry"]
+__all__ = ["TRIED_AGAIN", "UNREGISTERED", "Order", "Retry"]
+
+UNREGISTERED: Final = "unregistered"
+"""Reason of a route to an instance that is not in the registry."""
 
 TRIED_AGAIN: Final = (Misdirected, NotFound, Overloaded, Unavailable)
 """The errors after which another attempt may be made."""
@@ -102,6 +107,9 @@ class Retry:
     async def prepare_next(self, order: Order, exc: AegisError) -> None:
         """Wait until another attempt is worth while after *exc*; raises what the call ends in when there is none."""
         sent, order.sent = order.sent, None
+        if sent is not None and sent.reason == UNREGISTERED and isinstance(exc, TransportUnavailable):
+            instance = sent.instance
+            order.end(InstanceNotFound(instance_id=instance.instance_id, service_name=instance.service_name))
         if isinstance(exc, NotFound):
             await self._look_again(order, exc)
             return
