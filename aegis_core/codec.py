@@ -36,7 +36,7 @@ from aegis_core.envelopes import (
 from aegis_core.errors import AegisError, InvalidRequest, Problem, RemoteError
 from aegis_core.models import Ownership, Record, ResourceMetadata, ServiceInstance, Standby
 from aegis_core.names import InstanceKey, Key, StandbyKey, TargetKey
-from aegis_core.parameters import READERS, SHOWN, UNFIT, Reader, as_is, read_parameters
+from aegis_core.parameters import READERS, SHOWN, UNFIT, Reader, read_parameters
 
 __all__ = [
     "MAX_RECORD",
@@ -61,6 +61,7 @@ MAX_RECORD: Final = 1 << 20
 
 _MOST_PROBLEMS: Final = 20
 _PACK_BUFFER: Final = 1024
+_EXACT: Final = frozenset({object, str, int, float, bool, bytes, dict, list})
 _UNSENDABLE: Final = (TypeError, ValueError)
 
 
@@ -194,7 +195,7 @@ def decode_request(data: bytes) -> RequestEnvelope:
         raw = _unpack(data)
     except (TypeError, ValueError) as exc:
         raise InvalidRequest.at("$", f"not MessagePack: {_reason(exc)}") from exc
-    return request_from_map(raw)
+    return request_from_map(raw, len(data))
 
 
 def encode_answer(answer: AnswerEnvelope) -> bytes:
@@ -337,12 +338,18 @@ def structure_params(
     readers = {name: _reader(kind) for name, kind in signature.kinds.items()}
     others = None if signature.others is None else _reader(signature.others)
     names, required = readers.keys(), signature.required
-    unchecked = all(read is as_is for read in readers.values())
+    # Where every kind is one of these, parameters that fit are passed on as they are.
+    exact = signature.kinds if _EXACT.issuperset(signature.kinds.values()) else None
     unknown = f"unknown; the parameters are {', '.join(names)}" if names else "no parameter is taken"
 
     def structure(params: Mapping[str, object]) -> Mapping[str, object]:
-        if unchecked and required <= params.keys() <= names:
-            return params
+        if exact is not None and required <= params.keys():
+            for name, value in params.items():
+                kind = exact.get(name)
+                if kind is not type(value) and kind is not object:
+                    break
+            else:
+                return params
         arguments: dict[str, object] = {}
         problems: list[Problem] = []
         for name, value in params.items():

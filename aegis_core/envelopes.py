@@ -7,6 +7,7 @@ of a request is told with its path. Fields that are absent or nil have their def
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType, NoneType
 from typing import Final
@@ -27,7 +28,7 @@ MAX_TEXT: Final = 1024
 _NO_PARAMS: Final[Mapping[str, object]] = MappingProxyType({})
 
 
-@attrs.frozen(slots=False)  # half as dear to make as with slots
+@attrs.define  # not frozen: it is made for each call, and freezing would cost as much as all else of it
 class RequestEnvelope:
     """One request to an instance.
 
@@ -145,15 +146,16 @@ def request_map(
     return raw
 
 
-def request_from_map(raw: object) -> RequestEnvelope:
-    """The request that *raw* is.
+def request_from_map(raw: object, size: int = sys.maxsize) -> RequestEnvelope:
+    """The request that *raw* is, which was read of *size* bytes.
 
     Raises:
         InvalidRequest: With every field that does not fit.
     """
     if type(raw) is not dict:
         raise InvalidRequest.at("$", f"expected a map, got {type(raw).__name__}")
-    return _read_fitting(raw) or _read_any(raw)
+    # No text is too long in a message that is short as a whole.
+    return (_read_fitting(raw) if size <= MAX_TEXT else None) or _read_any(raw)
 
 
 def _read_fitting(raw: dict[str, object]) -> RequestEnvelope | None:
@@ -165,24 +167,20 @@ def _read_fitting(raw: dict[str, object]) -> RequestEnvelope | None:
     activate, principal, traceparent = get("activate", False), get("principal", ""), get("traceparent")
     if (
         type(method) is str
+        and method
         and type(params) is dict
         and type(trace_id) is str
         and type(correlation_id) is str
         and type(service_name) is str
-        and (resource_id is None or (type(resource_id) is str and len(resource_id) <= MAX_TEXT))
-        and (message_id is None or (type(message_id) is str and len(message_id) <= MAX_TEXT))
-        and (key is None or (type(key) is str and len(key) <= MAX_TEXT))
-        and (traceparent is None or (type(traceparent) is str and len(traceparent) <= MAX_TEXT))
+        and (resource_id is None or type(resource_id) is str)
+        and (message_id is None or type(message_id) is str)
+        and (key is None or type(key) is str)
+        and (traceparent is None or type(traceparent) is str)
         and type(principal) is str
         and type(epoch) is int
         and epoch >= 0
         and (timeout is None or (type(timeout) is float and 0 <= timeout < math.inf))
         and type(activate) is bool
-        and 0 < len(method) <= MAX_TEXT
-        and len(trace_id) <= MAX_TEXT
-        and len(correlation_id) <= MAX_TEXT
-        and len(service_name) <= MAX_TEXT
-        and len(principal) <= MAX_TEXT
     ):
         for name in params:
             if type(name) is not str:

@@ -73,6 +73,7 @@ class _Job:
     method: Method | None = None
     claim: Claim | None = None
     attempt: Attempt | None = None
+    known: bytes | None = None
     started: bool = False
 
 
@@ -109,7 +110,7 @@ class Server:
         self._workers: dict[_Worker, None] = {}
         self.idle: dict[_Worker, None] = {}
         self._drained: trio.Event | None = None
-        self._accepting = True
+        self.accepting = True
         # Looked up here, so that a method which cannot be served stops the start and not a call.
         self._structure = {name: method.structure for name, method in self._methods.items()}
 
@@ -129,7 +130,7 @@ class Server:
         timeout = request.timeout
         deadline = math.inf if timeout is None else trio.current_time() + timeout
         job = _Job(inbound, request, deadline)
-        if not self._accepting:
+        if not self.accepting:
             self._refuse(job)
         elif timeout == 0:
             self._respond(job, self._timed_out(job))
@@ -169,7 +170,7 @@ class Server:
 
     def stop_accepting(self) -> None:
         """Answer requests that come from now on with MISDIRECTED or NO_INSTANCE; those that are here go on."""
-        self._accepting = False
+        self.accepting = False
         for worker in tuple(self.idle):
             worker.scope.cancel()
 
@@ -183,7 +184,7 @@ class Server:
 
     def cancel_all(self) -> None:
         """Interrupt every handler, and answer what is queued as not executed."""
-        self._accepting = False
+        self.accepting = False
         while self.queue:
             self._refuse(self.queue.popleft())
         for worker in tuple(self._workers):
@@ -191,35 +192,54 @@ class Server:
 
     # -- one request ------------------------------------------------------------------------------
 
-    async def serve(self, job: _Job, scope: trio.CancelScope) -> bytes | AegisError:
-        """Carry *job* out under *scope*: the encoded answer, or the error that is the answer.
+    def begin(self, job: _Job, scope: trio.CancelScope) -> Awaitable[object]:
+        """Begin to carry *job* out under *scope*: its result to be awaited, and then handed to `conclude`.
+
+        A plain function, as far as nothing has to be waited for: a coroutine around the handler's would be resumed with it.
 
         Raises:
-            Exception: As the handler, or what stands before it, raised it; for `failed`.
+            AegisError: The request is refused.
         """
         request = job.request
         method = job.method = self._methods.get(request.method)
-        if method is None or (request.service_name and request.service_name != self._service.name):
-            return await self._serve_other(job)
         resource_id = request.resource_id
+        if method is None or request.idempotency_key is not None or request.service_name != self._service.name:
+            return self._begin_slowly(job, scope)
         claim: Claim | None = None
-        if request.idempotency_key is not None:
-            admitted = await self._admit_once(job, (method.name, resource_id, request.idempotency_key))
-            if isinstance(admitted, bytes):
-                return admitted
-            claim = admitted
-        elif resource_id is not None:
+        if resource_id is not None:
             claim = self._instance.claims_table.get(resource_id)
             if claim is None or not claim.is_ready or not may_serve(claim, request.epoch):
-                claim = await self._admission.admit(request, resource_id)
+                return self._begin_slowly(job, scope)
         elif self._instance.draining:
             raise self._draining()
+        return self._run(job, scope, method, claim)
+
+    async def _begin_slowly(self, job: _Job, scope: trio.CancelScope) -> object:
+        request, method = job.request, job.method
+        if method is None or request.service_name not in {"", self._service.name}:
+            return await self._serve_other(request)
+        claim: Claim | None = None
+        if request.idempotency_key is not None:
+            admitted = await self._admit_once(job, (method.name, request.resource_id, request.idempotency_key))
+            if isinstance(admitted, bytes):
+                job.known = admitted
+                return None
+            claim = admitted
+        elif request.resource_id is not None:
+            claim = await self._admission.admit(request, request.resource_id)
+        elif self._instance.draining:
+            raise self._draining()
+        return await self._run(job, scope, method, claim)
+
+    def _run(self, job: _Job, scope: trio.CancelScope, method: Method, claim: Claim | None) -> Awaitable[object]:
+        """The handler at work; no checkpoint since *claim* was last looked at."""
+        request = job.request
         arguments = method.structure(request.params)
         trace_id = request.trace_id or self._runtime.new_id(16)
         call = Call(
             self._service.name,
             method.name,
-            resource_id,
+            request.resource_id,
             0 if claim is None else claim.epoch,
             trace_id,
             job.deadline,
@@ -231,16 +251,13 @@ class Server:
             request.principal,
         )
         current_call.set(call)
-        if claim is None:
-            return self._encode(await self._run(job, method, call, arguments))
-        job.claim = claim
-        claim.enter(scope)
-        held = False
-        try:
-            result = await self._run(job, method, call, arguments)
-        finally:
-            held = claim.exit(scope)
-        return self._encode(result) if held else claim.lost()
+        if claim is not None:
+            job.claim = claim
+            claim.enter(scope)
+        if self._has_middleware:
+            return self._run_in_middleware(job, method, call, arguments)
+        job.started = True
+        return method.function(call, **arguments)
 
     async def _admit_once(self, job: _Job, key: Key) -> Claim | bytes | None:
         """The claim to run under (None: without resource) as the first with that key, or the answer of the first."""
@@ -262,13 +279,6 @@ class Server:
             if answer is not None:
                 return answer
 
-    def _run(self, job: _Job, method: Method, call: Call, arguments: Mapping[str, object]) -> Awaitable[object]:
-        """The handler at work, and what plug-ins put around it."""
-        if self._has_middleware:
-            return self._run_in_middleware(job, method, call, arguments)
-        job.started = True
-        return method.function(call, **arguments)
-
     async def _run_in_middleware(
         self, job: _Job, method: Method, call: Call, arguments: Mapping[str, object]
     ) -> object:
@@ -287,28 +297,25 @@ class Server:
             job.started = True
             return await method.function(call, **arguments)
 
-    async def _serve_other(self, job: _Job) -> bytes | AegisError:
+    async def _serve_other(self, request: RequestEnvelope) -> object:
         """A reserved method, or a request that is not for this service."""
-        request, service = job.request, self._service
-        if request.service_name and request.service_name != service.name:
-            return InvalidRequest.at("$.service_name", f"this instance serves {service.name!r}")
+        service = self._service
+        if request.service_name not in {"", service.name}:
+            raise InvalidRequest.at("$.service_name", f"this instance serves {service.name!r}")
         if not request.method.startswith(RESERVED):
             listed = ", ".join(self._methods) or "none"
-            return InvalidRequest.at("$.method", f"service {service.name!r} has no such method; it has: {listed}")
+            raise InvalidRequest.at("$.method", f"service {service.name!r} has no such method; it has: {listed}")
         kind, _, name = request.principal.partition(":")
         if kind not in {"instance", "node", "token"} or not name:
-            return Unauthorized(operation=request.method, target=self._instance.instance_id)
+            raise Unauthorized(operation=request.method, target=self._instance.instance_id)
         principal = Principal(kind, name)  # type: ignore[arg-type]  # one of them, as just seen
-        return self._encode(await self._instance.reserved(request.method, request.params, principal))
+        return await self._instance.reserved(request.method, request.params, principal)
 
     # -- answers ----------------------------------------------------------------------------------
 
     def finish(self, job: _Job, answer: bytes | AegisError) -> None:
         """Send the answer of a job that ran."""
-        if job.attempt is None and type(answer) is bytes:
-            job.inbound.respond(answer)
-        else:
-            self._respond(job, answer)
+        self._respond(job, answer)
         self.running -= 1
         if not self.running and self._drained is not None and not self.queue:
             self._drained.set()
@@ -325,21 +332,44 @@ class Server:
                 self._answers.forget(attempt)
         job.inbound.respond(payload)
 
-    def _encode(self, result: object) -> bytes | AegisError:
-        payload = codec.encode_result(result)
-        if len(payload) > self._most_bytes:
-            why = f"the result has {len(payload)} bytes, the transport carries at most {self._most_bytes}"
+    def conclude(self, job: _Job, scope: trio.CancelScope, result: object) -> bytes | AegisError:
+        """The answer when *job* came to *result*."""
+        if job.claim is not None and not job.claim.exit(scope):
+            return job.claim.lost()
+        if job.known is not None:
+            return job.known
+        try:
+            answer = codec.encode_result(result)
+        except (TypeError, ValueError) as exc:
+            return self._crashed(job, exc)
+        if len(answer) > self._most_bytes:
+            why = f"the result has {len(answer)} bytes, the transport carries at most {self._most_bytes}"
             return RemoteError(kind="ResultTooLarge", remote_message=why)
-        return payload
+        return answer
 
-    def failed(self, job: _Job, exc: Exception) -> AegisError:
-        """The answer when *exc* ended the job."""
-        if job.claim is not None and not job.claim.held:
+    def fail(self, job: _Job, scope: trio.CancelScope, exc: Exception) -> AegisError:
+        """The answer when *exc* ended *job*."""
+        if job.claim is not None and not job.claim.exit(scope):
             return job.claim.lost()
         if isinstance(exc, AegisError) and not job.started:
             return exc
         if isinstance(exc, InvalidRequest) and not exc.answered_by:
             return exc
+        return self._crashed(job, exc)
+
+    def interrupt(self, job: _Job, scope: trio.CancelScope) -> AegisError:
+        """The answer when *scope* was cancelled while *job* ran."""
+        claim = job.claim
+        if claim is not None and (not claim.exit(scope) or claim.interrupted is not None):
+            return claim.lost()
+        if job.deadline <= trio.current_time():
+            return self._timed_out(job)
+        return TransportUnavailable(
+            reason=f"{self._instance.instance_id} was stopped before it answered",
+            outcome=Outcome.MAYBE_EXECUTED if job.started else Outcome.REJECTED,
+        )
+
+    def _crashed(self, job: _Job, exc: Exception) -> RemoteError:
         request = job.request
         _log.error(
             "%s of %s failed: %s: %s",
@@ -369,18 +399,6 @@ class Server:
         reason = f"{self._instance.instance_id} is draining"
         return NoInstance(service_name=self._service.name, reason=reason, outcome=Outcome.REJECTED)
 
-    def interruption(self, job: _Job) -> AegisError:
-        """The answer when the scope of *job* was cancelled."""
-        claim = job.claim
-        if claim is not None and (claim.interrupted is not None or not claim.held):
-            return claim.lost()
-        if job.deadline <= trio.current_time():
-            return self._timed_out(job)
-        return TransportUnavailable(
-            reason=f"{self._instance.instance_id} was stopped before it answered",
-            outcome=Outcome.MAYBE_EXECUTED if job.started else Outcome.REJECTED,
-        )
-
     # -- workers ----------------------------------------------------------------------------------
 
     def next_job(self) -> _Job | None:
@@ -398,10 +416,6 @@ class Server:
         job = self.next_job()
         if job is not None:
             self._start(job)
-
-    def is_needed(self) -> bool:
-        """Whether one more idle worker should wait."""
-        return self._accepting and len(self.idle) < _MOST_IDLE
 
 
 class _Worker:
@@ -429,23 +443,23 @@ class _Worker:
 
     async def run(self) -> None:
         """Work until the scope is used up or nobody needs this worker."""
-        server = self._server
+        server, idle = self._server, self._server.idle
         task = self.task = trio.lowlevel.current_task()
         try:
             with self.scope as scope:
                 while (job := self.job) is not None:
                     try:
-                        answer = await server.serve(job, scope)
+                        answer = server.conclude(job, scope, await server.begin(job, scope))
                     except Exception as exc:  # noqa: BLE001 - the edge of the handler, which is user code
-                        answer = server.failed(job, exc)
+                        answer = server.fail(job, scope, exc)
                     server.finish(job, answer)
                     self.job = None
                     # What the handler set in its context is not for the next one.
                     task.context = server.context.copy()
                     if server.queue:
                         await self._take_queued()
-                    elif server.is_needed():
-                        server.idle[self] = None
+                    elif len(idle) < _MOST_IDLE and server.accepting:
+                        idle[self] = None
                         await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
         except Exception:  # noqa: BLE001 - the same edge
             # A handler raised it together with the cancellation of its scope, which took its part.
@@ -453,7 +467,7 @@ class _Worker:
         finally:
             job = self.job
             if job is not None:
-                server.finish(job, server.interruption(job))
+                server.finish(job, server.interrupt(job, self.scope))
             server.leave(self)
 
     async def _take_queued(self) -> None:
