@@ -22,7 +22,15 @@ from aegis_core import events, names
 from aegis_core.engine import resources
 from aegis_core.engine.decision import Audit, Decision
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError, Forbidden, InvalidRequest, ResourceConflict, StoreUnavailable
+from aegis_core.errors import (
+    AegisError,
+    Forbidden,
+    InvalidRequest,
+    LeaseLost,
+    ResourceConflict,
+    StoreUnavailable,
+    Unavailable,
+)
 from aegis_core.models import (
     BulkReply,
     ClaimReply,
@@ -51,7 +59,7 @@ __all__ = ["Instance"]
 _log = logging.getLogger("aegis.instance")
 
 _TEARDOWN: Final = 2.0
-_SUPERVISION: Final = 0.05
+_NOTICE: Final = 1.0
 
 
 @attrs.frozen(kw_only=True)
@@ -86,6 +94,7 @@ class Instance:
         self._closing = False
         self._closed = trio.Event()
         self._patience = trio.CancelScope()
+        self._anew = trio.CancelScope()
 
     def __repr__(self) -> str:
         state = "closed" if self._closing else "ready" if self.ready else "registering"
@@ -150,7 +159,7 @@ class Instance:
 
     @property
     def claims(self) -> Mapping[str, Claim]:
-        """What it holds now, by resource id; a live, read-only view."""
+        """What it holds now, by resource id; read-only."""
         return MappingProxyType({t: c for t, c in self.claims_table.items() if not names.is_role(t)})
 
     @property
@@ -179,12 +188,23 @@ class Instance:
             ResourceConflict: Somebody holds one of them; names all conflicts. Nothing was claimed.
             ResourceLimitExceeded, Forbidden, InvalidRequest, VersionConflict: As they say.
             StoreUnavailable: No answer in time; with MAYBE_EXECUTED a claim that still comes to be is released again.
+            LeaseLost: One of them was lost again before it was ready.
             Exception: As ``on_acquire`` raised it; what this call acquired has been released.
 
         Cancelled, what it acquired so far is released in the background.
         """
         reply = await self.acquire(ids, metadata=metadata, force=force, reason="claimed", keep=True, partial=False)
-        return tuple(self.claims_table[target] for target in reply.registered if target in self.claims_table)
+        return tuple([await self._ready_claim(target, reply.epochs[target]) for target in reply.registered])
+
+    async def _ready_claim(self, resource_id: str, epoch: int) -> Claim:
+        """The claim that has just been made or confirmed, once calls are let in; for an ``own`` block its body sees to that."""
+        claim = self.claims_table.get(resource_id)
+        if claim is None:
+            raise LeaseLost(resource_id=resource_id, epoch=epoch, reason=EndReason.RELEASED)
+        if claim.body is None:
+            await claim.wait_ready()
+            claim.check()
+        return claim
 
     async def acquire(
         self,
@@ -207,6 +227,9 @@ class Instance:
             fresh = holdings.take(reply.registered, keep=keep)
         try:
             await holdings.prepare(fresh)
+        except Exception:  # the service's on_acquire: what this call acquired is released before its caller hears of it
+            await self._runtime.shelter(self.give_up_now, fresh)
+            raise
         except BaseException:
             self._runtime.nursery.start_soon(self.give_up_now, fresh)
             raise
@@ -223,6 +246,8 @@ class Instance:
         partial: bool,
     ) -> ClaimReply:
         """The commit of a claim alone: no table, no hooks."""
+        if self._draining:
+            raise self._refuses("it is draining")
         audit = None
         if force:
             self._node.require_own(self.instance_id, "force", self._service.name, *targets)
@@ -365,6 +390,7 @@ class Instance:
 
         Raises:
             InvalidRequest: OFFLINE is said by leaving, not by this.
+            StoreUnavailable: It could not be stored in time (MAYBE_EXECUTED): a later renewal will.
         """
         if health is Health.OFFLINE:
             raise InvalidRequest.at(
@@ -375,7 +401,15 @@ class Instance:
             return
         self._health = health
         _log.info("health of %s is %s: %s", self.instance_id, health.value, reason, extra=self.log_fields())
-        await (await self.wait_registered()).lease.refresh()
+        if not self._options.register:
+            await trio.lowlevel.checkpoint()
+            return
+        incarnation, timeout = await self.wait_registered(), self._runtime.settings.request_timeout
+        with trio.move_on_after(timeout):
+            await incarnation.lease.refresh()
+            return
+        late = f"the health of {self.instance_id} was not stored within {timeout:g} s; the next renewal tells it"
+        raise StoreUnavailable(reason=late, outcome=Outcome.MAYBE_EXECUTED)
 
     async def wait_role(self, role: Role) -> None:
         """Wait until `role` is *role*."""
@@ -410,27 +444,29 @@ class Instance:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Register, and stay registered until `close`; started once the first registration stands."""
-        incarnation = await Incarnation.begin(self._node, self, role=self._role)
-        task_status.started()
+        incarnation: Incarnation | None = None
         try:
+            incarnation = await self._begin(self._role)
+            task_status.started()
             while True:
-                self._incarnation = incarnation
-                self._registered.set()
                 self.role_moved()
                 await incarnation.live(self._again)
+                if self._closing:
+                    return
                 self._registered = trio.Event()
                 self._again = incarnation.kept()
                 self._runtime.nursery.start_soon(incarnation.retire)
                 self.role_moved()
-                if self._closing:
-                    return
                 self._tell_lease_ended(await incarnation.lease.wait_ended())
-                incarnation = await self._begin_anew()
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await incarnation.stop_listening()
-            raise
+                anew = await self._begin_anew()
+                if anew is None:
+                    return
+                incarnation = anew
         finally:
+            if incarnation is not None:
+                with trio.CancelScope(shield=True):
+                    await incarnation.deregister(_TEARDOWN / 2)
+                    await incarnation.stop()
             self._closed.set()
 
     async def close(self, *, drain: bool) -> None:
@@ -441,29 +477,59 @@ class Instance:
                     await self.drain()
         finally:
             self._closing = True
+            self._registered.set()
+            self._anew.cancel()
             with trio.move_on_after(_TEARDOWN, shield=True):
                 incarnation = self._incarnation
                 if incarnation is not None:
                     await incarnation.deregister(_TEARDOWN / 2)
-                self._node.hosted.pop((self._service.name, self.instance_id), None)
                 await self._closed.wait()
+            key = (self._service.name, self.instance_id)
+            if self._node.hosted.get(key) is self:
+                del self._node.hosted[key]
 
-    async def _begin_anew(self) -> Incarnation:
+    async def _begin(self, role: Role | None, lease_id: str | None = None) -> Incarnation:
+        """One registration. What was begun under a *lease_id* that nobody will use again is withdrawn when it fails."""
+        mine = lease_id or self._runtime.new_id(16)
+        try:
+            incarnation = await Incarnation.begin(self._node, self, role=role, lease_id=mine)
+        except BaseException as exc:
+            refused = isinstance(exc, AegisError) and not isinstance(exc, Unavailable)
+            if self._options.register and lease_id is None and not refused:
+                self._runtime.nursery.start_soon(Incarnation.withdraw, self._node, self, mine)
+            raise
+        self._incarnation = incarnation
+        self._registered.set()
+        return incarnation
+
+    async def _begin_anew(self) -> Incarnation | None:
+        """Register until it succeeds, under one lease id; None when the instance is closed meanwhile."""
         role = None if self._role is None else Role.STANDBY
+        lease_id = self._runtime.new_id(16)
         pause = 0.05
-        while True:
-            try:
-                return await Incarnation.begin(self._node, self, role=role)
-            except AegisError as exc:
-                _log.warning("cannot register %s anew yet: %s", self.instance_id, exc, extra=self.log_fields())
-            await self._node.committer.pause(pause)
-            pause = min(2 * pause, 1.0)
+        try:
+            with self._anew:
+                while True:
+                    try:
+                        return await self._begin(role, lease_id)
+                    except AegisError as exc:
+                        _log.warning("cannot register %s anew yet: %s", self.instance_id, exc, extra=self.log_fields())
+                    await self._node.committer.pause(pause)
+                    pause = min(2 * pause, 1.0)
+        except BaseException:
+            self._runtime.nursery.start_soon(Incarnation.withdraw, self._node, self, lease_id)
+            raise
+        self._runtime.nursery.start_soon(Incarnation.withdraw, self._node, self, lease_id)
+        return None
 
     async def _drain(self, incarnation: Incarnation, seconds: float) -> None:
         until = self._runtime.clock.now() + seconds
         with trio.move_on_after(seconds + _TEARDOWN):
-            await incarnation.lease.refresh()
+            incarnation.leave_lines()
             incarnation.server.stop_accepting()
+            if self._options.register:
+                with trio.move_on_after(_NOTICE):  # callers and other nodes should know; but nothing hangs on it
+                    await incarnation.lease.refresh()
             claims = list(incarnation.holdings.table.values())
             await incarnation.holdings.give_up(claims, until=until)
             with trio.CancelScope(deadline=self._runtime.clock.trio_time(until)):
@@ -474,24 +540,26 @@ class Instance:
         """The current incarnation, waiting for a registration under way.
 
         Raises:
-            Forbidden: The instance drains, is closed, or was served with ``register=False``.
+            Forbidden: The instance is closed, or was served with ``register=False``.
             StoreUnavailable: It could not register in time.
         """
-        refusal = None
         if not self._options.register:
-            refusal = "it was served with register=False"
-        elif self._closing:
-            refusal = "it is closed"
-        if refusal is not None:
-            raise Forbidden(operation="claim", target=self.instance_id, reason=refusal)
+            raise self._refuses("it was served with register=False")
+        if self._closing:
+            raise self._refuses("it is closed")
         timeout = self._runtime.settings.request_timeout
         with trio.move_on_after(timeout):
             while self._incarnation is None or self._incarnation.lease.ended is not None:
                 await self._registered.wait()
                 await trio.lowlevel.checkpoint()
+                if self._closing:
+                    raise self._refuses("it is closed")
             return self._incarnation
         reason = f"{self.instance_id} could not register anew within {timeout:g} s"
         raise StoreUnavailable(reason=reason, outcome=Outcome.NOT_SENT)
+
+    def _refuses(self, reason: str) -> Forbidden:
+        return Forbidden(operation="claim", target=self.instance_id, reason=reason)
 
     # -- for the node's own parts -------------------------------------------------------------------------------
 
