@@ -54,6 +54,8 @@ class Claim:
         self.keep = keep
         self.is_ready = False
         self.moving = False
+        self._moved = trio.Event()
+        self._relinquished = False
         self.interrupted: EndReason | None = None
         self.body: trio.CancelScope | None = None
         self.body_task: trio.lowlevel.Task | None = None
@@ -119,7 +121,7 @@ class Claim:
     @property
     def held(self) -> bool:
         """Whether it is held now. Synchronous, so true until the next checkpoint at most."""
-        return self._ended is None and self._lease.believed
+        return self._ended is None and not self._relinquished and self._lease.believed
 
     @property
     def leaving(self) -> bool:
@@ -175,6 +177,11 @@ class Claim:
     # What follows is for the node's own parts.
 
     @property
+    def relinquished(self) -> bool:
+        """Whether a commit that may give it away is about to be sent, or was."""
+        return self._relinquished
+
+    @property
     def running(self) -> int:
         """How many scopes run under the claim."""
         return len(self._scopes)
@@ -213,24 +220,40 @@ class Claim:
         now = self.last_used = self._clock.now()
         if self._idle is not None and not self._scopes:
             self._idle.set()
-        return self._ended is None and self._lease.believed_at(now)
+            self._idle = None
+        return self._ended is None and not self._relinquished and self._lease.believed_at(now)
 
     def leave(self) -> None:
-        """Begin to hand over: no new work."""
+        """Begin to hand over: no new work. Who does this moves the claim, until it calls `stay` or `end`."""
+        self.moving = True
+        self._moved = trio.Event()
         self._leaving.set()
+
+    def relinquish(self, reason: EndReason) -> None:
+        """Stop believing: the commit by which somebody else may have it is about to be sent."""
+        self._relinquished = True
+        self.interrupted = reason
 
     def stay(self) -> None:
         """The hand-over did not come to be, and nothing had been ended for it."""
-        self.moving = False
+        self.moving = self._relinquished = False
+        self._moved.set()
         if self._ended is None:
+            self.interrupted = None
             self._leaving = trio.Event()
 
-    def interrupt(self, reason: EndReason) -> None:
-        """Cancel everything that runs under the claim, because of *reason*; it has not ended yet."""
+    def interrupt(self, reason: EndReason, *, body: bool | None = None) -> None:
+        """Cancel what runs under the claim, because of *reason*; it has not ended yet.
+
+        Args:
+            reason: Why.
+            body: True for the ``own`` body alone, False for all else; None for everything.
+        """
         self.interrupted = reason
-        for scope in self._scopes:
-            scope.cancel()
-        if self.body is not None:
+        if body is not True:
+            for scope in self._scopes:
+                scope.cancel()
+        if body is not False and self.body is not None:
             self.body.cancel()
 
     def resume(self) -> None:
@@ -243,6 +266,7 @@ class Claim:
         if self._ended is not None:
             return
         self._ended = reason
+        self._moved.set()
         self._leaving.set()
         self._ready.set()
         self.interrupt(reason)
@@ -255,8 +279,14 @@ class Claim:
     async def wait_idle(self) -> None:
         """Wait until nothing runs under the claim but an ``own`` body."""
         while self._scopes:
-            self._idle = trio.Event()
+            if self._idle is None:
+                self._idle = trio.Event()
             await self._idle.wait()
+
+    async def wait_moved(self) -> None:
+        """Wait until who moves the claim has ended it, or let it be."""
+        if self.moving:
+            await self._moved.wait()
 
     async def wait_unwound(self) -> None:
         """Wait until nothing runs under the claim, an ``own`` body included."""

@@ -42,6 +42,7 @@ OWN_ACTS: Final = frozenset({"claimed", "promoted", "activated"})
 
 _HOOKS_AT_ONCE: Final = 16
 _LAST_CHANCE: Final = 1.0
+_RETRY: Final = 1.0
 
 
 class Holdings:
@@ -73,6 +74,7 @@ class Holdings:
         self._committer = committer
         self._instance = instance
         self._attempting: Counter[str] = Counter()
+        self._given_up: dict[str, int] = {}
         self._suspects: dict[str, None] = {}
         self._suspected = trio.Event()
 
@@ -115,6 +117,7 @@ class Holdings:
             known = self.table.get(target)
             if known is not None and known.epoch == record.epoch:
                 known.seen(record)
+                known.keep = known.keep or keep
                 continue
             claim = Claim(self._instance, self, record, keep=keep, clock=self._runtime.clock)
             if known is not None:
@@ -123,6 +126,7 @@ class Holdings:
                 claim.end(self.lease.ended)
             else:
                 self.table[target] = claim
+                self._given_up.pop(target, None)
                 self._claimed[target] = self
                 self._watch_limit(claim)
             fresh.append(claim)
@@ -152,8 +156,9 @@ class Holdings:
             async with limiter:
                 try:
                     await self._prepare_one(claim)
-                except Exception as exc:  # the hook is user code; the first failure is the caller's
+                except Exception as exc:  # noqa: BLE001 - the hook is user code; the first failure is the caller's
                     failed.append(exc)
+                    nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
             for claim in claims:
@@ -166,16 +171,16 @@ class Holdings:
         if hook is None or names.is_role(claim.resource_id):
             claim.set_ready()
             return
-        if claim.ended is not None:
-            raise claim.lost()
+        state: object = None
         with trio.CancelScope() as scope:
-            claim.enter(scope)
+            claim.enter_hook(scope)
             try:
-                claim.set_ready(await hook(claim))
+                state = await hook(claim)
             finally:
                 claim.exit(scope)
-        if scope.cancelled_caught:
+        if scope.cancelled_caught or claim.ended is not None:
             raise claim.lost()
+        claim.set_ready(state)
 
     async def prepare_in_background(self, claim: Claim) -> None:
         """`prepare` for a claim that nobody waits for: a failing ``on_acquire`` is logged and the claim given up."""
@@ -196,19 +201,21 @@ class Holdings:
     def touched(self, target: str) -> None:
         """The view of *target* changed: end its claim if it is lost, note what names this lease without a claim."""
         claim = self.table.get(target)
-        if claim is not None and claim.moving:
-            return
+        if claim is not None and claim.relinquished:
+            return  # our own doing: who moves it says how it ends
         record = self._runtime.directory.snapshot.held(target)
+        mine = record is not None and record.lease == self.lease.tag
         if claim is not None:
             if record is None:
                 self._drop(claim, EndReason.ERASED)
-            elif record.lease != self.lease.tag or record.epoch > claim.epoch:
+            elif not mine or record.epoch > claim.epoch:
                 self._drop(claim, EndReason.FORCED)
-                self.touched(target)
-            elif record.epoch == claim.epoch and record is not claim.record:
+            elif record is not claim.record:
                 claim.seen(record)
                 self._watch_limit(claim)
-        elif record is not None and record.lease == self.lease.tag and target not in self._attempting:
+        if not mine:
+            self._given_up.pop(target, None)
+        elif target not in self.table and target not in self._attempting:
             self._suspects[target] = None
             self._suspected.set()
 
@@ -218,28 +225,38 @@ class Holdings:
             await self._suspected.wait()
             self._suspected = trio.Event()
             suspects, self._suspects = self._suspects, {}
+            strays: list[str] = []
             for target in suspects:
-                record = self._runtime.directory.snapshot.held(target)
-                if record is None or record.lease != self.lease.tag:
+                record = self._stray(target)
+                if record is None:
                     continue
-                if target in self.table or target in self._attempting:
+                if record.reason in OWN_ACTS or self._given_up.get(target) == record.epoch:
+                    strays.append(target)
                     continue
-                if record.reason in OWN_ACTS:
-                    await self._delete_stray(record)
-                else:
-                    for claim in self.take((target,), keep=True):
-                        self._runtime.nursery.start_soon(self.prepare_in_background, claim)
+                for claim in self.take((target,), keep=not names.is_role(target)):
+                    self._runtime.nursery.start_soon(self.prepare_in_background, claim)
+            if strays:
+                await self._delete_strays(strays)
 
-    async def _delete_stray(self, record: Ownership) -> None:
-        _log.warning(
-            "%s was acquired by an attempt that had been given up; it is released",
-            names.describe_target(record.target),
-            extra={"resource_id": record.target, "instance_id": self._instance.instance_id},
-        )
+    def _stray(self, target: str) -> Ownership | None:
+        """The record of *target* if it names this lease, and nobody here has it or is about to."""
+        record = self._runtime.directory.snapshot.held(target)
+        if record is None or record.lease != self.lease.tag or target in self.table or target in self._attempting:
+            return None
+        return record
+
+    async def _delete_strays(self, targets: Sequence[str]) -> None:
+        """Delete the records of *targets*, as far as they are strays still when that is decided; what fails, again later."""
+        shown = ", ".join(map(names.describe_target, targets))
+        fields = {"instance_id": self._instance.instance_id}
+        _log.warning("attempts that were given up, or releases that failed, left %s; released now", shown, extra=fields)
         try:
-            await self._commit_release((record.target,), timeout=self._runtime.settings.request_timeout)
+            await self._commit_release(targets, timeout=self._runtime.settings.request_timeout, strays=True)
         except AegisError as exc:
-            _log.warning("the stray record of %s stays for now: %s", record.target, exc)
+            _log.warning("the stray records of %s stay for now: %s", shown, exc, extra=fields)
+            await self._committer.pause(_RETRY)
+            for target in targets:
+                self.touched(target)
 
     # -- claims go ----------------------------------------------------------------------------------------------
 
@@ -248,80 +265,96 @@ class Holdings:
     ) -> list[Claim]:
         """Hand *claims* over to nobody: let work finish until *until* (node clock), run hooks, delete the records.
 
-        Returns those that this call ended. If the store does not answer they end all the same, and the records are
-        deleted when it does.
+        Returns those that this call ended; for what somebody else moves, it waits. If the store does not answer they
+        end all the same, and the records are deleted when it does.
         """
-        mine = self.begin(claims)
-        if not mine:
-            await trio.lowlevel.checkpoint()
-            return []
-        try:
-            await self.wind_down(mine, until=until, reason=reason)
-            left = max(_LAST_CHANCE, until - self._runtime.clock.now())
-            await self._commit_release([c.resource_id for c in mine], timeout=left)
-        except AegisError as exc:
-            _log.warning("a release is not recorded yet: %s", exc)
-        finally:
-            for claim in mine:
-                self.finish(claim, reason)
-        return mine
+        await trio.lowlevel.checkpoint_if_cancelled()
+        asked = tuple(claims)
+        ended: list[Claim] = []
+        while left := [claim for claim in asked if claim.ended is None]:
+            mine = self.begin(left)
+            try:
+                await self.wind_down(mine, until=until, reason=reason)
+                timeout = max(_LAST_CHANCE, until - self._runtime.clock.now())
+                await self._commit_release([c.resource_id for c in mine], timeout=timeout)
+            except AegisError as exc:
+                _log.warning("a release is not recorded yet: %s", exc)
+            finally:
+                for claim in mine:
+                    self.finish(claim, reason)
+            ended += mine
+            for claim in left:
+                await claim.wait_moved()
+        return ended
 
     def begin(self, claims: Iterable[Claim]) -> list[Claim]:
         """Mark those of *claims* that nobody else is moving as leaving; the caller moves them now."""
         mine = [claim for claim in claims if claim.ended is None and not claim.moving]
         for claim in mine:
-            claim.moving = True
             claim.leave()
         return mine
 
     async def wind_down(self, claims: Sequence[Claim], *, until: float, reason: EndReason) -> None:
         """Let what runs under *claims* finish until *until*, cancel the rest, then run ``on_release``."""
-        busy = [c for c in claims if c.busy]
-        hook = self._instance.service.release_hook
-        if busy:
-            async with trio.open_nursery() as nursery:
-                for claim in busy:
-                    nursery.start_soon(self._wind_down_one, claim, until, reason)
-        if hook is None:
-            return
-        limiter = trio.CapacityLimiter(_HOOKS_AT_ONCE)
         async with trio.open_nursery() as nursery:
             for claim in claims:
-                if claim.is_ready and not names.is_role(claim.resource_id):
-                    nursery.start_soon(self._run_release_hook, claim, until, limiter)
+                if claim.busy:
+                    nursery.start_soon(self._wind_down_one, claim, until, reason)
+        if self._instance.service.release_hook is not None:
+            limiter = trio.CapacityLimiter(_HOOKS_AT_ONCE)
+            async with trio.open_nursery() as nursery:
+                for claim in claims:
+                    if claim.is_ready and not names.is_role(claim.resource_id):
+                        nursery.start_soon(self._run_release_hook, claim, until, limiter)
+        for claim in claims:
+            claim.relinquish(reason)
 
     async def _wind_down_one(self, claim: Claim, until: float, reason: EndReason) -> None:
         clock = self._runtime.clock
-        if claim.body is not None:
-            grace = min(until, clock.now() + claim.body_grace)
-            with trio.CancelScope(deadline=clock.trio_time(grace)):
-                await claim.body_done.wait()
-        with trio.CancelScope(deadline=clock.trio_time(until)):
-            await claim.wait_idle()
-        claim.interrupt(reason)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_body, claim, until, reason)
+            with trio.CancelScope(deadline=clock.trio_time(until)):
+                await claim.wait_idle()
+            claim.interrupt(reason, body=False)
         with trio.CancelScope(deadline=clock.trio_time(max(until, clock.now()) + _LAST_CHANCE)) as last:
             await claim.wait_unwound()
         if last.cancelled_caught:
             _log.error("work under the claim of %s does not end", claim.resource_id)
+
+    async def _end_body(self, claim: Claim, until: float, reason: EndReason) -> None:
+        """Let an ``own`` body go on for its grace, then cancel it."""
+        if claim.body is None:
+            return
+        clock = self._runtime.clock
+        with trio.CancelScope(deadline=clock.trio_time(min(until, clock.now() + claim.body_grace))):
+            await claim.body_done.wait()
+            return
+        claim.interrupt(reason, body=True)
 
     async def _run_release_hook(self, claim: Claim, until: float, limiter: trio.CapacityLimiter) -> None:
         hook = self._instance.service.release_hook
         assert hook is not None
         clock = self._runtime.clock
         async with limiter:
+            if not claim.held:
+                return  # nothing may be written any more
             limit = max(until, clock.now() + _LAST_CHANCE)
             with trio.CancelScope(deadline=clock.trio_time(limit)) as scope:
+                claim.enter_hook(scope)
                 try:
                     await hook(claim)
                 except Exception:
                     _log.exception(
                         "on_release of %s failed", claim.resource_id, extra={"resource_id": claim.resource_id}
                     )
+                finally:
+                    claim.exit(scope)
             if scope.cancelled_caught:
                 _log.error("on_release of %s did not end in time and was cancelled", claim.resource_id)
 
     def finish(self, claim: Claim, reason: EndReason) -> None:
-        """The move of *claim* is over: it ends with *reason*."""
+        """The move of *claim* is over: it ends with *reason*. If its record stands still, it is deleted, never adopted."""
+        self._given_up[claim.resource_id] = claim.epoch
         self._drop(claim, reason)
         self.touched(claim.resource_id)
 
@@ -364,7 +397,7 @@ class Holdings:
         lost = list(self.table.values())
         for claim in lost:
             self._drop(claim, reason)
-        return [claim for claim in lost if claim.keep]
+        return [claim for claim in lost if claim.keep and not claim.moving]
 
     def _drop(self, claim: Claim, reason: EndReason) -> None:
         if self.table.get(claim.resource_id) is claim:
@@ -376,12 +409,13 @@ class Holdings:
             if claim.busy:
                 self._runtime.nursery.start_soon(watch_overrun, self._runtime, claim)
 
-    async def _commit_release(self, targets: Sequence[str], *, timeout: float) -> None:
+    async def _commit_release(self, targets: Sequence[str], *, timeout: float, strays: bool = False) -> None:
         most = self._runtime.store.capabilities.max_transaction
         for at in range(0, len(targets), most):
             part = targets[at : at + most]
 
             def decide(view: Snapshot, part: Sequence[str] = part) -> Decision[tuple[str, ...]]:
-                return resources.give_up(view, part, lease=self.lease.tag)
+                chosen = [target for target in part if self._stray(target) is not None] if strays else part
+                return resources.give_up(view, chosen, lease=self.lease.tag)
 
             await self._committer.decide(decide, timeout=timeout, what="the release")

@@ -6,10 +6,12 @@ two incarnations of one instance id never hear each other's calls.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -17,7 +19,7 @@ from aegis_core import names
 from aegis_core.engine import instances
 from aegis_core.engine.decision import Decision
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError
+from aegis_core.errors import AegisError, Forbidden, Unavailable
 from aegis_core.models import EndReason, Health, ResourceMetadata, Role, ServiceInstance
 from aegis_core.node.claims import Claim
 from aegis_core.node.holdings import Holdings
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["Incarnation"]
 
 _log = logging.getLogger("aegis.instance")
+
+_LAST_WORDS: Final = 0.1
+_WITHDRAWAL: Final = 1.0
 
 
 class Incarnation:
@@ -71,12 +76,17 @@ class Incarnation:
         self._runtime = node.runtime
         self._instance = instance
         self._listening = listening
-        self._bound: set[trio.CancelScope] = set()
+        self._bound: dict[trio.CancelScope, None] = {}
         self._kept: list[Claim] = []
+        self._wanted: dict[str, ResourceMetadata] = {}
+        self._leaving = False
 
     @classmethod
-    async def begin(cls, node: Node, instance: Instance, *, role: Role | None) -> Incarnation:
+    async def begin(cls, node: Node, instance: Instance, *, role: Role | None, lease_id: str) -> Incarnation:
         """Listen, then register; the lease runs from here on.
+
+        Cancelled, or without an answer from the store, the registration may stand: begin again with the same lease
+        id, or `withdraw` it.
 
         Raises:
             InstanceConflict: The id is in use by a live instance.
@@ -84,7 +94,6 @@ class Incarnation:
             AegisError: As the registration was refused, or the store did not answer.
         """
         runtime, options = node.runtime, instance.options
-        lease_id = runtime.new_id(16)
         tag = names.lease_tag(lease_id)
         async with AsyncExitStack() as stack:
             server = Server(runtime, instance, tag)
@@ -114,11 +123,11 @@ class Incarnation:
             )
             record = instance.describe(record)
             sent = runtime.clock.now()
+            target = None
+            if options.group is not None:
+                target = names.role_target(record.service_name, options.group)
             if options.register:
                 runtime.plugins.check_registration(record)
-                target = None
-                if options.group is not None:
-                    target = names.role_target(record.service_name, options.group)
                 candidate = record
                 registered = await node.committer.decide(
                     lambda view: instances.register(view, candidate, role=role, target=target, at=at),
@@ -129,8 +138,27 @@ class Incarnation:
             incarnation = cls(node, instance, record, lease_id, sent, server, stack.pop_all())
         if options.register:
             node.hosted[record.service_name, record.instance_id] = instance
+        else:
+            incarnation.lease.deadline = math.inf  # nobody else could have its name in the registry
         node.leases[tag] = incarnation.holdings
+        if target is not None and role is Role.ACTIVE:
+            for claim in incarnation.holdings.take((target,), keep=False):
+                claim.set_ready()
         return incarnation
+
+    @staticmethod
+    async def withdraw(node: Node, instance: Instance, lease_id: str) -> None:
+        """Delete a registration of which nobody knows whether it stands, in at most a second; else it expires."""
+
+        def decide(view: Snapshot) -> Decision[tuple[str, ...]]:
+            tag = names.lease_tag(lease_id)
+            return instances.deregister(view, instance.service.name, instance.instance_id, lease=tag)
+
+        with trio.move_on_after(_WITHDRAWAL, shield=True):
+            try:
+                await node.committer.decide(decide, timeout=_WITHDRAWAL, what="the withdrawal of a registration")
+            except AegisError as exc:
+                _log.debug("nothing to withdraw, or no way to: %s", exc, extra=instance.log_fields())
 
     @property
     def tag(self) -> str:
@@ -138,20 +166,25 @@ class Incarnation:
         return self.lease.tag
 
     def kept(self) -> dict[str, ResourceMetadata]:
-        """What `Instance.claim` held when the lease ended, to be claimed again."""
-        return {claim.resource_id: claim.metadata for claim in self._kept}
+        """What `Instance.claim` held when the lease ended, or had lost before that, to be claimed again."""
+        return self._wanted | {claim.resource_id: claim.metadata for claim in self._kept}
 
     @contextmanager
-    def until_ended(self) -> Iterator[None]:
-        """Cancel the block when the lease ends; it then ends silently."""
+    def while_eligible(self) -> Iterator[None]:
+        """Cancel the block when the lease ends or the instance drains; it then ends silently."""
         with trio.CancelScope() as scope:
-            self._bound.add(scope)
-            if self.lease.ended is not None:
+            self._bound[scope] = None
+            if self.lease.ended is not None or self._instance.draining:
                 scope.cancel()
             try:
                 yield
             finally:
-                self._bound.discard(scope)
+                del self._bound[scope]
+
+    def leave_lines(self) -> None:
+        """The instance drains, or the lease ended: it waits for nothing any more."""
+        for scope in self._bound:
+            scope.cancel()
 
     async def live(self, again: Mapping[str, ResourceMetadata]) -> None:
         """Renew the lease and do what hangs on it until the lease ends.
@@ -187,31 +220,48 @@ class Incarnation:
             with trio.move_on_after(self._runtime.settings.drain):
                 await self.server.drained()
         finally:
-            self.server.cancel_all()
-            with trio.CancelScope(shield=True):
-                await self.stop_listening()
+            await self.stop()
 
-    async def stop_listening(self) -> None:
-        """Leave the transports; requests without an answer fail there. Idempotent."""
-        await self._listening.aclose()
+    async def stop(self) -> None:
+        """Interrupt every handler, let them answer so, and leave the transports; not cancellable. Idempotent."""
+        self.server.stop_accepting()
+        self.server.cancel_all()
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(_LAST_WORDS):
+                await self.server.drained()
+            await self._listening.aclose()
 
     async def deregister(self, seconds: float) -> None:
-        """Interrupt what runs, run ``on_release``, delete the record: everything is free at once. At most *seconds* each."""
-        if self.lease.ended is None and self._instance.options.register:
-            until = self._runtime.clock.now()
-            claims = self.holdings.begin(list(self.holdings.table.values()))
-            with trio.move_on_after(seconds):
-                await self.holdings.wind_down(claims, until=until, reason=EndReason.CLOSED)
-            record = self.lease.record
+        """Interrupt what runs, run ``on_release``, delete the record: everything is free at once. At most *seconds* each.
 
-            def decide(view: Snapshot) -> Decision[tuple[str, ...]]:
-                return instances.deregister(view, record.service_name, record.instance_id, lease=self.tag)
+        Called again, it waits for the first one.
+        """
+        if self._leaving:
+            await self.lease.wait_ended()
+            return
+        self._leaving = True
+        try:
+            if self.lease.ended is None and self._instance.options.register:
+                await self._deregister(seconds)
+        finally:
+            self.lease.end(EndReason.CLOSED)
 
-            try:
-                await self._node.committer.decide(decide, timeout=seconds, what="the deregistration")
-            except AegisError as exc:
-                _log.warning("%s was not deregistered, its lease expires: %s", record.instance_id, exc)
-        self.lease.end(EndReason.CLOSED)
+    async def _deregister(self, seconds: float) -> None:
+        until = self._runtime.clock.now()
+        claims = self.holdings.begin(list(self.holdings.table.values()))
+        with trio.move_on_after(seconds):
+            await self.holdings.wind_down(claims, until=until, reason=EndReason.CLOSED)
+        for claim in self.holdings.table.values():
+            claim.relinquish(EndReason.CLOSED)
+        record = self.lease.record
+
+        def decide(view: Snapshot) -> Decision[tuple[str, ...]]:
+            return instances.deregister(view, record.service_name, record.instance_id, lease=self.tag)
+
+        try:
+            await self._node.committer.decide(decide, timeout=seconds, what="the deregistration")
+        except AegisError as exc:
+            _log.warning("%s was not deregistered, its lease expires: %s", record.instance_id, exc)
 
     # -- what hangs on the lease --------------------------------------------------------------------------------
 
@@ -228,55 +278,65 @@ class Incarnation:
     def _lease_ended(self, reason: EndReason) -> None:
         self._node.leases.pop(self.tag, None)
         self._kept = self.holdings.lose(reason)
-        for scope in self._bound:
-            scope.cancel()
+        self.leave_lines()
 
     async def _campaign(self, target: str) -> None:
         """Be active for *target*, or wait in line to be."""
-        runtime = self._runtime
+        holdings = self.holdings
         while True:
-            with self.holdings.attempt((target,)):
-                record = runtime.directory.snapshot.held(target)
-                if record is None or record.lease != self.tag:
+            claim = holdings.table.get(target)
+            if claim is None:
+                with self.while_eligible(), holdings.attempt((target,)):
+                    priority = self._instance.options.priority
                     await wait_turn(
-                        runtime,
-                        self._node.committer,
-                        self.holdings,
-                        target,
-                        priority=self._instance.options.priority,
-                        metadata=None,
+                        self._runtime, self._node.committer, holdings, target, priority=priority, metadata=None
                     )
-                taken = self.holdings.take((target,), keep=False)
-            for claim in taken:
-                claim.set_ready()
-                self._instance.role_moved()
-                await claim.wait_ended()
-                self._instance.role_moved()
+                    holdings.take((target,), keep=False)
+                if self._instance.draining:
+                    await trio.sleep_forever()
+                await trio.lowlevel.checkpoint()
+                continue
+            claim.set_ready()
+            self._instance.role_moved()
+            reason = await claim.wait_ended()
+            self._instance.role_moved()
+            if reason is EndReason.TRANSFERRED:
                 await self._let_others_first(target)
 
     async def _let_others_first(self, target: str) -> None:
         """Having stepped down, stand in line only once somebody else had the role."""
-        while not self._instance.draining:
+        while True:
             changed = self._runtime.directory.watch_target(target)
             if self._runtime.directory.snapshot.owner(target) is not None:
                 return
             await changed.wait()
-        await trio.sleep_forever()
 
     async def _claim_again(self, again: Mapping[str, ResourceMetadata]) -> None:
         """Claim what was lost with the old lease, as far as nobody else has it."""
-        try:
-            reply = await self._instance.acquire(
-                tuple(again), metadata=None, force=False, reason="claimed", keep=True, partial=True
-            )
-        except AegisError as exc:
-            _log.warning("could not claim again what was lost: %s", exc, extra=self._instance.log_fields())
-            return
-        except Exception:  # the service's on_acquire: what it failed for has been released
-            _log.exception("on_acquire failed while claiming again", extra=self._instance.log_fields())
-            return
-        for target, owner in reply.conflicts.items():
-            _log.warning("%s is now held by %s", target, owner, extra=self._instance.log_fields(resource_id=target))
+        instance, runtime = self._instance, self._runtime
+        self._wanted = dict(again)
+        while self._wanted and not instance.draining:
+            some = dict(itertools.islice(self._wanted.items(), runtime.store.capabilities.max_transaction))
+            try:
+                with self.holdings.attempt(some):
+                    reply = await instance.commit_claim(
+                        self, tuple(some), metadata=some, force=False, reason="claimed", partial=True
+                    )
+                    fresh = self.holdings.take(reply.registered, keep=True)
+            except (Forbidden, Unavailable) as exc:  # it is UNHEALTHY, or the store is away: that may pass
+                _log.warning("what was lost is claimed again later: %s", exc, extra=instance.log_fields())
+                await self._node.committer.pause(1.0)
+                continue
+            except AegisError as exc:
+                _log.warning("could not claim again what was lost: %s", exc, extra=instance.log_fields())
+                fresh = []
+            else:
+                for target, owner in reply.conflicts.items():
+                    _log.warning("%s is now held by %s", target, owner, extra=instance.log_fields(resource_id=target))
+            for target in some:
+                del self._wanted[target]
+            for claim in fresh:
+                runtime.nursery.start_soon(self.holdings.prepare_in_background, claim)
 
     async def _ask_health(self) -> None:
         hook = self._instance.service.health_hook
@@ -290,8 +350,12 @@ class Incarnation:
                 except Exception as exc:  # the hook is user code: an instance that cannot tell is not healthy
                     _log.exception("the health check failed", extra=self._instance.log_fields())
                     health, reason = Health.UNHEALTHY, f"the health check raised {type(exc).__name__}"
-            if health is not Health.OFFLINE:
+            if health is not Health.ONLINE and health is not Health.UNHEALTHY:
+                health, reason = Health.UNHEALTHY, f"the health check said {health!r}"
+            try:
                 await self._instance.set_health(health, reason)
+            except AegisError as exc:
+                _log.warning("the health of %s is told later: %s", self._instance.instance_id, exc)
             await clock.sleep_until(clock.now() + interval)
 
     async def _release_idle(self, seconds: float) -> None:
@@ -300,7 +364,7 @@ class Incarnation:
             now = clock.now()
             idle, soonest = [], now + seconds
             for claim in self.holdings.table.values():
-                if claim.record.reason != "activated" or claim.running or claim.moving:
+                if claim.record.reason != "activated" or claim.keep or claim.running or claim.moving:
                     continue
                 if claim.last_used + seconds <= now:
                     idle.append(claim)

@@ -47,7 +47,7 @@ async def wait_turn(
     """
     timeout = runtime.settings.request_timeout
     clock, lease = runtime.clock, holdings.lease
-    joined = False
+    tried = joined = False
 
     def promote(view: Snapshot) -> Decision[Ownership]:
         return roles.promote(
@@ -68,11 +68,12 @@ async def wait_turn(
             changed = runtime.directory.watch_target(target)
             view = runtime.directory.snapshot
             record = view.held(target)
-            if record is not None and record.lease == lease.tag:
-                return  # given to us by a transfer, or by a promotion whose answer was late
-            if view.owner(target) is None:
+            # Given to us by a transfer, or by a promotion whose answer was late. It is written again all the same: a
+            # release of ours that was given up may still be on its way, and must find another revision.
+            mine = record is not None and record.lease == lease.tag
+            if mine or view.owner(target) is None:
                 ranking = runtime.plugins.promote(target, view.line(target))
-                rank = roles.rank(view, target, lease=lease.tag, ranking=ranking)
+                rank = 0 if mine else roles.rank(view, target, lease=lease.tag, ranking=ranking)
                 if rank:
                     with trio.move_on_at(clock.trio_time(clock.now() + rank * STEP)):
                         await changed.wait()
@@ -87,6 +88,7 @@ async def wait_turn(
                 else:
                     return
             if not joined:
+                tried = True
                 try:
                     await committer.decide(join, timeout=timeout, what=f"joining the line for {target}")
                 except AegisError as exc:
@@ -98,7 +100,7 @@ async def wait_turn(
             if runtime.directory.snapshot.owner(target) is not None:
                 await changed.wait()
     finally:
-        if joined:
+        if tried:
             with trio.move_on_after(1.0, shield=True):
                 await _leave(committer, lease.tag, target)
 

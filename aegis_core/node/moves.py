@@ -202,6 +202,8 @@ class Moves:
                 (role is Role.STANDBY) == (holdings.table[target].instance.instance_id == instance_id)
             ):
                 leaving += holdings.begin((holdings.table[target],))
+        for claim in leaving:
+            claim.relinquish(EndReason.TRANSFERRED)
 
         def decide(view: Snapshot) -> Decision[tuple[str, ...]]:
             return roles.set_role(

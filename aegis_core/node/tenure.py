@@ -10,6 +10,7 @@ Outcomes of a block, whatever happens inside:
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from aegis_core.errors import InvalidRequest, LeaseLost, ResourceConflict
+from aegis_core.errors import Forbidden, InvalidRequest, LeaseLost, ResourceConflict, StoreUnavailable
 from aegis_core.models import EndReason, ResourceMetadata, Role
 from aegis_core.names import resource_id_problem
 from aegis_core.node.claims import Claim
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from aegis_core.node.node import Node
 
 __all__ = ["own"]
+
+_log = logging.getLogger("aegis.claims")
 
 _SILENT: Final = frozenset({None, EndReason.RELEASED, EndReason.CLOSED})
 _TEARDOWN: Final = 2.0
@@ -50,8 +53,7 @@ async def own(
     problem = resource_id_problem(resource_id)
     if problem is not None:
         raise InvalidRequest.at("$.resource_id", problem)
-    if resource_id in instance.claims_table:
-        raise ResourceConflict(resource_id=resource_id, owner=instance.instance_id)
+    _check_not_own(instance, resource_id)
     if role is Role.ACTIVE:
         claim = await _take_now(node, instance, resource_id, metadata)
     else:
@@ -59,23 +61,25 @@ async def own(
     scope = trio.CancelScope()
     claim.body, claim.body_grace = scope, grace
     claim.body_task = trio.lowlevel.current_task()
-    finished = False
+    entered = finished = False
+    why: EndReason | None = None
     try:
         with scope:
+            if claim.interrupted is not None or claim.lease.suspended:
+                scope.cancel()
             if ready:
                 await claim.holdings.prepare((claim,))
-            if claim.interrupted is not None:
-                scope.cancel()
             instance.role_moved()
+            entered = True
             yield claim
             finished = True
     finally:
+        why = claim.ended or claim.interrupted
         claim.body_done.set()
-        with trio.move_on_after(node.runtime.settings.drain + _TEARDOWN, shield=True):
-            await _leave(node, claim, patient=finished)
+        await _leave(node, claim, patient=finished)
         instance.role_moved()
-    if scope.cancelled_caught and claim.ended not in _SILENT:
-        raise claim.lost()
+    if scope.cancelled_caught and not (entered and why in _SILENT):
+        raise LeaseLost(resource_id=resource_id, epoch=claim.epoch, reason=why or EndReason.EXPIRED)
 
 
 async def _take_now(node: Node, instance: Instance, resource_id: str, metadata: ResourceMetadata | None) -> Claim:
@@ -86,6 +90,7 @@ async def _take_now(node: Node, instance: Instance, resource_id: str, metadata: 
         )
         taken = incarnation.holdings.take((resource_id,), keep=False)
     if not taken:
+        _check_not_own(instance, resource_id)
         raise LeaseLost(resource_id=resource_id, reason=EndReason.FORCED)
     return taken[0]
 
@@ -99,35 +104,47 @@ async def _take_in_turn(
     metadata: ResourceMetadata | None,
 ) -> Claim:
     clock = node.runtime.clock
-    until = clock.now() + wait
-    while True:
-        incarnation = await instance.wait_registered()
-        deadline = math.inf if wait == math.inf else clock.trio_time(until)
-        with trio.CancelScope(deadline=deadline), incarnation.until_ended():
-            with incarnation.holdings.attempt((resource_id,)):
+    _check_may_wait(instance)
+    deadline = math.inf if wait == math.inf else clock.trio_time(clock.now() + wait)
+    with trio.CancelScope(deadline=deadline):
+        while not instance.draining:
+            _check_not_own(instance, resource_id)
+            try:
+                incarnation = await instance.wait_registered()
+            except StoreUnavailable as exc:
+                _log.warning("waiting for %s goes on: %s", resource_id, exc, extra=instance.log_fields())
+                continue
+            holdings = incarnation.holdings
+            with incarnation.while_eligible(), holdings.attempt((resource_id,)):
                 await wait_turn(
-                    node.runtime,
-                    node.committer,
-                    incarnation.holdings,
-                    resource_id,
-                    priority=priority,
-                    metadata=metadata,
+                    node.runtime, node.committer, holdings, resource_id, priority=priority, metadata=metadata
                 )
-                taken = incarnation.holdings.take((resource_id,), keep=False)
-            if taken:
-                return taken[0]
-        if clock.now() >= until:
-            owner = node.runtime.directory.snapshot.owner(resource_id)
-            holder = "" if owner is None else owner[1].instance_id
-            raise ResourceConflict(resource_id=resource_id, owner=holder)
+                taken = holdings.take((resource_id,), keep=False)
+                if taken:
+                    return taken[0]
+        await trio.sleep_forever()  # who drains is promoted no more; that may end with the wait, or from outside
+    owner = node.runtime.directory.snapshot.owner(resource_id)
+    raise ResourceConflict(resource_id=resource_id, owner="" if owner is None else owner[1].instance_id)
+
+
+def _check_may_wait(instance: Instance) -> None:
+    if instance.draining:
+        raise Forbidden(operation="own", target=instance.instance_id, reason="it is draining")
+
+
+def _check_not_own(instance: Instance, resource_id: str) -> None:
+    """Refuse what this instance owns already: one owner is one block."""
+    if resource_id in instance.claims_table:
+        raise ResourceConflict(resource_id=resource_id, owner=instance.instance_id)
 
 
 async def _leave(node: Node, claim: Claim, *, patient: bool) -> None:
-    """The body is over: release the claim (letting calls finish if *patient*), or wait for who is moving it."""
+    """The body is over: wait for who is moving the claim, or release it, letting calls finish if *patient*."""
     if claim.moving:
+        await claim.wait_moved()
+    elif claim.ended is None and patient:
+        node.runtime.nursery.start_soon(claim.instance.give_up_slowly, (claim,))
         await claim.wait_ended()
-    elif claim.ended is None and claim.held:
-        until = node.runtime.clock.now() + (node.runtime.settings.drain if patient else 0.0)
-        await claim.holdings.give_up((claim,), until=until)
     elif claim.ended is None:
-        await claim.wait_ended()
+        with trio.move_on_after(_TEARDOWN, shield=True):
+            await claim.holdings.give_up((claim,), until=node.runtime.clock.now())
