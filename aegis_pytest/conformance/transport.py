@@ -207,6 +207,19 @@ class TransportConformance:
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 assert inbox.arrived == []
 
+    async def test_endpoint_is_known_without_listening(self, harness: Harness, clock: object) -> None:
+        """Each peer can tell the URL under which an incarnation, or an instance without tag, will be served."""
+        async with open_pair(harness) as (server, client):
+            endpoints = {client.endpoint(name, tag) for name in ("a-1", "a-2") for tag in ("t1", "t2", "")}
+            assert len(endpoints) == 6
+            for tag in ("t1", ""):
+                expected = client.endpoint("a-1", tag)
+                error = await expect_unavailable(client, expected, harness.patience)
+                assert error.outcome is Outcome.NOT_SENT
+                async with server.listen("a-1", tag, echo) as endpoint:
+                    assert endpoint == expected == server.endpoint("a-1", tag)
+                    assert await client.request(endpoint, b"1", timeout=harness.patience) == b"1"
+
     async def test_each_listener_gets_its_own_requests(self, harness: Harness, clock: object) -> None:
         """Instances and incarnations of them beside each other, on one node and on two."""
         inboxes: dict[str, Inbox] = {}

@@ -27,6 +27,10 @@ class Passing(Transport):
         """As it is."""
         return self.transport.max_payload
 
+    def endpoint(self, instance_id: str, tag: str) -> str:
+        """As it is."""
+        return self.transport.endpoint(instance_id, tag)
+
     def listen(
         self, instance_id: str, tag: str, receive: Callable[[Inbound], None]
     ) -> AbstractAsyncContextManager[str]:

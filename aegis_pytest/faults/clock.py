@@ -1,0 +1,96 @@
+"""A node's own clock, which a test can make fast, slow, wrong, or stop."""
+
+from __future__ import annotations
+
+import math
+
+import trio
+
+from aegis_core.backend import Clock
+
+__all__ = ["NodeClock"]
+
+# Seconds that a sleeper waits at least when it was woken a rounding error too early: else time would stand still.
+_STEP = 1e-9
+
+
+class NodeClock:
+    """*base*, seen through what is wrong with it. Without faults it is *base* exactly; it never goes back.
+
+    Sleepers notice every change: a clock that is made to jump ahead wakes those whose time has come by that.
+    """
+
+    def __init__(self, base: Clock) -> None:
+        self._base = base
+        # This clock's time is `_own` + `_rate` for each second of the base clock since `_then`.
+        self._own = self._then = 0.0
+        self._rate = 1.0
+        self._floor = -math.inf
+        self._stopped_at: float | None = None
+        self._over = False
+        self._moved = trio.Event()
+
+    def __repr__(self) -> str:
+        state = "over" if self._over else "stopped" if self._stopped_at is not None else f"rate {self._rate:g}"
+        return f"<NodeClock {state}>"
+
+    # --- The port ---
+
+    def now(self) -> float:
+        """Seconds. Stands still while the clock is stopped, and until it is right again after it was set back."""
+        return max(self._floor, self._reading()) if self._stopped_at is None else self._stopped_at
+
+    def trio_time(self, at: float) -> float:
+        """When this clock will show *at* if nothing changes; now if its time is over."""
+        if self._over:
+            return trio.current_time()
+        return self._base.trio_time(self._then + (at - self._own) / self._rate)
+
+    async def sleep_until(self, at: float) -> None:
+        """Wait until `now` is at least *at*, whatever happens to the clock meanwhile. If its time is over: no wait."""
+        while not self._over and (self._stopped_at is not None or self.now() < at):
+            deadline = math.inf
+            if self._stopped_at is None:
+                deadline = max(self.trio_time(at), trio.current_time() + _STEP)
+            with trio.move_on_at(deadline):
+                await self._moved.wait()
+        if self._over:
+            self._floor = max(self._floor, at)
+        await trio.lowlevel.checkpoint()
+
+    # --- What goes wrong with it ---
+
+    def set_rate(self, rate: float) -> None:
+        """Run *rate* times as fast as the base clock from now on."""
+        if rate != self._rate:
+            self._own, self._then = self._reading(), self._base.now()
+            self._rate = rate
+            self._move()
+
+    def jump(self, seconds: float) -> None:
+        """Be *seconds* ahead of what it was; by less than nothing, stand still until that time has come again."""
+        self._floor = max(self._floor, self._reading())
+        self._own += seconds
+        self._move()
+
+    def stop(self) -> None:
+        """Stand still, while time goes on."""
+        if self._stopped_at is None:
+            self._stopped_at = self.now()
+
+    def resume(self) -> None:
+        """Show the time again that it is."""
+        self._stopped_at = None
+        self._move()
+
+    def end(self) -> None:
+        """All of its time has passed: nobody sleeps on it any more, and every deadline is over."""
+        self._over = True
+        self.resume()
+
+    def _reading(self) -> float:
+        return self._own + (self._base.now() - self._then) * self._rate
+
+    def _move(self) -> None:
+        self._moved.set()
+        self._moved = trio.Event()

@@ -1,0 +1,92 @@
+"""The faults that can be in force."""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal
+
+import attrs
+
+__all__ = ["STORE", "Cut", "Delay", "Doubling", "Doubt", "Drift", "Fault", "Loss", "LostLease", "Stop"]
+
+STORE: Final = "store"
+"""The name of the store, beside those of the nodes."""
+
+
+@attrs.define(eq=False)
+class Cut:
+    """Nothing passes between *groups*; one group alone is cut from everybody else."""
+
+    groups: tuple[frozenset[str], ...]
+
+    def separates(self, one: str, other: str) -> bool:
+        """Whether a message between the two is lost by this cut."""
+        sides = [next((n for n, group in enumerate(self.groups) if name in group), None) for name in (one, other)]
+        return sides[0] != sides[1] and (len(self.groups) == 1 or None not in sides)
+
+
+@attrs.define(eq=False)
+class Delay:
+    """What passes between two names takes *seconds*, either way."""
+
+    ends: frozenset[str]
+    seconds: float
+
+
+@attrs.define(eq=False)
+class Loss:
+    """Messages from *sender* to *receiver* are lost, *left* of them."""
+
+    sender: str
+    receiver: str
+    left: float = math.inf
+
+
+@attrs.define(eq=False)
+class Doubling:
+    """Messages from *sender* to *receiver* arrive twice, *left* of them."""
+
+    sender: str
+    receiver: str
+    left: float = math.inf
+
+
+@attrs.define(eq=False)
+class Doubt:
+    """Commits of *node* that write a key beginning with *prefix* end as indeterminate, *left* of them.
+
+    Args:
+        applied: Whether they were carried out; ``"later"``: *after* seconds later.
+    """
+
+    node: str
+    applied: bool | Literal["later"]
+    prefix: str = ""
+    after: float = 0.0
+    left: float = math.inf
+
+
+@attrs.define(eq=False)
+class LostLease:
+    """The registrations under *keys* cannot be written."""
+
+    keys: frozenset[str]
+
+
+@attrs.define(eq=False)
+class Stop:
+    """*node* is stopped, as by SIGSTOP."""
+
+    node: str
+
+
+@attrs.define(eq=False)
+class Drift:
+    """The clock of *node* gains *rate* seconds a second."""
+
+    node: str
+    rate: float
+
+
+Fault = Cut | Delay | Loss | Doubling | Doubt | LostLease | Stop | Drift
+"""Any of them."""

@@ -1,0 +1,218 @@
+"""What is wrong in a test's cluster at a moment: between its nodes, with one of them, or on the way to the store.
+
+A `FaultPlane` knows the nodes by name, and the faults that are in force. The ports that `FaultPlane.attach` puts between a node
+and a backend ask it, message by message: a message is *carried* from one name to another, which takes the time that
+the faults on that way say, or for ever. They use nothing but the ports themselves, so that any backend can be spoilt.
+
+A way that is cut is a black hole, as a network is: the sender waits for its time-out, and what it waits with arrives if the
+cut heals before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar, TypeVarTuple
+
+import attrs
+import trio
+
+from aegis_core.backend import Backend, Transaction
+from aegis_core.errors import AegisError
+from aegis_pytest.faults.clock import NodeClock
+from aegis_pytest.faults.kinds import STORE, Cut, Delay, Doubling, Doubt, Drift, Fault, Loss, LostLease, Stop
+from aegis_pytest.faults.member import Member
+from aegis_pytest.faults.store import FaultyStore
+from aegis_pytest.faults.transport import FaultyTransport
+
+__all__ = ["FaultPlane"]
+
+Arguments = TypeVarTuple("Arguments")
+FaultT = TypeVar("FaultT", bound=Fault)
+CountedT = TypeVar("CountedT", bound=Loss | Doubling | Doubt)
+
+
+class FaultPlane:
+    """The nodes of one cluster, and the faults in force. `aegis_pytest.faults.Faults` is how a test uses it.
+
+    Args:
+        store_timeout: Seconds after which a node gives up waiting for an answer of the store.
+    """
+
+    def __init__(self, *, store_timeout: float = 2.0) -> None:
+        self.store_timeout: Final = store_timeout
+        self._faults: list[Fault] = []
+        self._members: dict[str, Member] = {}
+        self._endpoints: dict[str, Member] = {}
+        self._couriers: dict[trio.CancelScope, None] = {}
+        self._moved = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<FaultPlane of {list(self._members.values())} with {self._faults}>"
+
+    # --- The nodes ---
+
+    def attach(self, name: str, backend: Backend) -> Backend:
+        """*backend* as node *name* has it: its store, transports and clock go through this plane.
+
+        A node that was killed may be attached again, for its next life; what is wrong with its name is so at once.
+
+        Raises:
+            ValueError: *name* is the store's, or a node of that name is alive.
+        """
+        living = self._members.get(name)
+        if name == STORE or (living is not None and not living.is_dead):
+            raise ValueError(f"{name!r} is taken: nodes need names of their own")
+        clock = NodeClock(backend.clock)
+        member = self._members[name] = Member(name, backend.store, clock)
+        self._settle()
+        return attrs.evolve(
+            backend,
+            store=None if backend.store is None else FaultyStore(backend.store, self, member),
+            transports=tuple(FaultyTransport(transport, self, member) for transport in backend.transports),
+            clock=clock,
+        )
+
+    def kill(self, name: str) -> None:
+        """From now on node *name* says and hears nothing: its process died.
+
+        What it does in its ports fails at once, what it waits for there ends, and on its clock all time has passed, so that
+        its tasks unwind quickly, however they are shielded.
+
+        Raises:
+            KeyError: There is no such node.
+        """
+        self._members[name].kill()
+        self.tell()
+
+    def member(self, name: str) -> Member | None:
+        """The latest life of node *name*."""
+        return self._members.get(name)
+
+    def member_with(self, instance_id: str) -> Member | None:
+        """The latest node that registered *instance_id*."""
+        return next((m for m in reversed(self._members.values()) if instance_id in m.instances), None)
+
+    # --- The faults ---
+
+    def begin(self, fault: Fault) -> None:
+        """Put *fault* in force."""
+        self._faults.append(fault)
+        self._settle()
+
+    def end(self, fault: Fault) -> None:
+        """Heal *fault*, if it is in force."""
+        if fault in self._faults:
+            self._faults.remove(fault)
+            self._settle()
+
+    def heal(self) -> None:
+        """Heal all faults, and lose what is still under way. The dead stay dead."""
+        self._faults.clear()
+        for scope in tuple(self._couriers):
+            scope.cancel()
+        self._settle()
+
+    def in_force(self, kind: type[FaultT]) -> list[FaultT]:
+        """The faults of one kind, the oldest first."""
+        return [fault for fault in self._faults if isinstance(fault, kind)]
+
+    def take(self, kind: type[CountedT], wanted: Callable[[CountedT], bool]) -> CountedT | None:
+        """Use one of a counted fault that is *wanted* here; None if there is none."""
+        for fault in self.in_force(kind):
+            if fault.left > 0 and wanted(fault):
+                fault.left -= 1
+                return fault
+        return None
+
+    def _settle(self) -> None:
+        """Make every node what the faults in force say."""
+        stopped = {fault.node for fault in self.in_force(Stop)}
+        for member in self._members.values():
+            if member.is_dead:
+                continue
+            rate = 1.0 + sum(fault.rate for fault in self.in_force(Drift) if fault.node == member.name)
+            member.clock.set_rate(rate)
+            if member.is_stopped and member.name not in stopped:
+                member.resume()
+            elif not member.is_stopped and member.name in stopped:
+                member.stop()
+        self.tell()
+
+    # --- For the ports ---
+
+    def tell(self) -> None:
+        """Let everybody who waits look again."""
+        self._moved.set()
+        self._moved = trio.Event()
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until *condition* holds; no checkpoint if it does."""
+        while not condition():
+            await self._moved.wait()
+
+    async def wait_running(self, member: Member) -> None:
+        """Wait while *member* is stopped."""
+        await self.wait_until(lambda: member.is_dead or not member.is_stopped)
+
+    def is_cut(self, one: str, other: str) -> bool:
+        """Whether nothing passes between the two."""
+        return one != other and any(cut.separates(one, other) for cut in self.in_force(Cut))
+
+    def delay(self, one: str, other: str) -> float:
+        """The seconds that a message between the two takes."""
+        return sum(delay.seconds for delay in self.in_force(Delay) if delay.ends == {one, other})
+
+    async def carry(self, sender: str, receiver: str) -> None:
+        """Return when a message that *sender* sends now arrives at *receiver*; never, if it is lost."""
+        await self.wait_until(lambda: not self.is_cut(sender, receiver))
+        if self.take(Loss, lambda loss: (loss.sender, loss.receiver) == (sender, receiver)):
+            await trio.sleep_forever()
+        seconds = self.delay(sender, receiver)
+        if seconds:
+            await trio.sleep(seconds)
+            await self.wait_until(lambda: not self.is_cut(sender, receiver))
+
+    def doubles(self, sender: str, receiver: str) -> bool:
+        """Whether the message that *sender* sends now arrives twice."""
+        return self.take(Doubling, lambda it: (it.sender, it.receiver) == (sender, receiver)) is not None
+
+    def is_lost(self, key: str) -> bool:
+        """Whether the registration under *key* cannot be written."""
+        return any(key in fault.keys for fault in self.in_force(LostLease))
+
+    def doubt(self, node: str, transaction: Transaction) -> Doubt | None:
+        """How the commit that *node* begins now becomes indeterminate, if it does."""
+
+        def wanted(doubt: Doubt) -> bool:
+            return doubt.node == node and any(op.key.startswith(doubt.prefix) for op in transaction.operations)
+
+        return self.take(Doubt, wanted)
+
+    def send(self, fn: Callable[[*Arguments], Awaitable[object]], *args: *Arguments, after: float = 0.0) -> None:
+        """Have *fn* called *after* seconds by nobody in particular: what is under way belongs to no node any more."""
+        trio.lowlevel.spawn_system_task(self._courier, fn, args, after)
+
+    async def _courier(
+        self, fn: Callable[[*Arguments], Awaitable[object]], args: tuple[*Arguments], after: float
+    ) -> None:
+        with trio.CancelScope() as scope:
+            self._couriers[scope] = None
+            try:
+                await trio.sleep(after)
+                await fn(*args)
+            except (AegisError, trio.TooSlowError):
+                pass  # nobody waits for the answer
+            finally:
+                del self._couriers[scope]
+
+    def listen_at(self, endpoint: str, member: Member) -> None:
+        """Note who serves *endpoint*."""
+        self._endpoints[endpoint] = member
+
+    def leave(self, endpoint: str) -> None:
+        """Note that nobody serves *endpoint* any more."""
+        del self._endpoints[endpoint]
+
+    def member_at(self, endpoint: str) -> Member | None:
+        """Who serves *endpoint*."""
+        return self._endpoints.get(endpoint)
