@@ -189,6 +189,7 @@ class FaultyFeed:
         Raises:
             trio.ClosedResourceError: The watch's block has been left.
         """
+        batch: Sequence[Change | Synced | Resync] = ()
         with self._member.living():
             await self._plane.wait_until(self._is_open)
             if self._batch is None:
@@ -200,8 +201,9 @@ class FaultyFeed:
                 await trio.lowlevel.checkpoint()
             await self._plane.wait_until(self._is_open)
             batch, self._batch = self._batch, None
-            return batch
-        await trio.sleep_forever()
+        if not batch:
+            await trio.sleep_forever()
+        return batch
 
     def _is_open(self) -> bool:
         return not self._member.is_stopped and not self._plane.is_cut(self._member.name, STORE)

@@ -62,10 +62,6 @@ class FaultyTransport:
         """The transport's."""
         return self._transport.endpoint(instance_id, tag)
 
-    def endpoint(self, instance_id: str, tag: str) -> str:
-        """The transport's."""
-        return self._transport.endpoint(instance_id, tag)
-
     @asynccontextmanager
     async def listen(self, instance_id: str, tag: str, receive: Callable[[Inbound], None]) -> AsyncIterator[str]:
         """As the transport. Requests to a stopped node wait for it, in order; to a dead one, they are lost.
