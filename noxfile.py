@@ -113,7 +113,12 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     files = [str(file) for folder in (*PACKAGES, "tests", "docs") for file in Path(folder).rglob("*.py")]
-    session.run("flake8-async", f"--disable={','.join(TRIO_RULES_LEFT_OUT)}", *files)
+    session.run(
+        "flake8-async",
+        f"--disable={','.join(TRIO_RULES_LEFT_OUT)}",
+        "--transform-async-generator-decorators=pytest.fixture,pytest_trio.trio_fixture,trio_fixture",
+        *files,
+    )
 
 
 @nox.session
