@@ -116,7 +116,7 @@ def lint(session: nox.Session) -> None:
     session.run(
         "flake8-async",
         f"--disable={','.join(TRIO_RULES_LEFT_OUT)}",
-        "--transform-async-generator-decorators=pytest.fixture,pytest_trio.trio_fixture,trio_fixture",
+        "--transform-async-generator-decorators=trio_fixture,_asynchronous",  # the latter is its typed form
         *files,
     )
 
