@@ -38,7 +38,8 @@ async def run_until_signal(command: Callable[[], Awaitable[int]]) -> int:
         command: Returns the exit status.
 
     Returns:
-        What *command* returned, or 128 + the number of the first signal.
+        128 + the number of the first signal, also when *command* came to its end in spite of it; else what *command*
+        returned.
     """
     import trio  # noqa: PLC0415 - this module is imported before the signals are seen to
 
@@ -54,13 +55,14 @@ async def run_until_signal(command: Callable[[], Awaitable[int]]) -> int:
         elif time.monotonic() > first[1] + _PATIENCE:
             _leave(number, frame)
 
+    status = 0
     _handle_signals(receive)
     try:
         with scope:
-            return await command()
+            status = await command()
     finally:
         leave_at_signals()
-    return 128 + (0 if first is None else first[0])
+    return status if first is None else 128 + first[0]
 
 
 def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> None:

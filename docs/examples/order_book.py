@@ -31,7 +31,7 @@ from exchange.progress import Progress
 from exchange.view import View, open_view, print_problems, print_summary, save_picture
 from rich.console import Console
 
-from aegis_core import AegisError, open_node
+from aegis_core import AegisError, ConfigError, open_node
 
 DATA = Path(__file__).parent / "data"
 INSTANCES = ("exchange-1", "exchange-2", "exchange-3")
@@ -69,6 +69,10 @@ async def run_demo(
     console = Console()
     problems: list[str] = []
     try:
+        if not backend.startswith("memory:"):
+            raise ConfigError(
+                source="--backend", key=backend, problem="expected memory://: the demo kills its own instances"
+            )
         sent = read_orders(orders or DATA / "orders.csv.gz")
         expected = run_sequentially(sent)
         if orders is None:
@@ -79,6 +83,7 @@ async def run_demo(
                 receipts = await perform(sent, seed=seed, backend=backend, folder=folder, progress=progress, view=view)
                 progress.stop()
             found = audit(sent, expected, receipts, folder)
+        await trio.lowlevel.checkpoint()  # The audit takes a moment: Ctrl-C in it ends the program here.
         problems.extend(found.differences)
         print_summary(console, progress, expected, found)
         if save_svg is not None:
@@ -126,7 +131,8 @@ async def perform(
 async def unrest(cluster: Cluster, progress: Progress, chance: random.Random) -> None:
     """Move symbols, kill an instance, start one and let it have a share, and dismiss one; all while orders come."""
     await progress.wait_answered(0.1)
-    source, target = chance.sample(cluster.names, 2)
+    source = _richest(cluster)
+    target = chance.choice([name for name in cluster.names if name != source])
     await cluster.transfer(_some(chance, cluster.owned(source), 2), source=source, target=target)
 
     await progress.wait_answered(0.3)

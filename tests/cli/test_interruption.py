@@ -72,6 +72,17 @@ async def test_an_impatient_second_signal_does_not_cut_the_teardown_short() -> N
     assert torn_down
 
 
+async def test_a_command_that_reaches_no_checkpoint_any_more_was_interrupted_all_the_same() -> None:
+    """The signal came while the command ran, so the exit status says so."""
+
+    async def command() -> int:
+        await trio.lowlevel.checkpoint()
+        signal.raise_signal(signal.SIGINT)
+        return 0
+
+    assert await run_until_signal(command) == 130
+
+
 async def test_what_a_command_raises_is_not_wrapped() -> None:
     """An error is the caller's to see as it is."""
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import attrs
 import trio
 
-from aegis_core import Instance, open_node
+from aegis_core import AegisError, Instance, open_node
 from exchange.mortality import CONFIG, Mortality
-from exchange.owner import keep, order_books, resource_of
+from exchange.owner import keep, order_books, resource_of, symbol_of
 from exchange.progress import Progress
 
 
@@ -76,14 +76,21 @@ class Cluster:
         self._settled.set()
 
     async def transfer(self, symbols: Sequence[str], *, source: str, target: str) -> None:
-        """Move *symbols* from one live instance to another, while orders for them keep coming."""
+        """Move *symbols*, at least one, from one live instance to another, while orders for them keep coming."""
         self._progress.note(f"moving {', '.join(symbols)} from {source} to {target}, under load")
-        instance = self._running[source].instance
-        await instance.transfer(*map(resource_of, symbols), to=target, reason="order book demo")
+        try:
+            reply = await self._running[source].instance.transfer(
+                *map(resource_of, symbols), to=target, reason="order book demo"
+            )
+        except AegisError as exc:  # Perhaps the source has just lost them: the demo goes on without.
+            self._progress.note(f"not moved: {exc}")
+        else:
+            for resource_id, reason in reply.failed.items():
+                self._progress.note(f"{symbol_of(resource_id)} was not moved: {reason}")
 
     def kill(self, name: str) -> None:
         """Let *name* die without a word: what it still sends reaches nobody, and its tasks end."""
-        self._progress.note(f"killed {name}, which owned {', '.join(self.owned(name))}")
+        self._progress.note(f"killed {name}, which owned {', '.join(self.owned(name)) or 'nothing'}")
         self._progress.row(name).health = "DEAD"
         victim = self._running.pop(name)
         victim.mortality.die()
@@ -91,7 +98,7 @@ class Cluster:
 
     def dismiss(self, name: str) -> None:
         """Let *name* leave in peace: it hands its symbols over and deregisters."""
-        self._progress.note(f"{name} leaves in peace and hands over {', '.join(self.owned(name))}")
+        self._progress.note(f"{name} leaves in peace and hands over {', '.join(self.owned(name)) or 'nothing'}")
         self._running.pop(name).leave.set()
 
     async def _run(

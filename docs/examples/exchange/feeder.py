@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import trio
 
-from aegis_core import Node, Outcome, Overloaded, ResourceNotFound, Unavailable
+from aegis_core import Node, Outcome, Overloaded, RemoteError, ResourceNotFound, Unavailable
 from exchange.audit import Receipt
+from exchange.journal import Fenced
 from exchange.orders import Order
 from exchange.owner import SERVICE, resource_of
 from exchange.progress import Progress
@@ -54,6 +55,10 @@ async def _send(node: Node, order: Order, progress: Progress, *, timeout: float)
             # owns the symbol next answers a repetition with what was done.
             if exc.outcome is Outcome.MAYBE_EXECUTED:
                 progress.resent += 1
+        except RemoteError as exc:
+            # Replaced, and not aware of it yet: the journal knew better than the lease.
+            if exc.kind != Fenced.__name__:
+                raise
         except (ResourceNotFound, Overloaded):
             pass  # Nobody owns the symbol at this moment, or its owner has too much to do.
         await trio.sleep(_PAUSE)

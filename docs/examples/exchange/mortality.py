@@ -101,6 +101,9 @@ class _MortalTransport:
     def max_payload(self) -> int:
         return self._transport.max_payload
 
+    def endpoint(self, instance_id: str, tag: str) -> str:
+        return self._transport.endpoint(instance_id, tag)
+
     def listen(
         self, instance_id: str, tag: str, receive: Callable[[Inbound], None]
     ) -> AbstractAsyncContextManager[str]:

@@ -10,7 +10,6 @@ import trio
 
 from aegis_core import Call, Claim, Instance, LeaseLost, Role, Service
 from exchange.audit import Receipt, journal_path
-from exchange.journal import Fenced
 from exchange.ledger import Ledger
 from exchange.orders import Order
 
@@ -61,10 +60,7 @@ def order_books(folder: Path, *, fsync: bool = False) -> Iterator[Service]:
             """Execute one order, or find what was done with it before."""
             assert isinstance(call.state, Ledger)
             assert call.instance is not None
-            try:
-                entry = call.state.execute(order)
-            except Fenced as exc:  # Replaced, and not aware of it: the journal knows better than the lease.
-                raise LeaseLost(resource_id=call.resource_id or "", epoch=call.epoch) from exc
+            entry = call.state.execute(order)
             return Receipt(call.instance.instance_id, entry.epoch, entry.execution)
 
         yield service

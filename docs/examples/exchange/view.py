@@ -176,9 +176,12 @@ def print_summary(console: Console, progress: Progress, run: SequentialRun, foun
     console.print()
     console.print(table, highlight=False)
     console.print()
-    if not found.differences:
-        verdict = "Equal to a sequential run, order by order: none lost, none doubled, none executed by two owners."
-        console.print(f"[bold green]{verdict}[/bold green]", soft_wrap=True)
+    if found.differences:
+        verdict = Text(f"Not equal to a sequential run, {len(found.differences):,} differences:", style="bold red")
+    else:
+        equal = "Equal to a sequential run, order by order: none lost, none doubled, none executed by two owners."
+        verdict = Text(equal, style="bold green")
+    console.print(verdict, soft_wrap=True)
 
 
 def print_problems(console: Console, problems: Sequence[str]) -> None:
