@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast, overload
 
 import attrs
 import trio
 
-from aegis_core import codec, names
+from aegis_core import codec
 from aegis_core.engine.routing import Route, route
 from aegis_core.envelopes import request_map
 from aegis_core.errors import AegisError, CallTimeout, InvalidRequest, NotFound
-from aegis_core.events import CircuitStateChanged
 from aegis_core.hookspecs import CallInfo, Principal
 from aegis_core.models import Outcome, ServiceInstance
-from aegis_core.node.breaker import CircuitState
 from aegis_core.node.call import Call, current_call
-from aegis_core.node.peer import Peer
+from aegis_core.node.peer import Peer, Peers
 from aegis_core.node.retry import TRIED_AGAIN, UNREGISTERED, Order, Retry
 from aegis_core.node.service import Declaration, declaration_of
 
@@ -52,14 +50,12 @@ class Client:
         self._balancer = runtime.plugins.balancer(runtime.settings.balancer)
         self._has_middleware = bool(runtime.plugins.middleware)
         self._retry = Retry(runtime)
-        self._peers: dict[str, Peer] = {}
-        self._by_name: dict[tuple[str, str], Peer] = {}
-        self._troubled: dict[Peer, None] = {}
+        self._peers = Peers(runtime)
         self._last_read = self._read_again_at = -math.inf
-        runtime.touched.append(self._touched)
+        self.pending = self._peers.pending
 
     def __repr__(self) -> str:
-        return f"<Client with {len(self._peers)} peers, {sum(peer.pending for peer in self._peers.values())} calls pending>"
+        return f"<Client {self._peers!r}>"
 
     @overload
     async def call(
@@ -89,7 +85,7 @@ class Client:
         returns: type[T],
     ) -> T: ...
 
-    async def call(
+    def call(
         self,
         service: str,
         method: str,
@@ -100,7 +96,7 @@ class Client:
         timeout: float = 5.0,
         idempotency_key: str | None = None,
         returns: type[T] | None = None,
-    ) -> object:
+    ) -> Coroutine[object, object, object]:
         """Call *method* of *service*: at the owner of *resource_id*, at *instance_id*, or at a healthy instance.
 
         Args:
@@ -126,9 +122,9 @@ class Client:
 
         Cancelling the call does not cancel the method, which runs on until its deadline.
         """
+        # Not a coroutine itself but the maker of one: each coroutine around a wait is resumed with it.
         order = self._order(service, method, params, resource_id, instance_id, timeout, idempotency_key)
-        result = await self._carry_out(order)
-        return result if returns is None else codec.structure_result(result, returns)
+        return self._carry_out(order, object if returns is None else returns)
 
     def bind(
         self,
@@ -149,9 +145,9 @@ class Client:
         """
         return BoundMethod(self, declaration_of(function), resource_id, timeout)
 
-    async def call_declared(
+    def call_declared(
         self, declared: Declaration, params: Mapping[str, object], resource_id: str | None, timeout: float
-    ) -> object:
+    ) -> Awaitable[object]:
         """`call` of a method whose declaration is at hand."""
         order = self._order(
             declared.service_name,
@@ -163,9 +159,7 @@ class Client:
             None,
             idempotent=declared.idempotent,
         )
-        result = await self._carry_out(order)
-        kind = declared.parameters.returns
-        return result if kind is object else codec.structure_result(result, kind)
+        return self._carry_out(order, declared.parameters.returns)
 
     async def reserved(
         self,
@@ -183,76 +177,14 @@ class Client:
             CallTimeout: No answer within *timeout* seconds (MAYBE_EXECUTED).
         """
         order = self._order(instance.service_name, method, params, None, None, timeout, None)
+        peer, request, left = self._prepare(order, Route(instance))
+        request["principal"] = str(principal)
         try:
-            return await self._send(order, Route(instance), str(principal))
+            return await peer.request(codec.encode_request_map(request), left)
         except CallTimeout:
             raise
         except trio.TooSlowError as exc:
             raise self._timed_out(order, Outcome.MAYBE_EXECUTED) from exc
-
-    def pending(self, instance: ServiceInstance) -> int:
-        """How many calls of this node *instance* has not answered yet."""
-        peer = self._peers.get(instance.lease)
-        return 0 if peer is None else peer.pending
-
-    # -- peers ------------------------------------------------------------------------------------
-
-    def _meet(self, instance: ServiceInstance) -> Peer:
-        peer = Peer(self._runtime, instance, self._circuit_changed)
-        name = (instance.service_name, instance.instance_id)
-        before = self._by_name.get(name)
-        if before is not None:
-            self._forget(before)
-        self._peers[instance.lease] = self._by_name[name] = peer
-        return peer
-
-    def _touched(self, key: names.Key | None) -> None:
-        """The view of *key* changed (None: it was made anew): forget the incarnations that are gone."""
-        if isinstance(key, names.InstanceKey):
-            peer = self._by_name.get((key.service_name, key.instance_id))
-            concerned: tuple[Peer, ...] = () if peer is None else (peer,)
-        elif key is None:
-            concerned = tuple(self._peers.values())
-        else:
-            return
-        for peer in concerned:
-            instance = peer.instance
-            seen = self._directory.snapshot.instance(instance.service_name, instance.instance_id)
-            if seen is None or seen.lease != instance.lease:
-                self._forget(peer)
-
-    def _forget(self, peer: Peer) -> None:
-        """The lease of *peer* ended: long calls to it fail now as MAYBE_EXECUTED."""
-        instance = peer.instance
-        del self._peers[instance.lease]
-        del self._by_name[instance.service_name, instance.instance_id]
-        self._troubled.pop(peer, None)
-        peer.leave()
-
-    def _circuit_changed(self, peer: Peer, old: CircuitState, new: CircuitState) -> None:
-        if new is CircuitState.CLOSED:
-            self._troubled.pop(peer, None)
-        else:
-            self._troubled[peer] = None
-        instance = peer.instance
-        _log.log(
-            logging.INFO if new is CircuitState.CLOSED else logging.WARNING,
-            "the circuit of %s is %s, it was %s",
-            instance.instance_id,
-            new.value,
-            old.value,
-            extra={"service_name": instance.service_name, "instance_id": instance.instance_id},
-        )
-        self._runtime.emit(
-            CircuitStateChanged(
-                service_name=instance.service_name,
-                instance_id=instance.instance_id,
-                at=self._runtime.wall(),
-                what=instance.instance_id,
-                old=old.value,
-                new=new.value,
-            )
-        )
 
     # -- one call ---------------------------------------------------------------------------------
 
@@ -295,10 +227,22 @@ class Client:
             idempotent,
         )
 
-    async def _carry_out(self, order: Order) -> object:
+    async def _carry_out(self, order: Order, returns: object) -> object:
         while True:
             try:
-                return await self._send(order, self._route(order))
+                peer, request, left = self._prepare(order, self._route(order))
+                if self._has_middleware:
+                    result = await self._request_in_middleware(order, peer, request, left)
+                else:
+                    # What `Peer.request` does, without its frame.
+                    waiting = peer.send(codec.encode_request_map(request), left)
+                    try:
+                        answer = await waiting
+                    except BaseException as exc:
+                        peer.failed(exc)
+                        raise
+                    result = peer.answered(answer)
+                return result if returns is object else codec.structure_result(result, returns)
             except TRIED_AGAIN as exc:
                 failure: AegisError = exc
             except trio.TooSlowError:
@@ -321,16 +265,12 @@ class Client:
             owned = snapshot.owner(order.resource_id)
             if owned is not None and owned[1].service_name == order.service_name:
                 return Route(owned[1], owned[0].epoch)
-        elif order.instance_id is None and not excluded and not self._troubled:
+        elif order.instance_id is None and not excluded and not self._peers.troubled:
             pool = snapshot.pool(order.service_name, self._about_now(order.now))
             if pool.candidates:
                 return Route(self._balancer.choose(pool.candidates, key=None, pending=self.pending), 0, pool.reason)
-        if self._troubled:
-            excluded += tuple(
-                peer.instance.instance_id
-                for peer in self._troubled
-                if peer.instance.service_name == order.service_name and not peer.breaker.would_allow()
-            )
+        if self._peers.troubled:
+            excluded += self._peers.refusing(order.service_name)
         try:
             return route(
                 snapshot,
@@ -354,22 +294,21 @@ class Client:
             self._read_again_at = now + 0.01
         return self._last_read
 
-    def _send(self, order: Order, where: Route, principal: str = "") -> Awaitable[object]:
-        """Make an attempt at *where*: the result to be awaited, which raises how the attempt ended.
+    def _prepare(self, order: Order, where: Route) -> tuple[Peer, dict[str, object], float]:
+        """An attempt at *where*: whom to send what, and the seconds left.
 
-        A plain function, because each coroutine around the wait is resumed with it.
+        Raises:
+            CallTimeout: None are left (NOT_SENT).
         """
-        instance = where.instance
         order.sent = where
         order.attempts += 1
-        peer = self._peers.get(instance.lease) or self._meet(instance)
-        if _log.isEnabledFor(logging.DEBUG):
-            _log_attempt(order, where)
         left = told = order.until - order.now
         if left <= 0:
             raise self._timed_out(order, Outcome.NOT_SENT)
         if order.outer < order.until:
             told = max(0.0, order.outer - order.now)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log_attempt(order, where)
         request = request_map(
             order.method,
             order.params,
@@ -383,11 +322,8 @@ class Client:
         )
         if where.activate:
             request["activate"] = True
-        if principal:
-            request["principal"] = principal
-        if self._has_middleware:
-            return self._send_in_middleware(order, peer, request, left)
-        return peer.request(codec.encode_request_map(request), left)
+        instance = where.instance
+        return self._peers.known.get(instance.lease) or self._peers.meet(instance), request, left
 
     def _unregistered(self, service_name: str, instance_id: str) -> Route:
         """The way to an instance that is not in the registry: perhaps it was served with ``register=False``."""
@@ -402,7 +338,7 @@ class Client:
         )
         return Route(instance, reason=UNREGISTERED)
 
-    async def _send_in_middleware(self, order: Order, peer: Peer, request: dict[str, object], left: float) -> object:
+    async def _request_in_middleware(self, order: Order, peer: Peer, request: dict[str, object], left: float) -> object:
         info = CallInfo(
             side="sent",
             service_name=order.service_name,

@@ -1,25 +1,29 @@
-"""One incarnation of an instance, as the calls of this node see it: where it is, how busy, and whether it answers."""
+"""The instances that this node calls: where they are, how busy, and whether they answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import trio
 
-from aegis_core import codec
+from aegis_core import codec, names
 from aegis_core.errors import AegisError, CallTimeout, InvalidRequest, NoInstance, Overloaded, TransportUnavailable
+from aegis_core.events import CircuitStateChanged
 from aegis_core.models import Outcome, ServiceInstance
 from aegis_core.node.breaker import CircuitBreaker, CircuitState
 
 if TYPE_CHECKING:
     from aegis_core.node.runtime import Runtime
 
-__all__ = ["Peer"]
+__all__ = ["Peer", "Peers"]
+
+_log = logging.getLogger("aegis.client")
 
 
 class Peer:
-    """Sends requests to one incarnation of an instance, at most so many at once, and none while its circuit is open.
+    """One incarnation of an instance; takes at most so many requests at once, and none while its circuit is open.
 
     Args:
         runtime: The node.
@@ -30,15 +34,7 @@ class Peer:
         TransportUnavailable: It has no endpoint that this node has a transport for (NOT_SENT).
     """
 
-    __slots__ = (
-        "_endpoint",
-        "_limit",
-        "_transport",
-        "_watching",
-        "breaker",
-        "instance",
-        "pending",
-    )
+    __slots__ = ("_endpoint", "_limit", "_transport", "_watching", "breaker", "instance", "pending")
 
     def __init__(
         self,
@@ -79,12 +75,26 @@ class Peer:
         Cancelled, it leaves no trace here; the request may still be carried out.
 
         Raises:
-            NoInstance: Its circuit is open (NOT_SENT).
-            Overloaded: This node has too many requests under way to it; nothing was sent.
-            InvalidRequest: *payload* is too large for the transport.
+            NoInstance, Overloaded, InvalidRequest: See `send`.
             TransportUnavailable: As the transport says; MAYBE_EXECUTED when its lease ended meanwhile.
             trio.TooSlowError: No answer within *timeout* seconds.
             AegisError: What was answered, with `answered_by`.
+        """
+        waiting = self.send(payload, timeout)
+        try:
+            answer = await waiting
+        except BaseException as exc:
+            self.failed(exc)
+            raise
+        return self.answered(answer)
+
+    def send(self, payload: bytes, timeout: float) -> Awaitable[bytes]:
+        """Begin a request: its answer to be awaited. How that ends must be told to `answered` or `failed`.
+
+        Raises:
+            NoInstance: The circuit is open (NOT_SENT).
+            Overloaded: This node has too many requests under way to it; nothing was sent.
+            InvalidRequest: *payload* is too large for the transport.
         """
         if self.pending >= self._limit:
             what = f"this node's way to instance {self.instance.instance_id!r}"
@@ -92,32 +102,40 @@ class Peer:
         if len(payload) > self._transport.max_payload:
             why = f"{len(payload)} bytes are more than the {self._transport.max_payload} that the transport carries"
             raise InvalidRequest.at("$.params", why)
-        breaker = self.breaker
-        if not breaker.allow():
+        if not self.breaker.allow():
             reason = f"the circuit of {self.instance.instance_id} is open after repeated failures"
             raise NoInstance(service_name=self.instance.service_name, reason=reason)
         self.pending += 1
-        try:
-            if timeout > self.instance.heartbeat_interval:
-                answer = await self._request_watched(payload, timeout)
-            else:
-                answer = await self._transport.request(self._endpoint, payload, timeout=timeout)
-        except (TransportUnavailable, trio.TooSlowError):
-            breaker.failure()
-            raise
-        except BaseException:
-            breaker.withdraw()
-            raise
-        finally:
-            self.pending -= 1
+        if timeout > self.instance.heartbeat_interval:
+            return self._request_watched(payload, timeout)
+        return self._transport.request(self._endpoint, payload, timeout=timeout)
+
+    def failed(self, exc: BaseException) -> None:
+        """A request ended in *exc*, without an answer."""
+        self.pending -= 1
+        if isinstance(exc, TransportUnavailable | trio.TooSlowError):
+            self.breaker.failure()
+        else:
+            self.breaker.withdraw()
+
+    def answered(self, answer: bytes) -> object:
+        """A request was answered with *answer*: the result in it.
+
+        Raises:
+            AegisError: The error in it, with `answered_by`.
+        """
+        self.pending -= 1
         try:
             result = codec.decode_result(answer)
         except AegisError as exc:
             exc.answered_by = self.instance.instance_id
-            # Whose clock ends a call first is chance; a peer that lets calls run out of time is in trouble either way.
-            breaker.failure() if isinstance(exc, CallTimeout) else breaker.success()
+            if isinstance(exc, CallTimeout):
+                # Whose clock ends a call first is chance; who lets calls run out of time is in trouble either way.
+                self.breaker.failure()
+            else:
+                self.breaker.success()
             raise
-        breaker.success()
+        self.breaker.success()
         return result
 
     async def _request_watched(self, payload: bytes, timeout: float) -> bytes:
@@ -141,3 +159,96 @@ class Peer:
         """Its lease ended: fail the requests that are watched for it."""
         for scope in self._watching:
             scope.cancel()
+
+
+class Peers:
+    """All peers of one node.
+
+    Args:
+        runtime: The node.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.known: dict[str, Peer] = {}
+        self.troubled: dict[Peer, None] = {}
+        self._runtime = runtime
+        self._by_name: dict[tuple[str, str], Peer] = {}
+        runtime.touched.append(self._touched)
+
+    def __repr__(self) -> str:
+        return f"<Peers: {len(self.known)}, {sum(peer.pending for peer in self.known.values())} requests pending>"
+
+    def pending(self, instance: ServiceInstance) -> int:
+        """How many requests of this node *instance* has not answered yet."""
+        peer = self.known.get(instance.lease)
+        return 0 if peer is None else peer.pending
+
+    def refusing(self, service_name: str) -> tuple[str, ...]:
+        """Ids of the instances of a service whose circuits let nothing through now."""
+        return tuple(
+            peer.instance.instance_id
+            for peer in self.troubled
+            if peer.instance.service_name == service_name and not peer.breaker.would_allow()
+        )
+
+    def meet(self, instance: ServiceInstance) -> Peer:
+        """The peer for an incarnation that was not called before.
+
+        Raises:
+            TransportUnavailable: There is no way to it.
+        """
+        peer = Peer(self._runtime, instance, self._circuit_changed)
+        name = (instance.service_name, instance.instance_id)
+        before = self._by_name.get(name)
+        if before is not None:
+            self._forget(before)
+        self.known[instance.lease] = self._by_name[name] = peer
+        return peer
+
+    def _touched(self, key: names.Key | None) -> None:
+        """The view of *key* changed (None: it was made anew): forget the incarnations that are gone."""
+        if isinstance(key, names.InstanceKey):
+            peer = self._by_name.get((key.service_name, key.instance_id))
+            concerned: tuple[Peer, ...] = () if peer is None else (peer,)
+        elif key is None:
+            concerned = tuple(self.known.values())
+        else:
+            return
+        for peer in concerned:
+            instance = peer.instance
+            seen = self._runtime.directory.snapshot.instance(instance.service_name, instance.instance_id)
+            if seen is None or seen.lease != instance.lease:
+                self._forget(peer)
+
+    def _forget(self, peer: Peer) -> None:
+        """The lease of *peer* ended: long requests to it fail now as MAYBE_EXECUTED."""
+        instance = peer.instance
+        del self.known[instance.lease]
+        del self._by_name[instance.service_name, instance.instance_id]
+        self.troubled.pop(peer, None)
+        peer.leave()
+
+    def _circuit_changed(self, peer: Peer, old: CircuitState, new: CircuitState) -> None:
+        instance = peer.instance
+        if new is CircuitState.CLOSED:
+            self.troubled.pop(peer, None)
+        elif self.known.get(instance.lease) is peer:
+            self.troubled[peer] = None
+        _log.log(
+            logging.INFO if new is CircuitState.CLOSED else logging.WARNING,
+            "the circuit of %s is %s, it was %s",
+            instance.instance_id,
+            new.value,
+            old.value,
+            extra={"service_name": instance.service_name, "instance_id": instance.instance_id},
+        )
+        self._runtime.emit(
+            CircuitStateChanged(
+                service_name=instance.service_name,
+                instance_id=instance.instance_id,
+                at=self._runtime.wall(),
+                what=instance.instance_id,
+                old=old.value,
+                new=new.value,
+            )
+        )
