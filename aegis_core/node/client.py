@@ -323,7 +323,8 @@ class Client:
         if where.activate:
             request["activate"] = True
         instance = where.instance
-        return self._peers.known.get(instance.lease) or self._peers.meet(instance), request, left
+        peer = self._peers.known.get(instance.lease) or self._peers.meet(instance, known=where.reason != UNREGISTERED)
+        return peer, request, left
 
     def _unregistered(self, service_name: str, instance_id: str) -> Route:
         """The way to an instance that is not in the registry: perhaps it was served with ``register=False``."""

@@ -191,13 +191,19 @@ class Peers:
             if peer.instance.service_name == service_name and not peer.breaker.would_allow()
         )
 
-    def meet(self, instance: ServiceInstance) -> Peer:
+    def meet(self, instance: ServiceInstance, *, known: bool = True) -> Peer:
         """The peer for an incarnation that was not called before.
+
+        Args:
+            instance: Its record.
+            known: It is in the registry, which will tell when to forget it; otherwise nothing of it is kept.
 
         Raises:
             TransportUnavailable: There is no way to it.
         """
         peer = Peer(self._runtime, instance, self._circuit_changed)
+        if not known:
+            return peer
         name = (instance.service_name, instance.instance_id)
         before = self._by_name.get(name)
         if before is not None:

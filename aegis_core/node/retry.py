@@ -106,8 +106,13 @@ class Retry:
 
     async def prepare_next(self, order: Order, exc: AegisError) -> None:
         """Wait until another attempt is worth while after *exc*; raises what the call ends in when there is none."""
+        if self._runtime.closed:
+            # The call of somebody who kept the handle of a closed node, no view and no clock of which moves again.
+            unknown = isinstance(exc, Unavailable) and exc.outcome is Outcome.MAYBE_EXECUTED
+            order.end(exc if unknown else TransportUnavailable(reason="this node is closed", outcome=Outcome.NOT_SENT))
         sent, order.sent = order.sent, None
-        if sent is not None and sent.reason == UNREGISTERED and isinstance(exc, TransportUnavailable):
+        unheard = isinstance(exc, TransportUnavailable) and exc.outcome is Outcome.NOT_SENT
+        if sent is not None and sent.reason == UNREGISTERED and unheard:
             instance = sent.instance
             order.end(InstanceNotFound(instance_id=instance.instance_id, service_name=instance.service_name))
         if isinstance(exc, NotFound):
