@@ -62,6 +62,11 @@ class Runtime:
         for listener in self.touched:
             listener(key)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the node closes or has closed: nothing that it knows will change any more."""
+        return self.nursery.cancel_scope.cancel_called
+
     def emit(self, event: Event) -> None:
         """Hand *event* to observers and to readers of `node.events`; never blocks, never raises."""
         for listener in self.listeners:
