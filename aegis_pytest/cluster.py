@@ -26,7 +26,7 @@ from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node
 from aegis_core.node.service import Service
 from aegis_pytest.event_log import EventLog
-from aegis_pytest.faults import FaultPlane
+from aegis_pytest.faults.plane import FaultPlane
 from aegis_pytest.leftovers import Leftover, close_lives, tell_leftovers
 from aegis_pytest.life import Life, Main, ServeOptions, Serving, Task
 from aegis_pytest.state_dump import reporting
@@ -180,7 +180,8 @@ class Cluster:
                 f"kill({name!r}) would cancel the test's own block of own({claim.resource_id!r}): what runs under a claim "
                 f"dies with its node, so run that block by: await aegis_cluster.run({name!r}, ...)"
             )
-        self.plane.kill(name)
+        if self.plane.member(name) is not None:
+            self.plane.kill(name)
         await life.kill()
 
     async def restart(self, name: str, /) -> Node:
@@ -190,28 +191,21 @@ class Cluster:
 
         Raises:
             pytest.UsageError: There never was such a node; or as `kill`.
-            AegisError: As `Node.serve` does; the node is left open then, with what was started before.
+            Exception: As what is started raises. The node is dead then as before, and can be restarted later.
         """
         old = self._lives.get(name)
         if old is None:
             raise pytest.UsageError(f"there is no node {name!r} to restart")
         if not old.ended.is_set():
             await self.kill(name)
-        again: dict[int, object] = {}
-        for step, outcome in old.steps:
-            args = () if isinstance(step, Serving) else tuple(again.get(id(arg), arg) for arg in step.args)
-            match step:
-                case Main():
-                    fresh: object = await self.start(name, step.fn, *args)
-                case Serving():
-                    fresh = await self.serve(name, step.service, **step.options)
-                case Task():
-                    again[id(old.last_node)] = await self.node(name)
-                    args = tuple(again.get(id(arg), arg) for arg in step.args)
-                    fresh = await self.run(name, step.fn, *args)
-            if isinstance(outcome, Node | Instance):
-                again[id(outcome)] = fresh
-        return await self.node(name)
+        try:
+            return await self._begin_again(name, old)
+        except Exception:
+            half = self._lives[name]
+            if half is not old and not half.ended.is_set():
+                await self.kill(name)
+            half.steps = old.steps
+            raise
 
     # -- waiting ----------------------------------------------------------------------------------------------
 
@@ -276,13 +270,35 @@ class Cluster:
         self._lives[name] = life
         return life
 
+    async def _begin_again(self, name: str, old: Life) -> Node:
+        again: dict[int, object] = {}  # by the identity of an old node or instance: its successor
+        for step, outcome in old.steps:
+            match step:
+                case Main():
+                    fresh: object = await self.start(name, step.fn, *step.args)
+                case Serving():
+                    fresh = await self.serve(name, step.service, **step.options)
+                case Task():
+                    again[id(old.last_node)] = await self.node(name)
+                    args = tuple(again.get(id(arg), arg) for arg in step.args)
+                    fresh = await self.run(name, step.fn, *args)
+            if isinstance(outcome, Node | Instance):
+                again[id(outcome)] = fresh
+        return await self.node(name)
+
     def _backend_of(self, name: str, number: int) -> Callable[[BackendAddress], AbstractAsyncContextManager[Backend]]:
         @asynccontextmanager
         async def open_backend(_address: BackendAddress) -> AsyncIterator[Backend]:
+            member = self.plane.member(name)
+            if member is not None and not member.is_dead:
+                raise pytest.UsageError(f"the application of node {name!r} opens a second node before it closed the first")
             async with self._memory.open() as shared:
                 own = self.plane.attach(name, shared)
-                # Ids and jitter are the same in every run of the test.
-                yield attrs.evolve(own, random=random.Random(f"{self._seed}:{name}:{number}"))
+                try:
+                    # Ids and jitter are the same in every run of the test.
+                    yield attrs.evolve(own, random=random.Random(f"{self._seed}:{name}:{number}"))
+                finally:
+                    self.plane.kill(name)
 
         return open_backend
 

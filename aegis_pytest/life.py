@@ -150,7 +150,7 @@ class Life:
     def node(self) -> Node | None:
         """The node while it is open; of several that an application opened, the last."""
         node = self._node
-        if node is None or self.ended.is_set() or node.runtime.nursery.cancel_scope.cancel_called:
+        if node is None or self.ended.is_set() or node.runtime.closed:
             return None
         return node
 

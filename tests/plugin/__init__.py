@@ -1,0 +1,1 @@
+"""The pytest plugin, tried as its users use it."""

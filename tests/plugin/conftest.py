@@ -1,0 +1,44 @@
+"""Tests of tests: a file is written, run by pytest in this process, and its result looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+# Imported here once, because every inner run forgets what it imported.
+import aegis_pytest.cluster
+import aegis_pytest.examples
+
+RunTests = Callable[..., pytest.RunResult]
+
+PREAMBLE = """
+import pytest
+import trio
+from aegis_core import Call, Role, Service, open_node
+
+rooms = Service("rooms")
+
+@rooms.method
+async def enter(call: Call, seconds: float = 0.0) -> str:
+    await trio.sleep(seconds)
+    return call.instance.instance_id
+
+async def hold(instance, resource_id="room", role=Role.STANDBY):
+    async with instance.own(resource_id, role=role):
+        await trio.sleep_forever()
+
+"""
+"""What every inner test file begins with; 17 lines."""
+
+
+@pytest.fixture
+def run_tests(pytester: pytest.Pytester) -> RunTests:
+    """Write a test file and run it with *options*; ``ini`` are lines for the configuration file."""
+
+    def run(source: str, *options: str, ini: str = "") -> pytest.RunResult:
+        pytester.makeini(f"[pytest]\nfilterwarnings = error\n{ini}")
+        pytester.makepyfile(PREAMBLE + source)
+        return pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:cacheprovider", *options)
+
+    return run
