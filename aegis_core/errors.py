@@ -32,7 +32,8 @@
         ├── LeaseLost
         └── CallTimeout         (also a trio.TooSlowError)
 
-`code` is stable and is what travels; classes never do. Data are typed attributes; `details` mirrors them.
+`code` is stable and is what travels; classes never do. Data are typed attributes; `details` mirrors them. The file is
+long because the tree is one and is read as one.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Three vocabularies live here. *Axes* are enumerations (`Role`, `Health`, `Outcome`, `EndReason`). *Records* are what a
 store keeps: `ServiceInstance`, `Ownership`, `Standby`, `TransferRecord`. *Views* are what operations answer:
-`Resource`, `Registration`, `ClaimReply` and the other replies.
+`Resource`, `Registration`, `ClaimReply` and the other replies. All of them stand in one file, past 400 lines, because
+they are one vocabulary: a reader of any operation looks here for its words.
 
 How these become bytes is `aegis_core.codec`'s business alone. Times that end in ``_at`` (and `last_heartbeat`,
 `last_modified`) are aware UTC datetimes for people; they decide nothing. All durations are seconds.
@@ -14,7 +15,7 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import attrs
 
@@ -44,12 +45,15 @@ __all__ = [
     "Standby",
     "TransferRecord",
     "TransferReply",
+    "ids_in_order",
 ]
 
 ABSENT: Final = 0
 """The revision of a key that is not there; revisions of what is there are positive."""
 
-_EMPTY: Final[Mapping[str, object]] = MappingProxyType({})
+_EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
+
+V = TypeVar("V")
 
 
 class Role(enum.Enum):
@@ -91,7 +95,7 @@ class EndReason(enum.Enum):
     RESOURCE_TTL = "RESOURCE_TTL"
 
 
-def _frozen_mapping(value: Mapping[str, object] | None) -> Mapping[str, object]:
+def _frozen_mapping(value: Mapping[str, V] | None) -> Mapping[str, V]:
     return MappingProxyType(dict(value)) if value else _EMPTY
 
 
@@ -117,9 +121,7 @@ class ResourceMetadata:
     """
 
     resource_type: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
-    version: int = attrs.field(
-        default=1, validator=[attrs.validators.instance_of(int), attrs.validators.ge(1)]
-    )
+    version: int = attrs.field(default=1, validator=[attrs.validators.instance_of(int), attrs.validators.ge(1)])
     tags: tuple[str, ...] = attrs.field(
         default=(),
         converter=_tuple_of_str,
@@ -128,9 +130,7 @@ class ResourceMetadata:
     attributes: Mapping[str, object] = attrs.field(default=_EMPTY, converter=_frozen_mapping)
     created_by: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
     last_modified: datetime | None = None
-    ttl_seconds: float | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.gt(0))
-    )
+    ttl_seconds: float | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.gt(0)))
     priority: int = attrs.field(default=0, validator=attrs.validators.instance_of(int))
 
     def is_expired(self, now: datetime) -> bool:

@@ -44,7 +44,7 @@ __all__ = [
     "unescape",
 ]
 
-MAX_RESOURCE_ID: Final = 255
+_MAX_RESOURCE_ID: Final = 255
 _SERVICE: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")
 _FOREIGN_SERVICE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _INSTANCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}\Z")
@@ -70,7 +70,9 @@ def instance_id_problem(name: object) -> str | None:
         return f"expected str, got {type(name).__name__}"
     if _INSTANCE.match(name):
         return None
-    return f"{_shown(name)} is not an instance id: 1 to 128 letters, digits, '_' and '-', beginning with a letter or digit"
+    return (
+        f"{_shown(name)} is not an instance id: 1 to 128 letters, digits, '_' and '-', beginning with a letter or digit"
+    )
 
 
 def group_problem(name: object) -> str | None:
@@ -83,9 +85,7 @@ def method_problem(name: object) -> str | None:
     """Why *name* is no method name, or None: an identifier, dots allowed, at most 128 characters."""
     if isinstance(name, str) and _METHOD.match(name):
         return None
-    return (
-        f"{_shown(name)} is not a method name: letters, digits, '_' and '.', at most 128 characters"
-    )
+    return f"{_shown(name)} is not a method name: letters, digits, '_' and '.', at most 128 characters"
 
 
 def resource_id_problem(name: object) -> str | None:
@@ -94,8 +94,8 @@ def resource_id_problem(name: object) -> str | None:
         return f"expected str, got {type(name).__name__}"
     if not name:
         return "a resource id must not be empty"
-    if len(name) > MAX_RESOURCE_ID:
-        return f"a resource id has at most {MAX_RESOURCE_ID} characters, this one {len(name)}"
+    if len(name) > _MAX_RESOURCE_ID:
+        return f"a resource id has at most {_MAX_RESOURCE_ID} characters, this one {len(name)}"
     if name.isprintable() and not _FORBIDDEN.search(name):
         return None
     bad = next(char for char in name if not char.isprintable() or _FORBIDDEN.match(char))
@@ -258,8 +258,4 @@ def _resource(token: str) -> str | None:
 
 
 def _role(service: str, group: str) -> str | None:
-    return (
-        role_target(service, group)
-        if _FOREIGN_SERVICE.match(service) and _INSTANCE.match(group)
-        else None
-    )
+    return role_target(service, group) if _FOREIGN_SERVICE.match(service) and _INSTANCE.match(group) else None

@@ -55,7 +55,7 @@ async def own(
         raise InvalidRequest.at("$.resource_id", problem)
     _check_not_own(instance, resource_id)
     if role is Role.ACTIVE:
-        claim = await _take_now(node, instance, resource_id, metadata)
+        claim = await _take_now(instance, resource_id, metadata)
     else:
         claim = await _take_in_turn(node, instance, resource_id, priority, wait, metadata)
     scope = trio.CancelScope()
@@ -82,7 +82,7 @@ async def own(
         raise LeaseLost(resource_id=resource_id, epoch=claim.epoch, reason=why or EndReason.EXPIRED)
 
 
-async def _take_now(node: Node, instance: Instance, resource_id: str, metadata: ResourceMetadata | None) -> Claim:
+async def _take_now(instance: Instance, resource_id: str, metadata: ResourceMetadata | None) -> Claim:
     incarnation = await instance.wait_registered()
     with incarnation.holdings.attempt((resource_id,)):
         await instance.commit_claim(
