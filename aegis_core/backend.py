@@ -361,9 +361,10 @@ class TrioClock:
 
     async def sleep_until(self, at: float) -> None:
         """Wait until `now` is at least *at*; a checkpoint in any case."""
-        await trio.sleep_until(self.trio_time(at))
-        while self.now() < at:
+        while True:
             await trio.sleep_until(self.trio_time(at))
+            if self.now() >= at:
+                return
 
 
 def _read_only(parameters: Mapping[str, str]) -> Mapping[str, str]:

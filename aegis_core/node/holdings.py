@@ -188,7 +188,7 @@ class Holdings:
             await self._prepare_one(claim)
         except LeaseLost:
             return
-        except Exception:
+        except Exception:  # noqa: BLE001 - the hook is user code; what it raised is logged
             _log.exception(
                 "on_acquire of %s failed, the resource is released",
                 claim.resource_id,
@@ -343,7 +343,7 @@ class Holdings:
                 claim.enter_hook(scope)
                 try:
                     await hook(claim)
-                except Exception:
+                except Exception:  # noqa: BLE001 - the hook is user code; what it raised is logged
                     _log.exception(
                         "on_release of %s failed", claim.resource_id, extra={"resource_id": claim.resource_id}
                     )

@@ -347,7 +347,7 @@ class Incarnation:
             with trio.CancelScope(deadline=clock.trio_time(clock.now() + interval)):
                 try:
                     health, reason = await hook(), "as the health check says"
-                except Exception as exc:  # the hook is user code: an instance that cannot tell is not healthy
+                except Exception as exc:  # noqa: BLE001 - user code: an instance that cannot tell is not healthy
                     _log.exception("the health check failed", extra=self._instance.log_fields())
                     health, reason = Health.UNHEALTHY, f"the health check raised {type(exc).__name__}"
             if health is not Health.ONLINE and health is not Health.UNHEALTHY:

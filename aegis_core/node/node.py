@@ -294,7 +294,7 @@ async def open_node(
                     if defaults is not None and defaults.opened is not None:
                         defaults.opened(node)
                     yield node
-                except BaseException as exc:  # carried past the nursery, and raised again below
+                except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised again below
                     body = exc
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:

@@ -96,7 +96,7 @@ class Runtime:
         async def run() -> None:
             try:
                 results.append(await work(*args))
-            except Exception as exc:  # the waiting caller gets it; without one it is nobody's
+            except Exception as exc:  # noqa: BLE001 - the waiting caller gets it
                 errors.append(exc)
             finally:
                 done.set()
