@@ -508,8 +508,8 @@ class Instance:
         lease_id = self._runtime.new_id(16)
         pause = 0.05
         try:
-            with self._anew:
-                while True:
+            with trio.CancelScope() as self._anew:
+                while not self._closing:
                     try:
                         return await self._begin(role, lease_id)
                     except AegisError as exc:

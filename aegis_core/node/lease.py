@@ -179,6 +179,7 @@ class Lease:
                 self.suspended = True
                 self._suspend()
             if now >= self._due:
+                self._due = math.inf  # once, until that renewal says when the next one is
                 self._poke.set()
             marks = (self._due, self.body_deadline, self.deadline, now + _LONGEST_SLEEP)
             with trio.CancelScope() as self._sleeping:

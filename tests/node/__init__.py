@@ -1,0 +1,1 @@
+"""Tests of the node: leases, claims, ownership scopes, registry operations, calls."""
