@@ -136,7 +136,7 @@ async def unrest(cluster: Cluster, progress: Progress, chance: random.Random) ->
     await cluster.transfer(_some(chance, cluster.owned(source), 2), source=source, target=target)
 
     await progress.wait_answered(0.3)
-    cluster.kill(_richest(cluster))
+    await cluster.kill(_richest(cluster))
     await cluster.start(NEWCOMER)
 
     await progress.wait_answered(0.6)

@@ -83,6 +83,9 @@ def test_every_order_is_executed_once_whatever_happens_to_the_instances(demo: De
     moves = re.search(r"(\d+) transfers, (\d+) fail-overs, (\d+) hand-overs", printed)
     assert moves is not None
     assert all(int(count) > 0 for count in moves.groups())
+    repeats = re.search(r"(\d+) orders sent again, (\d+) answered from the journal", printed)
+    assert repeats is not None
+    assert all(int(count) > 0 for count in repeats.groups())
     for line in ("killed exchange-", "exchange-4 registered", "is lost: its lease ended", "leaves in peace"):
         assert line in printed
     assert list(demo.temporary.iterdir()) == []

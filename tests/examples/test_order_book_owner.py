@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from exchange.audit import Receipt, journal_path
@@ -61,7 +62,10 @@ async def test_an_order_is_executed_once_however_often_it_is_sent(
         receipt = await submit(node, ORDERS[0], key="ord-1")
         assert receipt.epoch == claim.epoch
         assert receipt.execution.resting == 5
-        assert [await submit(node, ORDERS[0], key=key) for key in ("ord-1", "other", None)] == [receipt] * 3
+        assert not receipt.repeated
+        assert await submit(node, ORDERS[0], key="ord-1") == receipt
+        for key in ("other", None):
+            assert await submit(node, ORDERS[0], key=key) == attrs.evolve(receipt, repeated=True)
     assert len(read_journal(journal_path(tmp_path, "GOLD"))) == 2
 
 
@@ -77,7 +81,7 @@ async def test_the_next_owner_goes_on_where_the_last_one_stopped(
         second = await submit(node, ORDERS[1])
         again = await submit(node, ORDERS[0])
         third = await submit(node, ORDERS[2])
-    assert (again.execution, again.epoch) == (first.execution, first.epoch)
+    assert again == attrs.evolve(first, instance="two", repeated=True)
     assert (second.execution.filled, third.execution.cancelled) == (3, 2)
     assert second.epoch > first.epoch
     assert owners(tmp_path) == ["one", "two"]

@@ -46,11 +46,13 @@ class Receipt:
         instance: Who answered.
         epoch: Under which epoch the order was executed, perhaps by an earlier owner.
         execution: What became of it.
+        repeated: Whether it had been executed before, and the journal answered.
     """
 
     instance: str
     epoch: int
     execution: Execution
+    repeated: bool = False
 
 
 @attrs.frozen

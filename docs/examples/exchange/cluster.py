@@ -14,6 +14,9 @@ from exchange.mortality import CONFIG, Mortality
 from exchange.owner import keep, order_books, resource_of, symbol_of
 from exchange.progress import Progress
 
+LAST_BREATH = 0.02
+"""Seconds that a dying instance goes on to execute orders without being able to answer them."""
+
 
 @attrs.frozen
 class _Running:
@@ -88,12 +91,13 @@ class Cluster:
             for resource_id, reason in reply.failed.items():
                 self._progress.note(f"{symbol_of(resource_id)} was not moved: {reason}")
 
-    def kill(self, name: str) -> None:
-        """Let *name* die without a word: what it still sends reaches nobody, and its tasks end."""
+    async def kill(self, name: str) -> None:
+        """Let *name* die without a word, in the worst moment: what it just executed is written, but not answered."""
         self._progress.note(f"killed {name}, which owned {', '.join(self.owned(name)) or 'nothing'}")
         self._progress.row(name).health = "DEAD"
         victim = self._running.pop(name)
         victim.mortality.die()
+        await trio.sleep(LAST_BREATH)
         victim.scope.cancel()
 
     def dismiss(self, name: str) -> None:

@@ -35,7 +35,7 @@ async def feed(
         progress.longest_gap = max(progress.longest_gap, now - last)
         last = now
         receipts[order.order_id] = receipt
-        progress.count(receipt.instance)
+        progress.count(receipt.instance, repeated=receipt.repeated)
 
 
 async def _send(node: Node, order: Order, progress: Progress, *, timeout: float) -> Receipt:

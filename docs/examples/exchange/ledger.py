@@ -51,6 +51,10 @@ class Ledger:
             raise
         return ledger
 
+    def __contains__(self, order_id: object) -> bool:
+        """Say whether the order of this id was executed, by whichever owner."""
+        return order_id in self._executed
+
     def execute(self, order: Order) -> Entry:
         """Execute *order* and write it down; for one that was executed before, find what was written.
 

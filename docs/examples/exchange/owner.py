@@ -60,8 +60,9 @@ def order_books(folder: Path, *, fsync: bool = False) -> Iterator[Service]:
             """Execute one order, or find what was done with it before."""
             assert isinstance(call.state, Ledger)
             assert call.instance is not None
+            repeated = order.order_id in call.state
             entry = call.state.execute(order)
-            return Receipt(call.instance.instance_id, entry.epoch, entry.execution)
+            return Receipt(call.instance.instance_id, entry.epoch, entry.execution, repeated)
 
         yield service
 

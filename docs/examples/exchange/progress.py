@@ -39,6 +39,7 @@ class Progress:
     Attributes:
         answered: Orders that have their answer.
         resent: Orders that were sent again because nobody could say whether they had been executed.
+        repeated: Orders that had been executed before, and were answered from the journal.
         transfers: Symbols that moved from one live instance to another.
         fail_overs: Symbols that moved because their owner was lost.
         hand_overs: Symbols that moved because their owner left.
@@ -50,6 +51,7 @@ class Progress:
     total: int
     answered: int = 0
     resent: int = 0
+    repeated: int = 0
     transfers: int = 0
     fail_overs: int = 0
     hand_overs: int = 0
@@ -68,9 +70,10 @@ class Progress:
         """Write down that something happened now."""
         self.notes.append((self.elapsed, text))
 
-    def count(self, instance: str) -> None:
-        """Note that *instance* answered one more order."""
+    def count(self, instance: str, *, repeated: bool = False) -> None:
+        """Note that *instance* answered one more order, *repeated* when its journal knew the answer."""
         self.answered += 1
+        self.repeated += repeated
         self.row(instance).calls += 1
         milestone = self._milestones.pop(self.answered, None)
         if milestone is not None:

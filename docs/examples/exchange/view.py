@@ -19,7 +19,7 @@ from rich.text import Text
 from exchange.audit import Audit, SequentialRun
 from exchange.progress import Progress, Row
 
-NOTES_SHOWN = 7
+NOTES_SHOWN = 6
 PROBLEMS_SHOWN = 10
 HEALTH_STYLES = {"ONLINE": "green", "DEAD": "red", "LOST": "red", "LEFT": "dim"}
 
@@ -102,7 +102,7 @@ def draw(progress: Progress) -> RenderableType:
         title="[bold]order books[/bold]",
         title_align="left",
         border_style="cyan",
-        padding=(1, 2),
+        padding=(0, 2),
     )
 
 
@@ -122,7 +122,7 @@ def _instances(progress: Progress) -> RenderableType:
     table.add_column("health", no_wrap=True)
     table.add_column("active", justify="right")
     table.add_column("standby", justify="right")
-    table.add_column("owns the books of", ratio=1)
+    table.add_column("owns", ratio=1)
     table.add_column("calls", justify="right")
     table.add_column("fail-overs", justify="right")
     for row in progress.rows.values():
@@ -167,7 +167,10 @@ def print_summary(console: Console, progress: Progress, run: SequentialRun, foun
             f"{progress.transfers} transfers, {progress.fail_overs} fail-overs, {progress.hand_overs} hand-overs: "
             f"{epochs} tenures of {len(found.tenures)} symbols"
         ),
-        "trouble": f"{progress.resent:,} orders sent again; no owner for at most {progress.longest_gap:.1f} s",
+        "trouble": (
+            f"{progress.resent:,} orders sent again, {progress.repeated:,} answered from the journal; "
+            f"longest wait {progress.longest_gap:.1f} s"
+        ),
         "books": f"{totals.trades:,} trades, {totals.volume:,} lots, {totals.resting_orders:,} orders waiting",
         "time": f"{progress.elapsed:.1f} s, {progress.rate:,.0f} orders/s",
     }
@@ -179,9 +182,9 @@ def print_summary(console: Console, progress: Progress, run: SequentialRun, foun
     if found.differences:
         verdict = Text(f"Not equal to a sequential run, {len(found.differences):,} differences:", style="bold red")
     else:
-        equal = "Equal to a sequential run, order by order: none lost, none doubled, none executed by two owners."
+        equal = "Equal to a sequential run, order by order:\nnone lost, none doubled, none executed by two owners."
         verdict = Text(equal, style="bold green")
-    console.print(verdict, soft_wrap=True)
+    console.print(verdict)
 
 
 def print_problems(console: Console, problems: Sequence[str]) -> None:
