@@ -167,6 +167,7 @@ class Cluster:
             pytest.UsageError: There is no such node alive; or the caller, or a block of ``own`` in the test's own tasks,
                 would be cancelled with it, so that the rest of the test would not run.
         """
+        __tracebackhide__ = True
         life = self._lives.get(name)
         if life is None or life.ended.is_set() or life.killed:
             living = ", ".join(n for n, other in self._lives.items() if not other.ended.is_set()) or "none"
@@ -193,6 +194,7 @@ class Cluster:
             pytest.UsageError: There never was such a node; or as `kill`.
             Exception: As what is started raises. The node is dead then as before, and can be restarted later.
         """
+        __tracebackhide__ = True
         old = self._lives.get(name)
         if old is None:
             raise pytest.UsageError(f"there is no node {name!r} to restart")
@@ -203,7 +205,7 @@ class Cluster:
         except Exception:
             half = self._lives[name]
             if half is not old and not half.ended.is_set():
-                await self.kill(name)
+                await self.kill(name)  # noqa: ASYNC120 - then cancellation is what counts
             half.steps = old.steps
             raise
 

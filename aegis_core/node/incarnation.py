@@ -220,7 +220,7 @@ class Incarnation:
             with trio.move_on_after(self._runtime.settings.drain):
                 await self.server.drained()
         finally:
-            await self.stop()
+            await self.stop()  # noqa: ASYNC102 - it cannot be cancelled, and waits for nobody
 
     async def stop(self) -> None:
         """Interrupt every handler, let them answer so, and leave the transports; not cancellable. Idempotent."""

@@ -228,7 +228,7 @@ class Instance:
         try:
             await holdings.prepare(fresh)
         except Exception:  # the service's on_acquire: what this call acquired is released before its caller hears of it
-            await self._runtime.shelter(self.give_up_now, fresh)
+            await self._runtime.shelter(self.give_up_now, fresh)  # noqa: ASYNC120 - then cancellation is what counts
             raise
         except BaseException:
             self._runtime.nursery.start_soon(self.give_up_now, fresh)

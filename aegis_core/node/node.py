@@ -131,7 +131,7 @@ class Node:
             yield instance
             finished = True
         finally:
-            await instance.close(drain=finished)
+            await instance.close(drain=finished)  # noqa: ASYNC102 - it shields what must be, in limited time
 
     def owner_of(self, resource_id: str) -> Resource | None:
         """Who owns *resource_id* as seen from here: local, quick, possibly a moment behind; None for nobody."""

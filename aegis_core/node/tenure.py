@@ -76,7 +76,7 @@ async def own(
     finally:
         why = claim.ended or claim.interrupted
         claim.body_done.set()
-        await _leave(node, claim, patient=finished)
+        await _leave(node, claim, patient=finished)  # noqa: ASYNC102 - it shields itself, in limited time
         instance.role_moved()
     if scope.cancelled_caught and not (entered and why in _SILENT):
         raise LeaseLost(resource_id=resource_id, epoch=claim.epoch, reason=why or EndReason.EXPIRED)
