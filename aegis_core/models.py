@@ -15,7 +15,7 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import attrs
 
@@ -52,8 +52,6 @@ ABSENT: Final = 0
 """The revision of a key that is not there; revisions of what is there are positive."""
 
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
-
-V = TypeVar("V")
 
 
 class Role(enum.Enum):
@@ -95,7 +93,7 @@ class EndReason(enum.Enum):
     RESOURCE_TTL = "RESOURCE_TTL"
 
 
-def _frozen_mapping(value: Mapping[str, V] | None) -> Mapping[str, V]:
+def _frozen_mapping(value: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return MappingProxyType(dict(value)) if value else _EMPTY
 
 

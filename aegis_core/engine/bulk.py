@@ -308,7 +308,7 @@ def claim_batch(
         except VersionConflict as exc:
             failed.append(_failure(resource_id, exc))
             continue
-        if found.owner:
+        if found.write is None:
             taken = ResourceConflict(resource_id=resource_id, owner=found.owner)
             failed.append(_failure(resource_id, taken))
             continue
@@ -325,9 +325,8 @@ def claim_batch(
                 failed.append(_failure(resource_id, full))
                 continue
         epochs[resource_id] = found.epoch
-        if found.write is not None:
-            before = view.held(resource_id) if found.epoch else None
-            written.append((resource_id, found.write, before))
+        before = view.held(resource_id) if found.epoch else None
+        written.append((resource_id, found.write, before))
     if fresh + reserved > room and reserved:
         raise NotYetKnown(view.revision)
     if failed and not plan.continue_on_error:

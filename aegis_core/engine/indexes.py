@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from aegis_core.models import Ownership, ServiceInstance, Standby
+from aegis_core.models import Health, Ownership, ServiceInstance, Standby
 from aegis_core.names import is_role
 
 __all__ = ["Bucket", "LeaseEntry", "Ownerships"]
@@ -26,11 +26,6 @@ class Bucket:
     records: dict[str, Ownership] = attrs.field(factory=dict)
     hidden: int = 0
 
-    @property
-    def shown(self) -> int:
-        """How many a query shows."""
-        return len(self.records) - self.hidden
-
 
 @attrs.define(eq=False)
 class LeaseEntry:
@@ -43,7 +38,7 @@ class LeaseEntry:
         roles: How many of `held` are about role groups.
         steering: How many of `held` make their owner ACTIVE for calls by service name.
         seen_at: When the last renewal was seen, monotonic seconds.
-        silent: It was told that the instance has fallen silent.
+        told: The instance's health as events told it last.
     """
 
     instance: ServiceInstance | None = None
@@ -52,7 +47,7 @@ class LeaseEntry:
     roles: int = 0
     steering: int = 0
     seen_at: float = 0.0
-    silent: bool = False
+    told: Health = Health.ONLINE
 
     def names(self, record: Ownership | Standby) -> bool:
         """Whether *record*, which has this lease, is of the instance that lives by it."""

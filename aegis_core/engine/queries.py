@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from aegis_core.engine.indexes import Bucket
 from aegis_core.engine.requests import Problems
@@ -24,7 +25,6 @@ from aegis_core.names import is_role, resource_id_problem
 __all__ = ["explain", "get_owner", "query_resources"]
 
 _DEFAULT = ResourceMetadata()
-_EMPTY = Bucket()
 
 
 def query_resources(
@@ -86,52 +86,59 @@ def _select(
 ) -> tuple[int, Iterable[Ownership]]:
     """How many match, and which, in order of revision."""
     index = view.index
-    buckets: list[Bucket] = []
+    sets: list[_Selected] = []
     if service_name is not None:
-        buckets.append(index.services.get(service_name, _EMPTY))
+        sets.append(_of(index.services.get(service_name)))
     if resource_type:
-        buckets.append(index.types.get(resource_type, _EMPTY))
-    buckets += [index.tags.get(tag, _EMPTY) for tag in tags or ()]
-    sets: list[Bucket] = list(buckets)
+        sets.append(_of(index.types.get(resource_type)))
+    sets += [_of(index.tags.get(tag)) for tag in tags or ()]
     if instance_id is not None:
         sets.append(_held_by_id(view, instance_id))
     if resource_ids is not None:
         sets.append(_named(view, resource_ids))
+    untyped = resource_type == ""
     if not sets:
-        sets.append(index.all)
-    smallest = min(sets, key=lambda b: len(b.records))
-    criteria = len(sets) + (resource_type == "")
-    if criteria == 1 and not smallest.hidden:
-        return len(smallest.records), smallest.records.values()
-    if criteria == 1:
-        return smallest.shown, _visible(view, smallest.records.values())
+        sets.append(_of(index.all))
+    smallest = min(sets, key=lambda selected: len(selected.records))
+    records = smallest.records.values()
+    if len(sets) == 1 and not untyped:
+        return len(records) - smallest.hidden, _visible(view, records) if smallest.hidden else records
     matching = [
         record
-        for record in _visible(view, smallest.records.values())
-        if (resource_type is None or record.metadata.resource_type == resource_type)
-        and all(record.target in b.records for b in sets)
+        for record in _visible(view, records)
+        if all(record.target in selected.records for selected in sets)
+        and not (untyped and record.metadata.resource_type)
     ]
     return len(matching), matching
 
 
-def _held_by_id(view: View, instance_id: str) -> Bucket:
+class _Selected(NamedTuple):
+    """Records that meet one criterion, in order of revision; `hidden` of them are not shown."""
+
+    records: Mapping[str, Ownership]
+    hidden: int
+
+
+def _of(bucket: Bucket | None) -> _Selected:
+    return _Selected({}, 0) if bucket is None else _Selected(bucket.records, bucket.hidden)
+
+
+def _held_by_id(view: View, instance_id: str) -> _Selected:
     live = view.by_id(instance_id)
     if len(live) == 1:
-        lease = live[0].lease
-        held = view.held_by(lease)
-        return Bucket(dict(held), len(held) - view.count(lease))
-    records = [r for i in live for r in view.held_by(i.lease).values()]
-    return _bucket(records)
+        held = view.held_by(live[0].lease)
+        return _Selected(held, len(held) - view.count(live[0].lease))
+    return _ordered(r for i in live for r in view.held_by(i.lease).values())
 
 
-def _named(view: View, resource_ids: Sequence[str]) -> Bucket:
-    records = [r for i in dict.fromkeys(resource_ids) if (r := view.held(i)) is not None]
-    return _bucket(r for r in records if view.owner(r.target) is not None)
+def _named(view: View, resource_ids: Sequence[str]) -> _Selected:
+    found = (view.owner(i) for i in dict.fromkeys(resource_ids))
+    return _ordered(owned[0] for owned in found if owned is not None)
 
 
-def _bucket(records: Iterable[Ownership]) -> Bucket:
+def _ordered(records: Iterable[Ownership]) -> _Selected:
     ordered = sorted(records, key=lambda r: r.revision)
-    return Bucket({r.target: r for r in ordered}, sum(is_role(r.target) for r in ordered))
+    return _Selected({r.target: r for r in ordered}, sum(is_role(r.target) for r in ordered))
 
 
 def _visible(view: View, records: Iterable[Ownership]) -> Iterator[Ownership]:

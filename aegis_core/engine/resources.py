@@ -44,7 +44,9 @@ __all__ = [
     "claim",
     "expire",
     "give_up",
+    "owned_by",
     "release",
+    "stamped",
 ]
 
 MAX_RESOURCES = 1000
@@ -105,21 +107,25 @@ def acquire(
             return _again(record, metadata, at)
         if holder is not None and not force:
             return Acquisition(owner=holder.instance_id)
-    said = _DEFAULT if metadata is None else metadata
-    if said.last_modified is None and said is not _DEFAULT:
-        said = attrs.evolve(said, last_modified=at)
     fresh = Ownership(
         target=resource_id,
         service_name=claimant.service_name,
         instance_id=claimant.instance_id,
         lease=claimant.lease,
-        metadata=said,
+        metadata=stamped(metadata, at),
         registered_at=at,
         reason=reason if holder is None else "forced",
         previous=previous,
     )
     taken_from = "" if holder is None else holder.instance_id
     return Acquisition(write=Write(target_key(resource_id), fresh, expect), taken_from=taken_from)
+
+
+def stamped(metadata: ResourceMetadata | None, at: datetime) -> ResourceMetadata:
+    """Metadata of a new ownership: as given, with the time where it has none; the default where none are given."""
+    if metadata is None or metadata.last_modified is not None:
+        return metadata or _DEFAULT
+    return attrs.evolve(metadata, last_modified=at)
 
 
 def _says_the_same(asked: ResourceMetadata, stored: ResourceMetadata) -> bool:

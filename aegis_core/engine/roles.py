@@ -20,7 +20,7 @@ from aegis_core.engine.requests import (
     checked_target,
     lease_holder,
 )
-from aegis_core.engine.resources import MAX_RESOURCES, audit_write, check_limit
+from aegis_core.engine.resources import MAX_RESOURCES, audit_write, check_limit, stamped
 from aegis_core.engine.view import View
 from aegis_core.errors import (
     AegisError,
@@ -142,12 +142,13 @@ def promote(
     if not is_role(target):
         check_limit(view, instance, 1, limit=limit, reserved=reserved)
     place = view.place(target, instance.instance_id)
+    said = record.metadata if metadata is None and record is not None else stamped(metadata, at)
     fresh = Ownership(
         target=target,
         service_name=instance.service_name,
         instance_id=instance.instance_id,
         lease=lease,
-        metadata=metadata or (record.metadata if record is not None else ResourceMetadata()),
+        metadata=said,
         registered_at=at,
         reason=reason,
         previous=record.instance_id if record is not None else "",
@@ -223,6 +224,8 @@ def set_role(
     chosen = _members(view, service_name, role, instance_ids, group, lease=lease, admin=admin)
     writes: list[Write] = []
     changed: list[str] = []
+    leaving: ServiceInstance | None
+    successor: ServiceInstance | None
     for instance, target in chosen:
         record = view.held(target)
         holder = None if record is None else view.holder(record)
@@ -231,13 +234,9 @@ def set_role(
             continue
         if role is Role.ACTIVE:
             check_able(view, instance, "set_role")
-            successor: ServiceInstance | None = instance
-            leaving = holder
-        elif holder is not None and active:
-            successor = _next_in_line(view, target)
-            leaving = instance
+            leaving, successor = holder, instance
         else:
-            continue
+            leaving, successor = instance, _next_in_line(view, target, but=[i for i, _ in chosen])
         changed.append(instance.instance_id)
         writes += _hand_over(view, target, leaving, successor, record, at)
     if not writes:
@@ -281,10 +280,11 @@ def _members(
     return chosen
 
 
-def _next_in_line(view: View, target: str) -> ServiceInstance | None:
+def _next_in_line(view: View, target: str, *, but: Sequence[ServiceInstance]) -> ServiceInstance | None:
+    """The first in line who can take the target, *but* for some."""
     for place in view.line(target):
         instance = view.by_lease(place.lease)
-        if instance is not None and instance.is_healthy and not instance.draining:
+        if instance is not None and instance.is_healthy and not instance.draining and instance not in but:
             return instance
     return None
 

@@ -77,14 +77,16 @@ class Snapshot(View):
         if self._unseen:
             self._unseen.pop(key, None)
         if revision <= known or revision <= self._revision or revision <= self._deleted.get(key, 0):
-            if revision == known:
+            if revision == known > self._revision:
                 self._move_last(key)
             return ()
-        self._deleted.pop(key, None)
+        if self._deleted:
+            self._deleted.pop(key, None)
+        if self._unreadable:
+            self._unreadable.pop(key, None)
         events: list[Event]
         match key, record:
             case TargetKey(target), Ownership() if record.target == target:
-                self._unreadable.pop(key, None)
                 epoch = record.epoch if 0 < record.epoch < revision else revision
                 if record.revision != revision or record.epoch != epoch:
                     record = attrs.evolve(record, revision=revision, epoch=epoch)
@@ -92,18 +94,15 @@ class Snapshot(View):
             case InstanceKey(service, instance), ServiceInstance() if (
                 record.service_name == service and record.instance_id == instance and not self._is_taken(record)
             ):
-                self._unreadable.pop(key, None)
                 if record.revision != revision:
                     record = attrs.evolve(record, revision=revision)
                 events = self._set_instance(record, revision=revision, now=now, at=at)
             case StandbyKey(target, instance), Standby() if record.target == target and record.instance_id == instance:
-                self._unreadable.pop(key, None)
                 joined = record.joined if 0 < record.joined < revision else revision
                 if record.revision != revision or record.joined != joined:
                     record = attrs.evolve(record, revision=revision, joined=joined)
                 events = self._set_place(target, instance, record, revision=revision, at=at)
             case TransferKey(transfer_id), TransferRecord() if record.transfer_id == transfer_id:
-                self._unreadable.pop(key, None)
                 events = self._set_transfer(attrs.evolve(record, revision=revision))
             case _:
                 events = self._remove(key, revision=revision, expired=False, at=at, reason="unreadable")
@@ -170,7 +169,7 @@ class Snapshot(View):
         self._unseen.update(dict.fromkeys(self._unreadable))
 
     def tell_silence(self, now: float, at: datetime) -> tuple[Event, ...]:
-        """Which instances have fallen silent, or speak again, since this was last asked.
+        """Which instances have fallen silent since this was last asked.
 
         Args:
             now: The node's clock, monotonic seconds.
@@ -179,9 +178,8 @@ class Snapshot(View):
         events: list[Event] = []
         for members in self._services.values():
             for entry in members.values():
-                if self._is_silent(entry, now) and not entry.silent:
-                    entry.silent = True
-                    events += self._health_changed(entry, Health.UNHEALTHY, reason="silent", revision=ABSENT, at=at)
+                if self._is_silent(entry, now):
+                    events += self._tell_health(entry, Health.UNHEALTHY, reason="silent", revision=ABSENT, at=at)
         return tuple(events)
 
     # -- instances --------------------------------------------------------------------------------
@@ -219,22 +217,15 @@ class Snapshot(View):
             or old.metadata != new.metadata
         ):
             self._pools.pop(service, None)
-        if entry.silent:
-            entry.silent = False
-            if old.health is Health.ONLINE and new.health is Health.ONLINE:
-                return self._health_changed(entry, Health.ONLINE, reason="heartbeat", revision=revision, at=at)
-            if new.health is not Health.ONLINE:
-                return []
-        if old.health is not new.health:
-            return self._health_changed(entry, new.health, reason="said", revision=revision, at=at)
-        return []
+        reason = "heartbeat" if old.health is new.health else "said"
+        return self._tell_health(entry, new.health, reason=reason, revision=revision, at=at)
 
-    def _health_changed(
+    def _tell_health(
         self, entry: LeaseEntry, health: Health, *, reason: str, revision: int, at: datetime
     ) -> list[Event]:
+        old, entry.told = entry.told, health
         instance = entry.instance
-        assert instance is not None
-        if not self._revision:
+        if old is health or instance is None or not self._revision:
             return []
         return [
             InstanceHealthChanged(
@@ -242,7 +233,7 @@ class Snapshot(View):
                 instance_id=instance.instance_id,
                 revision=revision,
                 at=at,
-                old=Health.ONLINE if health is Health.UNHEALTHY else Health.UNHEALTHY,
+                old=old,
                 new=health,
                 reason=reason,
             )
@@ -258,7 +249,7 @@ class Snapshot(View):
         before = {target: self._parts(target) for target in lined}
         entry.instance = new
         entry.seen_at = now
-        entry.silent = False
+        entry.told = new.health
         self._services.setdefault(service, {})[name] = entry
         self._ids.setdefault(name, {})[service] = entry
         for record in owned:
@@ -428,19 +419,18 @@ class Snapshot(View):
 
     def _remove(self, key: Key, *, revision: int, expired: bool, at: datetime, reason: str) -> list[Event]:
         self._unreadable.pop(key, None)
-        match key:
-            case TargetKey(target):
-                if target in self._records:
-                    return self._set_owner(target, None, revision=revision, at=at, reason=reason)
-            case InstanceKey(service, name):
-                entry = self._services.get(service, {}).get(name)
-                if entry is not None:
-                    return self._end(entry, revision=revision, lost=expired, at=at)
-            case StandbyKey(target, name):
-                if self.place(target, name) is not None:
-                    return self._set_place(target, name, None, revision=revision, at=at)
-            case TransferKey(transfer_id):
-                self._transfers.pop(transfer_id, None)
+        if isinstance(key, TargetKey):
+            if key.target in self._records:
+                return self._set_owner(key.target, None, revision=revision, at=at, reason=reason)
+        elif isinstance(key, InstanceKey):
+            entry = self._services.get(key.service_name, {}).get(key.instance_id)
+            if entry is not None:
+                return self._end(entry, revision=revision, lost=expired, at=at)
+        elif isinstance(key, StandbyKey):
+            if self.place(key.target, key.instance_id) is not None:
+                return self._set_place(key.target, key.instance_id, None, revision=revision, at=at)
+        else:
+            self._transfers.pop(key.transfer_id, None)
         return []
 
     def _move_last(self, key: Key) -> None:
