@@ -60,11 +60,6 @@ class CircuitBreaker:
     def __repr__(self) -> str:
         return f"<CircuitBreaker {self.state.value}, {self._failures} failures in a row>"
 
-    @property
-    def next_try(self) -> float:
-        """When a refused attempt is worth repeating, on the node's clock; in the past while CLOSED."""
-        return self._next_try
-
     def would_allow(self) -> bool:
         """Whether `allow` would answer True now; changes nothing."""
         return self.state is CircuitState.CLOSED or self._clock.now() >= self._next_try
