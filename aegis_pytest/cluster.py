@@ -26,7 +26,8 @@ from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node
 from aegis_core.node.service import Service
 from aegis_pytest.event_log import EventLog
-from aegis_pytest.faults.plane import FaultPlane
+from aegis_pytest.faults import FaultPlane
+from aegis_pytest.faults.kinds import STORE
 from aegis_pytest.leftovers import Leftover, close_lives, tell_leftovers
 from aegis_pytest.life import Life, Main, ServeOptions, Serving, Task
 from aegis_pytest.state_dump import reporting
@@ -262,6 +263,8 @@ class Cluster:
         return await close_lives([life for life in self._lives.values() if not life.ended.is_set()])
 
     async def _living(self, name: str) -> Life:
+        if name == STORE:
+            raise pytest.UsageError(f"{name!r} is the store's name; give the node another one")
         life = self._lives.get(name)
         if life is not None and not life.ended.is_set() and not life.killed:
             return life
@@ -293,7 +296,9 @@ class Cluster:
         async def open_backend(_address: BackendAddress) -> AsyncIterator[Backend]:
             member = self.plane.member(name)
             if member is not None and not member.is_dead:
-                raise pytest.UsageError(f"the application of node {name!r} opens a second node before it closed the first")
+                raise pytest.UsageError(
+                    f"the application of node {name!r} opens a second node before it closed the first"
+                )
             async with self._memory.open() as shared:
                 own = self.plane.attach(name, shared)
                 try:

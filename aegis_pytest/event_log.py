@@ -92,17 +92,19 @@ class EventLog:
         Raises:
             AssertionError: It did not happen in time; tells what did.
             TypeError: Events of that kind have no such field.
+
+        Cancelled, it has taken nothing.
         """
         __tracebackhide__ = True
         kind, pattern = _pattern(wanted, fields)
         _check_fields(kind, pattern)
+        await trio.lowlevel.checkpoint_if_cancelled()
         with trio.move_on_after(within):
             while True:
-                # Set before the log is read, so that nothing comes unseen in between.
                 moved = self._moved
                 found = self._take(kind, pattern)
                 if found is not None:
-                    await trio.lowlevel.checkpoint_if_cancelled()
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                     return found
                 await moved.wait()
         raise AssertionError(self._missed(kind, pattern, within))

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from aegis_core.node.node import Node
     from aegis_pytest.cluster import Cluster
     from aegis_pytest.event_log import EventLog
+    from aegis_pytest.faults import Faults
     from aegis_pytest.logs import CapturedLogs
 
 __all__ = [
     "aegis_cluster",
     "aegis_events",
+    "aegis_faults",
     "aegis_logs",
     "aegis_node",
     "aegis_store",
@@ -55,6 +57,14 @@ async def aegis_cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster
 async def aegis_events(aegis_cluster: Cluster) -> EventLog:
     """What happens in the cluster of the test; see `aegis_pytest.event_log.EventLog`."""
     return aegis_cluster.events
+
+
+@_asynchronous
+async def aegis_faults(aegis_cluster: Cluster) -> Faults:
+    """What goes wrong in the cluster of the test; see `aegis_pytest.faults.Faults`."""
+    from aegis_pytest.faults import Faults
+
+    return Faults(aegis_cluster.plane)
 
 
 @_asynchronous

@@ -305,8 +305,8 @@ class Life:
             await self._nursery.start(run, name=name)
         if patience.cancelled_caught:
             raise RuntimeError(f"{called} did not start within {_OPEN_WITHIN:g} s: {_BARE}")
-        assert self.node is not None
-        return self.node
+        assert self._node is not None
+        return self._node
 
     def _node_opened(self, node: Node) -> None:
         self._node = node

@@ -8,7 +8,7 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Final
 
 import attrs
@@ -18,7 +18,7 @@ import aegis_backends
 import aegis_core
 import aegis_pytest
 
-__all__ = ["dump_state", "reporting", "where_tasks_wait"]
+__all__ = ["dump_state", "from_users_code", "reporting", "where_tasks_wait"]
 
 _OURS: Final = tuple(str(Path(package.__path__[0])) for package in (aegis_core, aegis_backends, aegis_pytest))
 _FOREIGN: Final = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -104,6 +104,16 @@ def _place(task: trio.lowlevel.Task) -> _Place | None:
         if _is_users(frame.f_code.co_filename):
             found = _Place(task.name, frame, line)
     return found
+
+
+def from_users_code(traceback: TracebackType | None) -> TracebackType | None:
+    """*traceback* without the libraries' frames before the first one of the user's; all of it if there is none."""
+    entry = traceback
+    while entry is not None:
+        if _is_users(entry.tb_frame.f_code.co_filename):
+            return entry
+        entry = entry.tb_next
+    return traceback
 
 
 def _is_users(filename: str) -> bool:

@@ -26,7 +26,7 @@ import pytest
 import trio
 import trio.testing
 
-from aegis_pytest.state_dump import dump_state
+from aegis_pytest.state_dump import dump_state, from_users_code
 from aegis_pytest.verdict import only_leaf
 
 __all__ = ["THREAD_PATIENCE", "Limits", "bounded_run"]
@@ -151,6 +151,6 @@ def bounded_run(limits: Limits, *, real_time: bool = False) -> Callable[..., Non
             if isinstance(failed.__context__, trio.Cancelled):
                 # A background task's error reached the fixture by cancelling it, which explains nothing.
                 failed.__context__ = None
-            raise failed
+            raise failed.with_traceback(from_users_code(failed.__traceback__))
 
     return run

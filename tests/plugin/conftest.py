@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-# Imported here once, because every inner run forgets what it imported.
+# Every inner run forgets what it was the first to import: these are imported here, once.
 import aegis_pytest.cluster
-import aegis_pytest.examples
+import aegis_pytest.examples  # noqa: F401 - see above
 
 RunTests = Callable[..., pytest.RunResult]
 
 PREAMBLE = """
+from functools import partial
+
 import pytest
 import trio
 from aegis_core import Call, Role, Service, open_node
@@ -29,7 +31,7 @@ async def hold(instance, resource_id="room", role=Role.STANDBY):
         await trio.sleep_forever()
 
 """
-"""What every inner test file begins with; 17 lines."""
+"""What every inner test file begins with."""
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ async def test_task_that_tells_its_start_is_waited_for(aegis_cluster: Cluster) -
 async def test_task_that_fails_before_its_start_fails_its_caller(aegis_cluster: Cluster) -> None:
     """Then there is somebody to tell."""
 
-    async def fail(*, task_status: trio.TaskStatus[None]) -> None:  # noqa: ARG001 - never told
+    async def fail(*, task_status: trio.TaskStatus[None]) -> None:
         raise OSError("no room")
 
     with pytest.raises(OSError, match="no room"):
@@ -371,10 +371,14 @@ async def test_body_of_own_learns_of_the_end_of_its_lease(aegis_cluster: Cluster
     """What the test runs in its own task is as real as everything else."""
     instance = await aegis_cluster.serve("a", rooms)
     standby = await aegis_cluster.serve("b", rooms)
-    with pytest.raises(LeaseLost) as caught:
+
+    async def give_away() -> None:
         async with instance.own("room"):
             await aegis_cluster.run("b", hold, standby)
             await trio.sleep(1)
             await instance.transfer("room", to=standby.instance_id)
+
+    with pytest.raises(LeaseLost) as caught:
+        await give_away()
     assert caught.value.reason is EndReason.TRANSFERRED
     await aegis_cluster.wait_owner("room", "b")

@@ -133,18 +133,20 @@ async def test_stuck(aegis_cluster):
     await aegis_cluster.wait_owner("room", "b", within=1e9)
 """)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines_random([
-        "the test is not done after 3600 virtual seconds: it waits for something that does not happen, *",
-        "cluster, 3600 s after its start:",
-        "  node a: open, its view at revision *",
-        "    room-1: ACTIVE ONLINE, * s of its lease left, no calls without an answer",
-        "      lobby: epoch *, ready",
-        "      room: epoch *, ready",
-        "tasks:",
-        '  <test *test_stuck*>: test_*.py:* in test_stuck: await aegis_cluster.wait_owner("room", "b", within=1e9)',
-        "  a: hold: test_*.py:* in hold: await trio.sleep_forever()",
-        "  (besides * of the libraries)",
-    ])
+    result.stdout.fnmatch_lines_random(
+        [
+            "the test is not done after 3600 virtual seconds: it waits for something that does not happen, *",
+            "cluster, 3600 s after its start:",
+            "  node a: open, its view at revision *",
+            "    room-1: ACTIVE ONLINE, * s of its lease left, no calls without an answer",
+            "      lobby: epoch *, ready",
+            "      room: epoch *, ready",
+            "tasks:",
+            '  <test *test_stuck*>: test_*.py:* in test_stuck: await aegis_cluster.wait_owner("room", "b", within=1e9)',
+            "  a: hold: test_*.py:* in hold: await trio.sleep_forever()",
+            "  (besides * of the libraries)",
+        ]
+    )
 
 
 def test_test_that_never_lets_the_clock_jump_ends_by_real_time(run_tests: RunTests) -> None:
@@ -158,11 +160,13 @@ async def test_busy(aegis_cluster):
         ini="aegis_test_timeout = 0.2",
     )
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines([
-        "the test is not done after 0.2 real seconds *",
-        "cluster, 0 s after its start:",
-        "*in test_busy: await trio.lowlevel.checkpoint()",
-    ])
+    result.stdout.fnmatch_lines(
+        [
+            "the test is not done after 0.2 real seconds *",
+            "cluster, 0 s after its start:",
+            "*in test_busy: await trio.lowlevel.checkpoint()",
+        ]
+    )
 
 
 def test_limits_are_configured_by_ini_and_by_marker(run_tests: RunTests) -> None:
@@ -210,10 +214,8 @@ def test_synchronous_test_is_told_to_be_asynchronous(run_tests: RunTests) -> Non
     """Instead of a fixture that is none, it gets a sentence that says what to write."""
     result = run_tests("def test_plain(aegis_cluster, aegis_events):\n    raise AssertionError")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines([
-        "test_plain uses aegis_cluster, aegis_events, which only an asynchronous test can: "
-        "write 'async def test_plain(...)'"
-    ])
+    said = "test_plain uses aegis_cluster, aegis_events, which only an asynchronous test can: "
+    result.stdout.fnmatch_lines([f"{said}write 'async def test_plain(...)'"])
 
 
 def test_fixtures_without_pytest_trio_say_what_to_install(run_tests: RunTests) -> None:
@@ -227,7 +229,9 @@ def test_fixtures_without_pytest_trio_say_what_to_install(run_tests: RunTests) -
 def test_markers_are_registered(run_tests: RunTests) -> None:
     """``--strict-markers`` accepts them, and ``--markers`` explains them."""
     result = run_tests("", "--markers")
-    result.stdout.fnmatch_lines(["@pytest.mark.aegis_limits*", "@pytest.mark.aegis_real_time*", "@pytest.mark.aegis_allow*"])
+    result.stdout.fnmatch_lines(
+        ["@pytest.mark.aegis_limits*", "@pytest.mark.aegis_real_time*", "@pytest.mark.aegis_allow*"]
+    )
 
 
 def test_failed_assertion_reads_like_any_other(run_tests: RunTests) -> None:

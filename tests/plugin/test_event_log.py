@@ -1,0 +1,147 @@
+"""Events of a cluster, each told once, and waited for."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+import pytest
+import trio
+
+from aegis_core import (
+    InstanceDeregistered,
+    InstanceHealthChanged,
+    InstanceLost,
+    InstanceRegistered,
+    ResourceRegistered,
+    ResourceReleased,
+    Role,
+    RoleChanged,
+    Service,
+)
+from aegis_pytest.cluster import Cluster
+from aegis_pytest.event_log import EventLog
+
+rooms = Service("rooms")
+
+
+async def test_event_is_expected_by_class_and_fields(aegis_cluster: Cluster, aegis_events: EventLog) -> None:
+    """It is returned, so that the fields that were not given can be looked at."""
+    instance = await aegis_cluster.serve("a", rooms)
+    (claim,) = await instance.claim("room")
+    event = await aegis_events.expect(ResourceRegistered, resource_id="room")
+    assert (event.epoch, event.instance_id) == (claim.epoch, instance.instance_id)
+
+
+async def test_event_of_the_future_is_waited_for_on_virtual_time(
+    aegis_cluster: Cluster, aegis_events: EventLog
+) -> None:
+    """The death of a node is told when its lease has expired, and its standby promoted then."""
+    await aegis_cluster.serve("a", rooms, role=Role.ACTIVE)
+    standby = await aegis_cluster.serve("b", rooms, role=Role.STANDBY)
+    await aegis_cluster.kill("a")
+    await aegis_events.expect(InstanceLost, service_name="rooms", within=aegis_cluster.ttl + 1)
+    await aegis_events.expect(RoleChanged, instance_id=standby.instance_id, new=Role.ACTIVE, within=0.1)
+
+
+async def test_every_change_is_told_once(aegis_cluster: Cluster, aegis_events: EventLog) -> None:
+    """Though all nodes see it, at times of day of their own."""
+    for name in "abc":
+        await aegis_cluster.serve(name, rooms)
+    await aegis_cluster.instances("a")[0].claim("room")
+    await trio.sleep(1)
+    assert len(aegis_events.of(InstanceRegistered)) == 3
+    assert len(aegis_events.of(ResourceRegistered, resource_id="room")) == 1
+    assert [type(event) for event in aegis_events] == [*[InstanceRegistered] * 3, ResourceRegistered]
+    assert len(aegis_events) == 4
+    assert repr(aegis_events) == "<EventLog of 4 events>"
+
+
+async def test_what_one_node_observes_is_told_by_that_node(aegis_cluster: Cluster, aegis_events: EventLog) -> None:
+    """An instance that falls silent is unhealthy to each who listens."""
+    await aegis_cluster.serve("a", rooms)
+    for name in "bc":
+        await aegis_cluster.node(name)
+    await aegis_cluster.kill("a")
+    for _ in "bc":
+        await aegis_events.expect(InstanceHealthChanged, reason="silent")
+
+
+async def test_event_is_taken_once(aegis_cluster: Cluster, aegis_events: EventLog) -> None:
+    """The second expectation wants a second event, in whatever order the two are expected."""
+    instance = await aegis_cluster.serve("a", rooms)
+    for name in ("room-1", "room-2"):
+        await instance.claim(name)
+    await aegis_events.expect(ResourceRegistered, resource_id="room-2")
+    await aegis_events.expect(ResourceRegistered)
+    with pytest.raises(AssertionError, match=r"ResourceRegistered\(\) did not happen within 5 s"):
+        await aegis_events.expect(ResourceRegistered, within=5)
+    assert len(aegis_events.of(ResourceRegistered)) == 2
+
+
+async def test_clearing_forgets_what_happened_before(aegis_cluster: Cluster, aegis_events: EventLog) -> None:
+    """What comes afterwards is expected as ever."""
+    instance = await aegis_cluster.serve("a", rooms)
+    await instance.claim("room")
+    aegis_events.clear()
+    with pytest.raises(AssertionError):
+        await aegis_events.expect(ResourceRegistered, within=1)
+    await instance.release("room")
+    await aegis_events.expect(ResourceReleased, resource_id="room", reason="released")
+
+
+async def test_event_can_be_expected_by_example(aegis_cluster: Cluster, aegis_events: EventLog) -> None:
+    """All fields must be equal but for when it happened and at which revision."""
+    instance = await aegis_cluster.serve("a", rooms)
+    example = InstanceRegistered(
+        service_name="rooms", instance_id=instance.instance_id, at=datetime(2000, 1, 1, tzinfo=UTC)
+    )
+    event = await aegis_events.expect(example)
+    assert event.revision > 0
+    with pytest.raises(AssertionError):
+        await aegis_events.expect(
+            InstanceDeregistered(service_name="rooms", instance_id="another", at=event.at), within=math.ulp(1.0)
+        )
+
+
+async def test_what_happened_instead_is_told(aegis_cluster: Cluster, aegis_events: EventLog) -> None:
+    """The last twenty events that nobody expected, a line each."""
+    instance = await aegis_cluster.serve("a", rooms, instance_id="room-1")
+    with pytest.raises(AssertionError) as caught:
+        await aegis_events.expect(RoleChanged, instance_id="room-1", new=Role.ACTIVE, within=3)
+    assert str(caught.value) == (
+        "RoleChanged(instance_id=room-1, new=Role.ACTIVE) did not happen within 3 s. "
+        "What happened and was not expected yet:\n"
+        "  InstanceRegistered(service_name=rooms, instance_id=room-1)"
+    )
+    for n in range(30):
+        await instance.claim(f"desk-{n}")
+    with pytest.raises(AssertionError) as caught:
+        await aegis_events.expect(RoleChanged, within=3)
+    lines = str(caught.value).splitlines()
+    assert lines[1] == "  (11 before)"
+    assert len(lines) == 22
+    assert lines[-1].startswith(
+        "  ResourceRegistered(service_name=rooms, instance_id=room-1, resource_id=desk-29, epoch="
+    )
+    aegis_events.clear()
+    with pytest.raises(AssertionError, match=r"not expected yet:\n  nothing"):
+        await aegis_events.expect(RoleChanged, within=3)
+
+
+async def test_field_that_does_not_exist_is_an_error_at_once(aegis_events: EventLog) -> None:
+    """Not an event that never comes."""
+    with pytest.raises(TypeError, match="RoleChanged has no field 'role'; it has service_name, "):
+        await aegis_events.expect(RoleChanged, role=Role.ACTIVE)
+    with pytest.raises(TypeError, match="InstanceLost has no field 'instance'"):
+        aegis_events.of(InstanceLost, instance="a")
+
+
+async def test_expecting_is_a_checkpoint(aegis_cluster: Cluster, aegis_events: EventLog) -> None:
+    """Cancelled, it takes nothing even if the event is there."""
+    await aegis_cluster.serve("a", rooms)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await aegis_events.expect(InstanceRegistered)
+    assert scope.cancelled_caught
+    await aegis_events.expect(InstanceRegistered, within=0)
