@@ -11,6 +11,7 @@ cut heals before that.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeVar, TypeVarTuple
 
 import attrs
@@ -154,9 +155,13 @@ class FaultPlane:
         """Wait while *member* is stopped."""
         await self.wait_until(lambda: member.is_dead or not member.is_stopped)
 
+    def cuts(self, one: str, other: str) -> list[Cut]:
+        """The cuts in force between the two."""
+        return [cut for cut in self.in_force(Cut) if cut.separates(one, other)]
+
     def is_cut(self, one: str, other: str) -> bool:
         """Whether nothing passes between the two."""
-        return one != other and any(cut.separates(one, other) for cut in self.in_force(Cut))
+        return bool(self.cuts(one, other))
 
     def delay(self, one: str, other: str) -> float:
         """The seconds that a message between the two takes."""
@@ -190,20 +195,21 @@ class FaultPlane:
 
     def send(self, fn: Callable[[*Arguments], Awaitable[object]], *args: *Arguments, after: float = 0.0) -> None:
         """Have *fn* called *after* seconds by nobody in particular: what is under way belongs to no node any more."""
-        trio.lowlevel.spawn_system_task(self._courier, fn, args, after)
+        scope = trio.CancelScope()
+        self._couriers[scope] = None
+        trio.lowlevel.spawn_system_task(self._courier, scope, fn, args, after)
 
     async def _courier(
-        self, fn: Callable[[*Arguments], Awaitable[object]], args: tuple[*Arguments], after: float
+        self,
+        scope: trio.CancelScope,
+        fn: Callable[[*Arguments], Awaitable[object]],
+        args: tuple[*Arguments],
+        after: float,
     ) -> None:
-        with trio.CancelScope() as scope:
-            self._couriers[scope] = None
-            try:
-                await trio.sleep(after)
-                await fn(*args)
-            except (AegisError, trio.TooSlowError):
-                pass  # nobody waits for the answer
-            finally:
-                del self._couriers[scope]
+        with scope, suppress(AegisError, trio.TooSlowError):  # nobody waits for the answer
+            await trio.sleep(after)
+            await fn(*args)
+        del self._couriers[scope]
 
     def listen_at(self, endpoint: str, member: Member) -> None:
         """Note who serves *endpoint*."""

@@ -23,7 +23,7 @@ from aegis_core.backend import (
     Transaction,
 )
 from aegis_core.errors import AegisError
-from aegis_pytest.faults.kinds import STORE, Doubt
+from aegis_pytest.faults.kinds import STORE, Cut, Doubt
 from aegis_pytest.faults.member import Member
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class FaultyStore:
         self._store = store
         self._plane = plane
         self._member = member
-        self._known_down = False
+        # The cuts that were between this node and the store when an answer did not come.
+        self._noticed: list[Cut] = []
 
     def __repr__(self) -> str:
         return f"<FaultyStore of {self._member.name!r} on {self._store!r}>"
@@ -141,8 +142,7 @@ class FaultyStore:
         member, plane = self._member, self._plane
         with member.living():
             await plane.wait_running(member)
-            self._known_down &= plane.is_cut(member.name, STORE)
-            if self._known_down:
+            if any(cut in self._noticed for cut in plane.cuts(member.name, STORE)):
                 await trio.lowlevel.checkpoint()
                 raise StoreUnavailable(reason=f"node {member.name!r} has no connection to the store")
             with trio.move_on_after(plane.store_timeout):
@@ -156,7 +156,7 @@ class FaultyStore:
                     return result
                 await self._come_back()
                 raise refusal
-            self._known_down = True
+            self._noticed = plane.cuts(member.name, STORE)
             await plane.wait_running(member)
             raise _NoAnswer
         raise self._dead()
