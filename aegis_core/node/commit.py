@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import tzinfo
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
+import attrs
 import trio
 
 from aegis_core import codec
 from aegis_core.backend import Conflict, Delete, Indeterminate, Operation, Put, StoreUnavailable, Transaction
 from aegis_core.engine.decision import Decision, NotYetKnown, Write
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError
+from aegis_core.errors import AegisError, InvalidRequest
 from aegis_core.models import Outcome
 from aegis_core.node.breaker import CircuitBreaker
 from aegis_core.node.runtime import Runtime
@@ -23,6 +23,14 @@ A = TypeVar("A")
 
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.2
+
+
+@attrs.define(eq=False)
+class _Attempt:
+    """How far an operation came: whether a commit's fate is open, and whether the store still owes an answer."""
+
+    is_open: bool = False
+    is_waiting: bool = False
 
 
 class Committer:
@@ -60,91 +68,123 @@ class Committer:
 
         Cancelled during the commit, its fate is open.
         """
-        clock = self._runtime.clock
-        until = clock.now() + timeout
-        sent = False
-        with trio.CancelScope(deadline=clock.trio_time(until)) as scope:
-            fresh = False
-            pause = _FIRST_PAUSE
-            while True:
-                try:
-                    decision = decide(self._runtime.directory.snapshot)
-                except (AegisError, NotYetKnown) as refusal:
-                    if fresh and isinstance(refusal, AegisError):
-                        raise
-                    if fresh:  # our own write, folded early: the watch is about to bring what is missing
-                        await self.pause(pause)
-                        pause = min(2 * pause, _LONGEST_PAUSE)
-                    decision = None
-                if decision is None or (decision.rests_on_view and not fresh):
-                    await self.sync()
-                    fresh = True
-                    continue
-                if not decision.writes:
-                    return decision.answer(())
-                try:
-                    sent = True
-                    revisions = await self.commit(decision.writes)
-                except Conflict:
-                    sent = False
-                    await self.pause(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE)
-                    await self.sync()
-                    fresh = True
-                    continue
-                return decision.answer(revisions)
-        assert scope.cancelled_caught
-        outcome = Outcome.MAYBE_EXECUTED if sent else Outcome.NOT_SENT
+        clock, attempt = self._runtime.clock, _Attempt()
+        with trio.CancelScope(deadline=clock.trio_time(clock.now() + timeout)):
+            return await self._decide(decide, attempt)
+        self._tell_timeout(attempt)
+        outcome = Outcome.MAYBE_EXECUTED if attempt.is_open else Outcome.NOT_SENT
         raise StoreUnavailable(reason=f"{what} did not finish within {timeout:g} s", outcome=outcome)
 
-    async def commit(self, writes: Sequence[Write], *, urgent: bool = False) -> tuple[int, ...]:
+    async def _decide(self, decide: Callable[[Snapshot], Decision[A]], attempt: _Attempt) -> A:
+        fresh = False
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                decision = decide(self._runtime.directory.snapshot)
+            except (AegisError, NotYetKnown) as refusal:
+                if fresh and isinstance(refusal, AegisError):
+                    raise
+                if fresh:  # our own write, folded early: the watch is about to bring what is missing
+                    await self.pause(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+                decision = None
+            if decision is None or (decision.rests_on_view and not fresh):
+                await self.sync(attempt)
+                fresh = True
+                continue
+            if not decision.writes:
+                return decision.answer(())
+            try:
+                revisions = await self.commit(decision.writes, attempt=attempt)
+            except Conflict:
+                await self.pause(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                await self.sync(attempt)
+                fresh = True
+                continue
+            return decision.answer(revisions)
+
+    async def commit(
+        self, writes: Sequence[Write], *, urgent: bool = False, attempt: _Attempt | None = None
+    ) -> tuple[int, ...]:
         """Commit *writes* as one transaction, repeat it while its fate is open, fold it into the view.
 
-        Runs until it is settled: bound it by a cancel scope. *urgent* work (renewals) is tried even while the
-        store's circuit is open.
+        Runs until it is settled: bound it by a cancel scope.
+
+        Args:
+            writes: What to write.
+            urgent: Try it even while the store's circuit is open (renewals).
+            attempt: Where to note how far it came, for who bounds it.
 
         Raises:
             Conflict: Nothing was changed.
+            InvalidRequest: A record is too large for the store.
             StoreUnavailable: The circuit of the store is open (NOT_SENT).
         """
         transaction = self.transaction(writes)
-        pause = _FIRST_PAUSE
+        attempt = attempt or _Attempt()
         if not (self._breaker.allow() or urgent):
-            raise StoreUnavailable(reason="its circuit is open after repeated failures", outcome=Outcome.NOT_SENT)
+            raise _circuit_is_open()
+        pause = _FIRST_PAUSE
+        in_doubt = False
         while True:
             try:
-                revisions = await self._runtime.store.commit(transaction)
+                attempt.is_open = True
+                revisions = await self._ask(attempt, self._runtime.store.commit(transaction))
             except Conflict:
-                self._breaker.success()
+                attempt.is_open = False
                 raise
-            except (Indeterminate, StoreUnavailable):
-                self._breaker.failure()
+            except (Indeterminate, StoreUnavailable) as exc:
+                in_doubt = in_doubt or isinstance(exc, Indeterminate)
+                attempt.is_open = in_doubt
                 await self.pause(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
-                continue
-            self._breaker.success()
-            self._runtime.directory.fold(writes, revisions)
-            return revisions
+            else:
+                self._runtime.directory.fold(writes, revisions)
+                return revisions
 
-    async def sync(self) -> None:
+    async def sync(self, attempt: _Attempt | None = None) -> None:
         """The read barrier, repeated while the store does not answer: bound it by a cancel scope.
 
         Raises:
             StoreUnavailable: The circuit of the store is open (NOT_SENT).
         """
-        pause = _FIRST_PAUSE
         if not self._breaker.allow():
-            raise StoreUnavailable(reason="its circuit is open after repeated failures", outcome=Outcome.NOT_SENT)
+            raise _circuit_is_open()
+        attempt = attempt or _Attempt()
+        pause = _FIRST_PAUSE
         while True:
             try:
-                await self._runtime.directory.sync()
+                await self._ask(attempt, self._runtime.directory.sync())
+                return
             except StoreUnavailable:
-                self._breaker.failure()
                 await self.pause(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
-                continue
+
+    async def _ask(self, attempt: _Attempt, question: Awaitable[A]) -> A:
+        """Await *question*, an operation of the store, and tell the circuit whether there was an answer."""
+        attempt.is_waiting = True
+        try:
+            answer = await question
+        except Conflict:
             self._breaker.success()
-            return
+            attempt.is_waiting = False
+            raise
+        except (Indeterminate, StoreUnavailable):
+            self._breaker.failure()
+            attempt.is_waiting = False
+            raise
+        except BaseException:
+            self._breaker.withdraw()
+            raise
+        self._breaker.success()
+        attempt.is_waiting = False
+        return answer
+
+    def _tell_timeout(self, attempt: _Attempt) -> None:
+        """Time was over: that counts against the store if it was the one who kept everybody waiting."""
+        if attempt.is_waiting:
+            self._breaker.failure()
 
     async def sync_within(self, timeout: float) -> None:
         """The read barrier, within *timeout* seconds.
@@ -152,11 +192,12 @@ class Committer:
         Raises:
             StoreUnavailable: It was not reached in time (NOT_SENT).
         """
-        clock = self._runtime.clock
-        with trio.CancelScope(deadline=clock.trio_time(clock.now() + timeout)) as scope:
-            await self.sync()
-        if scope.cancelled_caught:
-            raise StoreUnavailable(reason=f"no answer within {timeout:g} s", outcome=Outcome.NOT_SENT)
+        clock, attempt = self._runtime.clock, _Attempt()
+        with trio.CancelScope(deadline=clock.trio_time(clock.now() + timeout)):
+            await self.sync(attempt)
+            return
+        self._tell_timeout(attempt)
+        raise StoreUnavailable(reason=f"no answer within {timeout:g} s", outcome=Outcome.NOT_SENT)
 
     async def pause(self, seconds: float) -> None:
         """Sleep a jittered part of *seconds* on the node's clock."""
@@ -164,13 +205,23 @@ class Committer:
         await runtime.clock.sleep_until(runtime.clock.now() + runtime.jitter(seconds))
 
     def transaction(self, writes: Sequence[Write]) -> Transaction:
-        """*writes* as the store takes them, under a new id."""
-        offset = self._runtime.settings.time_offset
-        operations = tuple(_operation(write, offset) for write in writes)
-        return Transaction(id=self._runtime.new_id(16), operations=operations)
+        """*writes* as the store takes them, under a new id.
+
+        Raises:
+            InvalidRequest: A record cannot be stored, or is too large.
+        """
+        return Transaction(id=self._runtime.new_id(16), operations=tuple(map(self._operation, writes)))
+
+    def _operation(self, write: Write) -> Operation:
+        if write.record is None:
+            return Delete(write.key, write.expect)
+        value = codec.encode_record(write.record, self._runtime.settings.time_offset)
+        most = self._runtime.store.capabilities.max_value
+        if len(value) > most:
+            problem = f"the record under {write.key} would have {len(value)} bytes, the store takes at most {most}"
+            raise InvalidRequest.at("$.metadata", problem)
+        return Put(write.key, value, write.expect, write.ttl)
 
 
-def _operation(write: Write, offset: tzinfo) -> Operation:
-    if write.record is None:
-        return Delete(write.key, write.expect)
-    return Put(write.key, codec.encode_record(write.record, offset), write.expect, write.ttl)
+def _circuit_is_open() -> StoreUnavailable:
+    return StoreUnavailable(reason="its circuit is open after repeated failures", outcome=Outcome.NOT_SENT)

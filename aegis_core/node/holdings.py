@@ -249,14 +249,15 @@ class Holdings:
         """Delete the records of *targets*, as far as they are strays still when that is decided; what fails, again later."""
         shown = ", ".join(map(names.describe_target, targets))
         fields = {"instance_id": self._instance.instance_id}
-        _log.warning("attempts that were given up, or releases that failed, left %s; released now", shown, extra=fields)
         try:
             await self._commit_release(targets, timeout=self._runtime.settings.request_timeout, strays=True)
         except AegisError as exc:
-            _log.warning("the stray records of %s stay for now: %s", shown, exc, extra=fields)
+            _log.debug("what was left of %s is released later: %s", shown, exc, extra=fields)
             await self._committer.pause(_RETRY)
             for target in targets:
                 self.touched(target)
+        else:
+            _log.warning("an attempt or a release that had been given up left %s: released now", shown, extra=fields)
 
     # -- claims go ----------------------------------------------------------------------------------------------
 

@@ -343,8 +343,12 @@ class Instance:
             await claim.wait_ended()
 
     async def give_up_all(self, claims: Sequence[Claim]) -> None:
-        """Release *claims* of one incarnation; cancelled, that goes on in the background."""
-        await self._runtime.shelter(self.give_up_slowly, claims)
+        """Release *claims* of one incarnation; cancelled, or asked by a handler under one, that goes on in the background."""
+        if any(claim.is_mine for claim in claims):
+            self._runtime.nursery.start_soon(self.give_up_slowly, claims)
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._runtime.shelter(self.give_up_slowly, claims)
 
     async def give_up_slowly(self, claims: Sequence[Claim]) -> None:
         """Release *claims* of one incarnation, letting calls finish within the drain time."""

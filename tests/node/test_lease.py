@@ -226,31 +226,30 @@ async def test_erased_while_the_watch_is_deaf_is_found_at_the_next_renewal(autoj
 async def test_a_lease_without_renewals_expires_and_its_body_is_cancelled_before(autojump_clock: MockClock) -> None:
     """The body half a margin before the deadline, belief at the deadline; then the instance comes back."""
     faults = Faults()
-    async with faults.node() as node, node.serve(make_service()) as instance:
-        async with node.events(LeaseEnded) as ends:
-            faults.on_commit = lambda _: None
-            with pytest.raises(LeaseLost) as caught:
-                async with instance.own("a") as claim:
-                    faults.cut()
-                    try:
-                        await trio.sleep_forever()
-                    finally:
-                        assert trio.current_time() == DEADLINE - MARGIN / 2
-                        assert claim.held
-            assert caught.value.reason is EndReason.EXPIRED
-            assert caught.value.resource_id == "a"
-            assert caught.value.epoch == claim.epoch
-            assert trio.current_time() < DEADLINE
-            await lease_of(instance).wait_ended()
-            assert trio.current_time() == DEADLINE
-            ended = await ends.receive()
-            assert isinstance(ended, LeaseEnded)
-            assert ended.reason == "EXPIRED"
-            assert not instance.ready
-            faults.heal()
-            await trio.sleep(TTL)
-            assert instance.ready
-            assert not instance.claims
+    async with faults.node() as node, node.serve(make_service()) as instance, node.events(LeaseEnded) as ends:
+        faults.on_commit = lambda _: None
+        with pytest.raises(LeaseLost) as caught:
+            async with instance.own("a") as claim:
+                faults.cut()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    assert trio.current_time() == DEADLINE - MARGIN / 2
+                    assert claim.held
+        assert caught.value.reason is EndReason.EXPIRED
+        assert caught.value.resource_id == "a"
+        assert caught.value.epoch == claim.epoch
+        assert trio.current_time() < DEADLINE
+        await lease_of(instance).wait_ended()
+        assert trio.current_time() == DEADLINE
+        ended = await ends.receive()
+        assert isinstance(ended, LeaseEnded)
+        assert ended.reason == "EXPIRED"
+        assert not instance.ready
+        faults.heal()
+        await trio.sleep(TTL)
+        assert instance.ready
+        assert not instance.claims
 
 
 async def test_a_shielded_body_that_overruns_is_told(
@@ -258,23 +257,22 @@ async def test_a_shielded_body_that_overruns_is_told(
 ) -> None:
     """It reaches no checkpoint that could stop it: an event and an ERROR say so, again and again."""
     faults = Faults()
-    async with faults.node() as node, node.serve(make_service()) as instance:
-        async with node.events(ScopeOverran) as overruns:
-            with pytest.raises(LeaseLost) as caught:
-                async with instance.own("a") as claim:
-                    faults.cut()
-                    with trio.CancelScope(shield=True):
-                        await trio.sleep_until(DEADLINE + 4)
-                        assert not claim.held
-                        with pytest.raises(LeaseLost):
-                            claim.check()
-                    await trio.lowlevel.checkpoint()
-            assert caught.value.reason is EndReason.EXPIRED
-            faults.heal()
-            told = []
-            with trio.move_on_after(60):
-                async for event in overruns:
-                    told.append(event)
+    async with faults.node() as node, node.serve(make_service()) as instance, node.events(ScopeOverran) as overruns:
+        with pytest.raises(LeaseLost) as caught:
+            async with instance.own("a") as claim:
+                faults.cut()
+                with trio.CancelScope(shield=True):
+                    await trio.sleep_until(DEADLINE + 4)
+                    assert not claim.held
+                    with pytest.raises(LeaseLost):
+                        claim.check()
+                await trio.lowlevel.checkpoint()
+        assert caught.value.reason is EndReason.EXPIRED
+        faults.heal()
+        told = []
+        with trio.move_on_after(60):
+            async for event in overruns:
+                told.append(event)
     assert [type(event) for event in told] == [ScopeOverran] * 3
     assert all((event.resource_id, event.instance_id) == ("a", instance.instance_id) for event in told)
     assert [getattr(event, "seconds", None) for event in told] == pytest.approx([0.05, 1.05, 2.1], abs=0.01)
