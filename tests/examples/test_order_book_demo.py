@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -183,7 +184,6 @@ def test_ctrl_c_during_the_imports_shows_no_traceback(demo: Demo, module: str) -
 
 def test_a_terminal_shows_a_live_table_and_gets_its_cursor_back(demo: Demo) -> None:
     """On a terminal the table is drawn in place; Ctrl-C leaves the terminal as it was."""
-    pty = pytest.importorskip("pty")
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
         [AEGIS, "demo", "--orders", demo.orders],
