@@ -1,7 +1,7 @@
 """A cluster of nodes in one test: they start, serve, die and come back as the test says.
 
-Every node has a store, a transport and a clock of its own, which faults can spoil for it alone, on one memory backend that
-all share. Each of its lives (`aegis_pytest.life`) is a nursery within the cluster's, so that what fails in the background
+Every node has a store, a transport and a clock of its own, which faults can spoil for it alone, on one backend that all
+share. Each of its lives (`aegis_pytest.life`) is a nursery within the cluster's, so that what fails in the background
 fails the test.
 """
 
@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final, Unpack, cast
+from typing import Final, Protocol, Unpack, cast
 
 import attrs
 import pytest
@@ -33,7 +33,7 @@ from aegis_pytest.life import Life, Main, ServeOptions, Serving, Task
 from aegis_pytest.state_dump import reporting
 from aegis_pytest.verdict import left_by_exception, only_leaf
 
-__all__ = ["Cluster", "open_cluster"]
+__all__ = ["Cluster", "SharedBackend", "open_cluster"]
 
 # The same in every run of a test, and not so low that an epoch could be taken for a count.
 _FIRST_REVISION: Final = 1001
@@ -43,6 +43,26 @@ _SHOWN: Final = 5
 
 SCHEME: Final = "cluster"
 """The scheme of the nodes' backend URLs: ``cluster://a`` is node a's own access to the shared backend."""
+
+
+class SharedBackend(Protocol):
+    """What the nodes of a cluster share. A `aegis_pytest.conformance.Harness` is one."""
+
+    def open_backend(self) -> AbstractAsyncContextManager[Backend]:
+        """Entered before the first node, and left after the last."""
+        ...
+
+    def open_peer(self) -> AbstractAsyncContextManager[Backend]:
+        """One node's own connection, for one life of it."""
+        ...
+
+
+class _OnMemory:
+    """The default: a memory cluster of its own."""
+
+    def __init__(self) -> None:
+        cluster = MemoryCluster("cluster", first_revision=_FIRST_REVISION)
+        self.open_backend = self.open_peer = cluster.open
 
 
 class _Membership:
@@ -72,11 +92,11 @@ class Cluster:
     opened when it is first named.
     """
 
-    def __init__(self, nursery: trio.Nursery, memory: MemoryCluster, plane: FaultPlane, seed: str) -> None:
+    def __init__(self, nursery: trio.Nursery, shared: SharedBackend, seed: str) -> None:
         self.events: Final = EventLog()
-        self.plane: Final = plane
+        self.plane: Final = FaultPlane()
         self._nursery = nursery
-        self._memory = memory
+        self._shared = shared
         self._seed = seed
         self._lives: dict[str, Life] = {}
         self._opening: dict[str, trio.Lock] = {}
@@ -299,8 +319,8 @@ class Cluster:
                 raise pytest.UsageError(
                     f"the application of node {name!r} opens a second node before it closed the first"
                 )
-            async with self._memory.open() as shared:
-                own = self.plane.attach(name, shared)
+            async with self._shared.open_peer() as opened:
+                own = self.plane.attach(name, opened)
                 try:
                     # Ids and jitter are the same in every run of the test.
                     yield attrs.evolve(own, random=random.Random(f"{self._seed}:{name}:{number}"))
@@ -329,10 +349,13 @@ def _describe_instance(instance: Instance) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def open_cluster(*, seed: str = "", allow: Collection[str] = ()) -> AsyncIterator[Cluster]:
+async def open_cluster(
+    shared: SharedBackend | None = None, *, seed: str = "", allow: Collection[str] = ()
+) -> AsyncIterator[Cluster]:
     """A cluster of no nodes yet, closed when the block is left.
 
     Args:
+        shared: What its nodes share; a memory backend by default.
         seed: What ids and jitter are made from.
         allow: What may be left behind; of `aegis_pytest.leftovers.LEFTOVERS`.
 
@@ -341,13 +364,13 @@ async def open_cluster(*, seed: str = "", allow: Collection[str] = ()) -> AsyncI
         Exception: As a task of the cluster raised it; the block was cancelled.
     """
     __tracebackhide__ = True
-    memory = MemoryCluster("cluster", first_revision=_FIRST_REVISION)
+    shared = shared or _OnMemory()
     found: list[Leftover] = []
     failed: BaseException | None = None
     try:
         # Open throughout, so that the store outlives the death of all nodes.
-        async with memory.open(), trio.open_nursery() as nursery:
-            cluster = Cluster(nursery, memory, FaultPlane(), seed)
+        async with shared.open_backend(), trio.open_nursery() as nursery:
+            cluster = Cluster(nursery, shared, seed)
             with reporting(cluster.describe):
                 yield cluster
                 found = await cluster.close()
