@@ -585,9 +585,12 @@ class Instance:
         return await self._node.moves.reserved(self, method, params, principal)
 
     def role_moved(self) -> None:
-        """The role may have changed: wake who waits for it."""
+        """The role may have changed: wake who waits for it, and write it down."""
         self._role_changed.set()
         self._role_changed = trio.Event()
+        incarnation = self._incarnation
+        if incarnation is not None and incarnation.lease.record.role is not self.role:
+            incarnation.lease.renew_soon()
 
     def touched(self, target: str) -> None:
         """The view of *target* changed."""

@@ -140,8 +140,12 @@ class Lease:
             return
         written = trio.Event()
         self._poked_waiters.append(written)
-        self._poke.set()
+        self.renew_soon()
         await written.wait()
+
+    def renew_soon(self) -> None:
+        """Write the record now, without waiting for it. Synchronous."""
+        self._poke.set()
 
     def end(self, reason: EndReason) -> None:
         """End the lease, now and for good. Synchronous; the second call does nothing."""

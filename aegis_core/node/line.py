@@ -47,7 +47,8 @@ async def wait_turn(
     """
     timeout = runtime.settings.request_timeout
     clock, lease = runtime.clock, holdings.lease
-    tried = joined = False
+    # A registration as STANDBY has taken the place already.
+    tried = joined = any(place.target == target for place in runtime.directory.snapshot.places_of(lease.tag))
 
     def promote(view: Snapshot) -> Decision[Ownership]:
         return roles.promote(

@@ -149,11 +149,12 @@ class Moves:
             self._node.require_own(instance_id, "set_role", service_name)
         view = self._runtime.directory.snapshot
         await self._node.committer.sync_within(self._runtime.settings.request_timeout)
-        shares: dict[ServiceInstance | None, list[str]] = {}
+        shares: dict[str, tuple[ServiceInstance | None, list[str]]] = {}
         for instance_id in ids_in_order(instance_ids):
-            shares.setdefault(self._remote_holder(view, service_name, instance_id, group), []).append(instance_id)
+            holder = self._remote_holder(view, service_name, instance_id, group)
+            shares.setdefault("" if holder is None else holder.lease, (holder, []))[1].append(instance_id)
         changed: list[str] = []
-        for holder, share in shares.items():
+        for holder, share in shares.values():
             if holder is None:
                 changed += await self._runtime.shelter(
                     self._set_role_here, service_name, role, share, group, reason, requested_by
