@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -21,6 +22,9 @@ from aegis_core.errors import (
     Unavailable,
 )
 from aegis_core.models import Outcome
+from aegis_core.node.call import Call
+from aegis_core.node.node import open_node
+from aegis_core.node.service import Service
 from tests.node.scene import RESOURCE, scene
 from tests.node.wires import Wire, answer, lose_answer, lose_request, refuse, silence
 
@@ -168,6 +172,17 @@ async def test_change_of_the_owner_ends_a_pause(autojump_clock: MockClock) -> No
             assert trio.current_time() == pytest.approx(1)
 
 
+def idempotent_service() -> Service:
+    """A service whose only method may be repeated."""
+    service = Service("harmless-service")
+
+    @service.method(idempotent=True)
+    async def harmless(call: Call) -> str:
+        return call.method
+
+    return service
+
+
 # --- Nobody knows: tried again only where that is harmless -------------------------------------
 
 
@@ -253,16 +268,19 @@ async def test_doubt_is_never_forgotten(autojump_clock: MockClock) -> None:
 
 async def test_doubt_is_never_forgotten_when_nobody_is_left(autojump_clock: MockClock) -> None:
     """Not even when the service is gone meanwhile."""
-    async with scene() as it:
+    wire = Wire()
+    async with wire.node() as caller, open_node("memory://") as host, AsyncExitStack() as serving:
+        await serving.enter_async_context(host.serve(idempotent_service()))
 
-        async def leave(wire: Wire, endpoint: str, payload: bytes, timeout: float) -> bytes:
-            await it.host.registry.deregister("account-service", "a")
-            return await lose_request(wire, endpoint, payload, timeout)
+        async def leave(_wire: Wire, endpoint: str, payload: bytes, timeout: float) -> bytes:
+            await serving.aclose()
+            return await lose_request(_wire, endpoint, payload, timeout)
 
-        it.wire.faults[:] = [leave]
+        wire.faults[:] = [leave]
         with pytest.raises(TransportUnavailable) as caught:
-            await it.call("harmless", resource_id=None, timeout=2)
+            await caller.call("harmless-service", "harmless", timeout=2)
         assert caught.value.outcome is Outcome.MAYBE_EXECUTED
+        assert caller.runtime.directory.snapshot.live("harmless-service") == ()
 
 
 async def test_lost_lease_of_the_callee_is_an_open_outcome(autojump_clock: MockClock) -> None:
