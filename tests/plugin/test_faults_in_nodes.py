@@ -209,7 +209,7 @@ async def test_all_time_has_passed_for_a_dead_node(autojump_clock: MockClock) ->
         async with elapses(0):
             scene.plane.kill("a")
             await clock.sleep_until(start + 500)
-            assert clock.now() == start + 500
+            assert clock.now() >= start + 500
             with trio.move_on_at(clock.trio_time(start + 2000)) as scope:
                 await trio.sleep_forever()
             assert scope.cancelled_caught
