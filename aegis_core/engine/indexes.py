@@ -35,8 +35,8 @@ class LeaseEntry:
         instance: Who lives by it.
         held: Ownership records that name it, by target.
         places: Places in lines that name it, by target and instance id.
-        roles: How many of `held` are about role groups.
-        steering: How many of `held` make their owner ACTIVE for calls by service name.
+        resources: How many resources (role groups not counted) the instance owns by it; 0 once it is dead.
+        steering: How many of `held` make the instance ACTIVE for calls by service name.
         seen_at: When the last renewal was seen, monotonic seconds.
         told: The instance's health as events told it last.
     """
@@ -44,10 +44,15 @@ class LeaseEntry:
     instance: ServiceInstance | None = None
     held: dict[str, Ownership] = attrs.field(factory=dict)
     places: dict[tuple[str, str], Standby] = attrs.field(factory=dict)
-    roles: int = 0
+    resources: int = 0
     steering: int = 0
     seen_at: float = 0.0
     told: Health = Health.ONLINE
+
+    def count(self, record: Ownership, change: int) -> None:
+        """*record*, which names the live instance, comes (1) or goes (-1)."""
+        self.resources += change * (not is_role(record.target))
+        self.steering += change * steers(record)
 
     def names(self, record: Ownership | Standby) -> bool:
         """Whether *record*, which has this lease, is of the instance that lives by it."""

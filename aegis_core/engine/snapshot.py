@@ -60,13 +60,16 @@ class Snapshot(View):
 
     # -- what changes it --------------------------------------------------------------------------
 
-    def put(self, key: Key, record: Record | None, revision: int, *, now: float, at: datetime) -> tuple[Event, ...]:
+    def put(
+        self, key: Key, record: Record | None, revision: int, *, folded: bool = False, now: float, at: datetime
+    ) -> tuple[Event, ...]:
         """*key* was written at *revision*, as the watch tells or as a commit of one's own was acknowledged.
 
         Args:
             key: The key, read.
             record: What is there; None when it could not be decoded: it names nobody alive, and can be overwritten.
             revision: Of the write.
+            folded: A commit of one's own tells it, not the watch.
             now: The node's clock, monotonic seconds.
             at: Aware UTC, for the events.
 
@@ -74,7 +77,7 @@ class Snapshot(View):
             What it means.
         """
         known = self.expectation(key)
-        if self._unseen:
+        if self._unseen and not folded:
             self._unseen.pop(key, None)
         if revision <= known or revision <= self._revision or revision <= self._deleted.get(key, 0):
             if revision == known > self._revision:
@@ -84,6 +87,9 @@ class Snapshot(View):
             self._deleted.pop(key, None)
         if self._unreadable:
             self._unreadable.pop(key, None)
+        if folded and not self._synced:
+            # Whether it is still there, the snapshot that is under way will show.
+            self._unseen[key] = None
         events: list[Event]
         match key, record:
             case TargetKey(target), Ownership() if record.target == target:
@@ -254,6 +260,7 @@ class Snapshot(View):
         self._ids.setdefault(name, {})[service] = entry
         for record in owned:
             self._index.turn(record, alive=True)
+            entry.count(record, 1)
         self._pools.pop(service, None)
         if not self._revision:
             return []
@@ -277,6 +284,7 @@ class Snapshot(View):
         lined = self._lined(entry)
         before = {target: self._parts(target) for target in lined}
         entry.instance = None
+        entry.resources = entry.steering = 0
         _drop(self._services, service, name)
         _drop(self._ids, name, service)
         for record in owned:
@@ -359,9 +367,9 @@ class Snapshot(View):
             self._index.remove(old, alive=alive)
             entry = self._leases[old.lease]
             del entry.held[target]
-            entry.roles -= is_role(target)
+            if alive:
+                entry.count(old, -1)
             if steers(old):
-                entry.steering -= 1
                 self._pools.pop(old.service_name, None)
             if new is None or new.lease != old.lease:
                 self._forget(old.lease)
@@ -370,10 +378,10 @@ class Snapshot(View):
             alive = entry.names(new)
             after = new if alive else None
             entry.held[target] = new
-            entry.roles += is_role(target)
+            if alive:
+                entry.count(new, 1)
             self._index.add(new, alive=alive)
             if steers(new):
-                entry.steering += 1
                 self._pools.pop(new.service_name, None)
         expired = self._expiring.pop(target, None) is not None
         if not told:

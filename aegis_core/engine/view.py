@@ -144,9 +144,9 @@ class View:
         return MappingProxyType(entry.held) if entry else _NOTHING_HELD
 
     def count(self, lease: str) -> int:
-        """How many resources (role groups not counted) the lease with tag *lease* holds."""
+        """How many resources (role groups not counted) are owned by the lease with tag *lease*; 0 for a dead one."""
         entry = self._leases.get(lease)
-        return len(entry.held) - entry.roles if entry else 0
+        return entry.resources if entry else 0
 
     def place(self, target: str, instance_id: str) -> Standby | None:
         """The place of *instance_id* in the line for *target*, whether its lease is alive or not."""

@@ -111,7 +111,7 @@ class Directory:
         for write, revision in zip(writes, revisions, strict=True):
             key = names.parse_key(write.key)
             if key is not None and revision > 0:
-                self._tell(key, write.record, revision, expired=False, deleted=write.record is None)
+                self._tell(key, write.record, revision, expired=False, deleted=write.record is None, folded=True)
         self._wake()
 
     def _apply(self, batch: Sequence[Change | Synced | Resync]) -> None:
@@ -146,7 +146,16 @@ class Directory:
         expired = change.reason is DeleteReason.EXPIRED
         self._tell(key, record, change.revision, expired=expired, deleted=change.value is None)
 
-    def _tell(self, key: names.Key, record: Record | None, revision: int, *, expired: bool, deleted: bool) -> None:
+    def _tell(
+        self,
+        key: names.Key,
+        record: Record | None,
+        revision: int,
+        *,
+        expired: bool,
+        deleted: bool,
+        folded: bool = False,
+    ) -> None:
         snapshot, now, at = self.snapshot, self._clock.now(), self._wall()
         if isinstance(key, names.TargetKey | names.StandbyKey):
             self._wake_target(key.target)
@@ -158,7 +167,7 @@ class Directory:
         if deleted:
             self._publish(snapshot.delete(key, revision, expired=expired, now=now, at=at))
         else:
-            self._publish(snapshot.put(key, record, revision, now=now, at=at))
+            self._publish(snapshot.put(key, record, revision, folded=folded, now=now, at=at))
         self._touched(key)
 
     def _publish(self, found: Sequence[events.Event]) -> None:

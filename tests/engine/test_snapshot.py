@@ -15,7 +15,7 @@ from aegis_core.events import (
     ResourceTransferred,
     RoleChanged,
 )
-from aegis_core.models import Ownership, Role, Standby, TransferRecord
+from aegis_core.models import Ownership, Record, Role, Standby, TransferRecord
 from aegis_core.names import InstanceKey, StandbyKey, TargetKey, TransferKey, instance_key, role_target, standby_key
 from tests.engine.driver import AT, AUDIT, Driver, candidate
 from tests.engine.test_claims import claim, owner
@@ -378,7 +378,7 @@ def test_a_place_that_is_rewritten_moves_with_its_lease(driver: Driver) -> None:
 
 def test_records_that_come_complete_are_kept_as_they_are(driver: Driver) -> None:
     """A decoder fills in the revision; nothing is copied then."""
-    complete = [
+    complete: list[tuple[str, Record]] = [
         ("service-instances.svc.a", candidate("a", revision=20)),
         ("resources.x", ownership("x", "a", epoch=21, revision=21)),
         (
