@@ -75,8 +75,7 @@ class NodeClock:
 
     def stop(self) -> None:
         """Stand still, while time goes on."""
-        if self._stopped_at is None:
-            self._stopped_at = self.now()
+        self._stopped_at = self.now()
 
     def resume(self) -> None:
         """Show the time again that it is."""

@@ -357,6 +357,19 @@ async def test_lease_that_others_write_too_is_lost_all_the_same(autojump_clock: 
             assert [await value_of(scene, key) for key in keys] == [None] * 8
 
 
+async def test_lease_that_is_gone_already_cannot_be_written_either(autojump_clock: MockClock) -> None:
+    """A node whose registration expired by itself does not get it back in the block."""
+    key = instance_key("s", "i-1")
+    async with open_scene() as scene:
+        await store_of(scene.a).commit(tx(key, expect=ABSENT, ttl=1))
+        await trio.sleep(2)
+        with scene.faults.lose_lease("i-1"):
+            await trio.sleep(1)
+            with pytest.raises(StoreUnavailable):
+                await store_of(scene.a).commit(tx(key, b"again", expect=ABSENT, ttl=1))
+        assert await scene.bare.sync() == 2
+
+
 async def test_lease_of_nobody_cannot_be_lost(autojump_clock: MockClock) -> None:
     """Neither a name that nobody has, nor a node without instances, nor one that has deregistered."""
     key = instance_key("s", "i-1")
