@@ -98,7 +98,7 @@ class Instance:
 
     def __repr__(self) -> str:
         state = "closed" if self._closing else "ready" if self.ready else "registering"
-        return f"<Instance {self.instance_id} {self.role.value} {self._health.value} {state}>"
+        return f"<Instance {self.instance_id} {self.role.value} {self.health.value} {state}>"
 
     # -- what it is ---------------------------------------------------------------------------------------------
 
@@ -431,18 +431,30 @@ class Instance:
         """
         left = self._runtime.settings.drain if deadline is None else max(0.0, deadline - trio.current_time())
         self._draining = True
-        incarnation = self._incarnation
-        if incarnation is None or incarnation.lease.ended is not None:
-            await trio.lowlevel.checkpoint()
-            return
-        await self._runtime.shelter(self._drain, incarnation, left)
+        await self._runtime.shelter(self._drain, left, trio.Event())
+
+    async def hand_over(self) -> None:
+        """`drain` for a call that this instance itself serves: returns when all claims are released; the rest follows."""
+        self._draining = True
+        released = trio.Event()
+        self._runtime.nursery.start_soon(self._drain, self._runtime.settings.drain, released)
+        await released.wait()
 
     async def run_until_signal(self, *signals: Signals) -> None:
         """Wait for one of *signals* (SIGINT and SIGTERM by default); leaving the block then drains, a second one cuts that short.
 
-        Only from the main thread, as Python's signals are.
+        The second signal cuts short whatever drains on this node. Only from the main thread, as Python's signals are.
         """
-        await wait_signals(self._runtime.nursery, signals, self._patience.cancel)
+
+        def insist() -> None:
+            for instance in (self, *self._node.hosted.values()):
+                instance.hurry()
+
+        await wait_signals(self._runtime.nursery, signals, insist)
+
+    def hurry(self) -> None:
+        """Cut short the draining with which the block of `Node.serve` ends, now or when it comes to that."""
+        self._patience.cancel()
 
     # -- life, run by Node.serve --------------------------------------------------------------------------------
 
@@ -526,19 +538,26 @@ class Instance:
         self._runtime.nursery.start_soon(Incarnation.withdraw, self._node, self, lease_id)
         return None
 
-    async def _drain(self, incarnation: Incarnation, seconds: float) -> None:
-        until = self._runtime.clock.now() + seconds
-        with trio.move_on_after(seconds + _TEARDOWN):
-            incarnation.leave_lines()
-            incarnation.server.stop_accepting()
-            if self._options.register:
-                with trio.move_on_after(_NOTICE):  # callers and other nodes should know; but nothing hangs on it
-                    await incarnation.lease.refresh()
-            claims = list(incarnation.holdings.table.values())
-            await incarnation.holdings.give_up(claims, until=until)
-            with trio.CancelScope(deadline=self._runtime.clock.trio_time(until)):
-                await incarnation.server.drained()
-            incarnation.server.cancel_all()
+    async def _drain(self, seconds: float, released: trio.Event) -> None:
+        incarnation, clock = self._incarnation, self._runtime.clock
+        until = clock.now() + seconds
+        try:
+            if incarnation is None or incarnation.lease.ended is not None:
+                return
+            with trio.move_on_after(seconds + _TEARDOWN):
+                incarnation.leave_lines()
+                incarnation.server.stop_accepting()
+                if self._options.register:
+                    with trio.move_on_after(_NOTICE):  # callers and other nodes should know; but nothing hangs on it
+                        await incarnation.lease.refresh()
+                claims = list(incarnation.holdings.table.values())
+                await incarnation.holdings.give_up(claims, until=until)
+                released.set()
+                with trio.CancelScope(deadline=clock.trio_time(until)):
+                    await incarnation.server.drained()
+                incarnation.server.cancel_all()
+        finally:
+            released.set()
 
     async def wait_registered(self) -> Incarnation:
         """The current incarnation, waiting for a registration under way.

@@ -271,7 +271,7 @@ class Moves:
                     )
                 )
             case "drain":
-                await instance.drain()
+                await instance.hand_over()
                 return None
             case "set_health":
                 await instance.set_health(Health(_string(params, "health")), _string(params, "reason"))

@@ -297,11 +297,11 @@ async def open_node(
                 except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised again below
                     body = exc
                 nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
+        except BaseExceptionGroup as group:  # a background task failed, or two
             _, crashes = group.split(trio.Cancelled)
             if crashes is not None:
-                raise _crash(crashes) from crashes.exceptions[0]
-            if body is None:
+                body = _crash(crashes)
+            elif body is None:
                 raise  # cancelled from outside while it closed
         if body is not None:
             raise body
@@ -329,10 +329,12 @@ async def _start(settings: Settings, plugins: Plugins, opened: Backend, nursery:
 
 def _crash(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """What to raise for background tasks that failed with *group*: an interrupt as itself, else `NodeCrashed`."""
-    interrupts, _ = group.split(lambda exc: isinstance(exc, KeyboardInterrupt | SystemExit))
-    if interrupts is not None:
-        return KeyboardInterrupt()
-    first: BaseException = group
+    interrupts, _ = group.split((KeyboardInterrupt, SystemExit))
+    first: BaseException = group if interrupts is None else interrupts
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
-    return NodeCrashed(cause=f"{type(first).__name__}: {first}")
+    if interrupts is not None:
+        return first
+    crashed = NodeCrashed(cause=f"{type(first).__name__}: {first}")
+    crashed.__cause__ = first
+    return crashed

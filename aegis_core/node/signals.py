@@ -18,13 +18,15 @@ async def wait_signals(
 ) -> None:
     """Wait for one of *signals* (SIGINT and SIGTERM when there are none); call *insist* at the next one.
 
-    Only from the main thread, as Python's signals are. The signals stay caught until the second came or *nursery* ends.
+    Only from the main thread, as Python's signals are. The signals stay caught until the second came or *nursery* ends;
+    cancelled, they are not caught any more.
     """
+    listening = trio.CancelScope()
     wanted = tuple(signals) or (signal.SIGINT, signal.SIGTERM)
     first = trio.Event()
 
     async def listen(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(*wanted) as received:
+        with listening, trio.open_signal_receiver(*wanted) as received:
             task_status.started()
             async for number in received:
                 if first.is_set():
@@ -35,4 +37,8 @@ async def wait_signals(
                 first.set()
 
     await nursery.start(listen)
-    await first.wait()
+    try:
+        await first.wait()
+    except trio.Cancelled:
+        listening.cancel()
+        raise
