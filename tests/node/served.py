@@ -40,9 +40,9 @@ class Served:
 
     async def send(self, payload: bytes) -> bytes:
         """Send *payload* as it is."""
-        (record,) = self.node.runtime.directory.snapshot.live(self.instance.service.name)
         (transport,) = self.node.runtime.transports.values()
-        return await transport.request(record.endpoints[0], payload, timeout=1000)
+        endpoint = transport.endpoint(self.instance.instance_id, self.instance.lease_tag)
+        return await transport.request(endpoint, payload, timeout=1000)
 
 
 @asynccontextmanager
