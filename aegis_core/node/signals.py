@@ -13,9 +13,7 @@ __all__ = ["wait_signals"]
 _log = logging.getLogger("aegis.instance")
 
 
-async def wait_signals(
-    nursery: trio.Nursery, signals: Sequence[signal.Signals], insist: Callable[[], None]
-) -> None:
+async def wait_signals(nursery: trio.Nursery, signals: Sequence[signal.Signals], insist: Callable[[], None]) -> None:
     """Wait for one of *signals* (SIGINT and SIGTERM when there are none); call *insist* at the next one.
 
     Only from the main thread, as Python's signals are. The signals stay caught until the second came or *nursery* ends;
