@@ -1,0 +1,132 @@
+"""Measure how fast the library is; ``nox -s bench``, or ``python tests/benchmarks/run.py``.
+
+Each scenario runs in an interpreter of its own, so that what one leaves in memory does not slow the next one down.
+Goals that are missed are marked. A *ceiling* that is missed is measured again, because another program's work looks like
+ours; missed again, it makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pstats
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+# At the end, so that what is measured is the installed library wherever there is one.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from tests.benchmarks import (
+    asking_roles,
+    calling,
+    clustering,
+    importing,
+    looking_up,
+    owning,
+    registering,
+    table,
+    watching,
+)
+from tests.benchmarks.measuring import Arena, Line
+
+_ATTEMPTS: Final = 2
+
+
+@attrs.frozen
+class Scenario:
+    """One part of the table: how to measure it, and the names under which parts of it can be profiled."""
+
+    measure: Callable[[Arena], Awaitable[None]]
+    measured: tuple[str, ...]
+
+
+SCENARIOS: Final = {
+    "calls": Scenario(calling.measure, calling.MEASURED),
+    "look-ups": Scenario(looking_up.measure, looking_up.MEASURED),
+    "registrations": Scenario(registering.measure, registering.MEASURED),
+    "claims": Scenario(owning.measure_claims, owning.MEASURED_CLAIMS),
+    "bulk": Scenario(owning.measure_bulk, owning.MEASURED_BULK),
+    "transfers": Scenario(owning.measure_transfers, owning.MEASURED_TRANSFERS),
+    "roles": Scenario(asking_roles.measure, asking_roles.MEASURED),
+    "events": Scenario(watching.measure, watching.MEASURED),
+    "clusters": Scenario(clustering.measure, clustering.MEASURED),
+    "imports": Scenario(importing.measure, importing.MEASURED),
+}
+
+
+def _here(name: str, *, quick: bool) -> list[Line]:
+    """Measure one scenario in this process."""
+    arena = Arena(quick=quick)
+    trio.run(SCENARIOS[name].measure, arena)
+    return arena.lines
+
+
+def _elsewhere(name: str, *, quick: bool) -> list[Line]:
+    """Measure one scenario in a process of its own, anew while a ceiling is missed."""
+    command = [sys.executable, __file__, "--json", "--only", name, *(["--quick"] if quick else [])]
+    lines: list[Line] = []
+    for _ in range(_ATTEMPTS):
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if not done.stdout:
+            raise SystemExit(f"the scenario {name} failed with exit status {done.returncode}")
+        lines = table.from_json(done.stdout)[name]
+        if not table.missed(lines, ceilings=True):
+            break
+    return lines
+
+
+def _profile(name: str, *, quick: bool) -> None:
+    """Show where the time of one measured thing goes."""
+    if name in importing.MEASURED:
+        importing.show_imports()
+        return
+    (scenario,) = (scenario for scenario in SCENARIOS.values() if name in scenario.measured)
+    arena = Arena(quick=quick, profiled=name)
+    trio.run(scenario.measure, arena)
+    pstats.Stats(arena.watch.profile).strip_dirs().sort_stats("tottime").print_stats(45)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; the exit status."""
+    parser = argparse.ArgumentParser(description="Measure how fast the library is, beside floors of the same run.")
+    names = [name for scenario in SCENARIOS.values() for name in scenario.measured]
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller sizes: to try it, not to judge")
+    parser.add_argument("--only", action="append", choices=SCENARIOS, metavar="NAME", help=", ".join(SCENARIOS))
+    parser.add_argument("--json", action="store_true", help="print the lines as JSON")
+    parser.add_argument("--profile", choices=names, metavar="NAME", help=", ".join(names))
+    asked = parser.parse_args(arguments)
+    if asked.profile:
+        _profile(asked.profile, quick=asked.quick)
+        return 0
+    found: dict[str, list[Line]] = {}
+    chosen = asked.only or list(SCENARIOS)
+    for name in chosen:
+        measure = _here if asked.json and len(chosen) == 1 else _elsewhere
+        found[name] = measure(name, quick=asked.quick)
+        if not asked.json:
+            table.show(name, found[name])
+    lines = [line for part in found.values() for line in part]
+    goals, ceilings = table.missed(lines, ceilings=False), table.missed(lines, ceilings=True)
+    if asked.json:
+        print(table.as_json(found))
+    else:
+        _conclude(lines, goals, ceilings)
+    return 1 if ceilings else 0
+
+
+def _conclude(lines: Sequence[Line], goals: Sequence[str], ceilings: Sequence[str]) -> None:
+    kept = sum(len(line.checks) for line in lines) - len(goals) - len(ceilings)
+    print(f"\n{kept} goals and ceilings kept, {len(goals)} goals missed, {len(ceilings)} ceilings missed")
+    for text in goals:
+        print(f"  goal     {text}")
+    for text in ceilings:
+        print(f"  ceiling  {text}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
