@@ -36,6 +36,7 @@ def order_books(folder: Path, *, fsync: bool = False) -> Iterator[Service]:
         fsync: Whether each order waits until the disk has it.
     """
     service = Service(SERVICE, version="1.0.0")
+    turn = trio.Lock()
     with contextlib.ExitStack() as open_journals:
 
         @service.on_acquire
@@ -43,9 +44,10 @@ def order_books(folder: Path, *, fsync: bool = False) -> Iterator[Service]:
             """Make the book from its journal, and fence whoever owned it before."""
             symbol = symbol_of(claim.resource_id)
             owner = claim.instance.instance_id
-            # Blocks for some 25 µs a line. Where journals are long, do it in a worker thread: an instance
-            # that is stuck here for longer than its lease is replaced.
-            ledger = Ledger.open(journal_path(folder, symbol), symbol, epoch=claim.epoch, owner=owner, fsync=fsync)
+            # Blocks for some 30 µs a line: where journals are long, do it in a worker thread. One at a time, so that
+            # an instance that inherits many symbols at once can renew its lease in between.
+            async with turn:
+                ledger = Ledger.open(journal_path(folder, symbol), symbol, epoch=claim.epoch, owner=owner, fsync=fsync)
             open_journals.callback(ledger.close)
             return ledger
 
