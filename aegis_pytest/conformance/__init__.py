@@ -18,13 +18,17 @@ import pytest
 pytest.register_assert_rewrite(
     "aegis_pytest.conformance.commits",
     "aegis_pytest.conformance.expiry",
+    "aegis_pytest.conformance.lifecycle",
+    "aegis_pytest.conformance.registry",
     "aegis_pytest.conformance.steps",
     "aegis_pytest.conformance.transport",
     "aegis_pytest.conformance.watches",
 )
 
 from aegis_pytest.conformance.harness import Harness  # noqa: E402
+from aegis_pytest.conformance.lifecycle import LifecycleConformance  # noqa: E402
+from aegis_pytest.conformance.registry import RegistryConformance  # noqa: E402
 from aegis_pytest.conformance.store import StoreConformance  # noqa: E402
 from aegis_pytest.conformance.transport import TransportConformance  # noqa: E402
 
-__all__ = ["Harness", "StoreConformance", "TransportConformance"]
+__all__ = ["Harness", "LifecycleConformance", "RegistryConformance", "StoreConformance", "TransportConformance"]

@@ -10,7 +10,13 @@ from trio.testing import MockClock
 
 from aegis_backends.memory import open_memory
 from aegis_core.backend import Backend, BackendAddress
-from aegis_pytest.conformance import Harness, StoreConformance, TransportConformance
+from aegis_pytest.conformance import (
+    Harness,
+    LifecycleConformance,
+    RegistryConformance,
+    StoreConformance,
+    TransportConformance,
+)
 
 ADDRESS = BackendAddress("memory://conformance", "memory", "conformance")
 
@@ -32,7 +38,7 @@ class MemoryHarness(Harness):
 
 
 class OnMemory:
-    """How both suites open the backend, and that their time is virtual."""
+    """How the suites open the backend, and that their time is virtual."""
 
     @pytest.fixture
     def harness(self) -> Harness:
@@ -51,3 +57,11 @@ class TestMemoryStore(OnMemory, StoreConformance):
 
 class TestMemoryTransport(OnMemory, TransportConformance):
     """The transport."""
+
+
+class TestMemoryLifecycle(OnMemory, LifecycleConformance):
+    """Nodes on it."""
+
+
+class TestMemoryRegistry(OnMemory, RegistryConformance):
+    """The registry on it."""
