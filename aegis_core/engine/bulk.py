@@ -32,14 +32,7 @@ from aegis_core.errors import (
     ResourceLimitExceeded,
     VersionConflict,
 )
-from aegis_core.models import (
-    ABSENT,
-    BatchResult,
-    BulkReply,
-    Failure,
-    Ownership,
-    ResourceMetadata,
-)
+from aegis_core.models import ABSENT, BatchResult, BulkReply, Failure, Ownership, ResourceMetadata
 from aegis_core.names import TargetKey, resource_id_problem, target_key
 
 __all__ = [
@@ -167,23 +160,14 @@ def plan_bulk_claim(
         good = [i for i in good if not i.force]
     if not continue_on_error:
         held = view.held_by(claimant.lease)
-        check_limit(
-            view,
-            claimant,
-            sum(1 for i in good if i.resource_id not in held),
-            limit=limit,
-            reserved=reserved,
-        )
+        check_limit(view, claimant, sum(1 for i in good if i.resource_id not in held), limit=limit, reserved=reserved)
     return answered(
         BulkPlan(
             service_name=service_name,
             instance_id=instance_id,
             lease=lease,
             batches=_batches(
-                good,
-                batch_size=batch_size,
-                continue_on_error=continue_on_error,
-                max_transaction=max_transaction,
+                good, batch_size=batch_size, continue_on_error=continue_on_error, max_transaction=max_transaction
             ),
             continue_on_error=continue_on_error,
             failed=tuple(failed),
@@ -217,10 +201,7 @@ def plan_bulk_release(
             instance_id=instance_id,
             lease=lease,
             batches=_batches(
-                good,
-                batch_size=batch_size,
-                continue_on_error=continue_on_error,
-                max_transaction=max_transaction,
+                good, batch_size=batch_size, continue_on_error=continue_on_error, max_transaction=max_transaction
             ),
             continue_on_error=continue_on_error,
             failed=tuple(failed),
@@ -264,13 +245,7 @@ def _batches(
 
 
 def claim_batch(
-    view: View,
-    plan: BulkPlan,
-    batch: Sequence[BulkItem],
-    *,
-    reserved: int = 0,
-    now: float,
-    at: datetime,
+    view: View, plan: BulkPlan, batch: Sequence[BulkItem], *, reserved: int = 0, now: float, at: datetime
 ) -> Decision[BatchOutcome]:
     """Claim one batch of *plan* in one transaction.
 
@@ -297,13 +272,7 @@ def claim_batch(
         resource_id = item.resource_id
         try:
             found = acquire(
-                view,
-                claimant,
-                resource_id,
-                metadata=item.metadata,
-                force=item.force,
-                reason="claimed",
-                at=at,
+                view, claimant, resource_id, metadata=item.metadata, force=item.force, reason="claimed", at=at
             )
         except VersionConflict as exc:
             failed.append(_failure(resource_id, exc))
@@ -317,10 +286,7 @@ def claim_batch(
             if fresh > room:
                 asked = len(batch)
                 full = ResourceLimitExceeded(
-                    limit=plan.limit,
-                    asked=asked,
-                    held=plan.limit - room,
-                    instance_id=claimant.instance_id,
+                    limit=plan.limit, asked=asked, held=plan.limit - room, instance_id=claimant.instance_id
                 )
                 failed.append(_failure(resource_id, full))
                 continue
@@ -355,14 +321,7 @@ def release_batch(view: View, plan: BulkPlan, batch: Sequence[BulkItem]) -> Deci
     records: list[Ownership] = []
     failed: list[Failure] = []
     for item in batch:
-        found = owned_by(
-            view,
-            plan.service_name,
-            plan.instance_id,
-            item.resource_id,
-            "bulk_release",
-            admin=plan.admin,
-        )
+        found = owned_by(view, plan.service_name, plan.instance_id, item.resource_id, "bulk_release", admin=plan.admin)
         if isinstance(found, Ownership):
             records.append(found)
         else:
@@ -397,11 +356,7 @@ def failed_batch(batch: Sequence[BulkItem], error: AegisError) -> BatchOutcome:
 
 
 def bulk_reply(
-    plan: BulkPlan,
-    outcomes: Sequence[BatchOutcome],
-    durations: Sequence[float],
-    *,
-    rolled_back: bool = False,
+    plan: BulkPlan, outcomes: Sequence[BatchOutcome], durations: Sequence[float], *, rolled_back: bool = False
 ) -> BulkReply:
     """The report of a bulk operation.
 

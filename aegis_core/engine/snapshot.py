@@ -5,13 +5,16 @@ Theory of operation
 The view is fed from two sides. The *watch* tells every change in growing order of revision, and now and then that it is
 level (`Snapshot.advance`): then the view is whole up to that revision. The node's own *commits* are folded in as soon as
 they are acknowledged, ahead of the watch. Both use `put` and `delete`; each key is guarded by its revision, so what comes
-late, twice or out of order changes nothing. Deletions folded early are remembered until the watch has passed them.
+late, twice or out of order changes nothing. Deletions folded early are remembered until the watch has passed them. While
+a new snapshot is told (`resync`), only what it tells counts as seen; a commit folded meanwhile may be gone again already.
 
 `revision` moves with `advance` alone. Between two of them a feed may have merged the changes of a key to its newest, so
 a record can be there before the instance record that it names; a record newer than `revision` is therefore never judged
 dead (`holder` raises `NotYetKnown`).
 
 The first snapshot is no news: no events before the first `advance`.
+
+All that changes the view is in one file, past 400 lines, because records, indexes and events must move together.
 """
 
 from __future__ import annotations

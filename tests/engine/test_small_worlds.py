@@ -44,9 +44,9 @@ def world(
         ),
         pytest.param(world("claim release", "lose"), 8, id="claims-and-expiries"),
         pytest.param(world("claim release join", "lose abandon glimpse"), 6, id="lines"),
-        pytest.param(world("claim join", "lose"), 7, id="promotions"),
+        pytest.param(world("claim join", "lose"), 6, id="promotions"),
         pytest.param(world("claim", "lose glimpse", registered=1), 7, id="registrations"),
-        pytest.param(world("claim", "lose glimpse", registered=0), 9, id="from-nothing"),
+        pytest.param(world("claim", "lose glimpse", registered=0), 8, id="from-nothing"),
         pytest.param(world("claim join", "lose glimpse", nodes=2, resources=1), 9, id="two-nodes-one-resource"),
     ],
 )

@@ -24,6 +24,8 @@ overwritten by another; each new ownership has a new epoch. At each refusal: it 
 In each state where all is quiet: what is free can be claimed at the first attempt by anybody, and promoted by whoever is
 first in line; what is held is refused with the holder's name.
 
+It is one file, past 400 lines, because what may happen and what is judged are to be read together.
+
 Names are numbers here, so that `tests.engine.canonical` can treat nodes and resources as interchangeable.
 """
 
