@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
@@ -54,7 +55,8 @@ class Directory:
         self._touched = touched
         self._waiters: list[tuple[int, int, trio.Event]] = []
         self._order = itertools.count()
-        self._targets: dict[str, trio.Event] = {}
+        # Weak, so that what nobody waits for any more is forgotten, whether it ever changes or not.
+        self._targets: weakref.WeakValueDictionary[str, trio.Event] = weakref.WeakValueDictionary()
         self._changed = trio.Event()
 
     def __repr__(self) -> str:
@@ -98,10 +100,15 @@ class Directory:
 
     def watch_target(self, target: str) -> trio.Event:
         """An event that is set at the next change of who owns, or who waits for, *target*."""
-        return self._targets.setdefault(target, trio.Event())
+        known = self._targets.get(target)
+        if known is None:
+            known = self._targets[target] = trio.Event()
+        return known
 
     def note_silence(self) -> None:
-        """The watch is known to be alive now: tell which instances have fallen silent."""
+        """The watch is known to be alive now: tell which instances have fallen silent. Not while the view is made anew."""
+        if not self.ready:
+            return
         now, at = self._clock.now(), self._wall()
         self._publish(self.snapshot.advance(self.snapshot.revision, now=now, at=at))
         self._publish(self.snapshot.tell_silence(now, at))

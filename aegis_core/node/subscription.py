@@ -29,6 +29,7 @@ class EventStream:
         self._service = service
         self._resource_id = resource_id
         self._events: deque[Event] = deque()
+        self._closed = False
         self._waiting = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
@@ -41,22 +42,33 @@ class EventStream:
         return await self.receive()
 
     async def receive(self) -> Event:
-        """The next event; waits for one. Cancelled, it has taken none."""
-        if self._events:
+        """The next event; waits for one. Cancelled, it has taken none.
+
+        Raises:
+            trio.ClosedResourceError: The block of `Node.events` has been left.
+        """
+        if self._events or self._closed:
             await trio.lowlevel.checkpoint()
-        while not self._events:
+        while not self._events and not self._closed:
             await self._waiting.park()
-        return self._events.popleft()
+        return self.receive_nowait()
 
     def receive_nowait(self) -> Event:
         """The next event.
 
         Raises:
             trio.WouldBlock: There is none yet.
+            trio.ClosedResourceError: The block of `Node.events` has been left.
         """
+        if self._closed:
+            raise trio.ClosedResourceError("the block of node.events() has been left")
         if not self._events:
             raise trio.WouldBlock
         return self._events.popleft()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._waiting.unpark_all()
 
     def _wants(self, event: Event) -> bool:
         if isinstance(event, Resync):
@@ -95,6 +107,7 @@ class Subscriptions:
             yield stream
         finally:
             self._streams.remove(stream)
+            stream._close()
 
     def publish(self, event: Event) -> None:
         """Hand *event* to every stream that wants it."""
