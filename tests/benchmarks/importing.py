@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import trio
@@ -18,19 +22,29 @@ MEASURED: Final = ("import",)
 _PROGRAM: Final = "from time import perf_counter as now; began = now(); import {}; print(now() - began)"
 
 
-async def _import(operations: int, watch: Watch, *, module: str) -> None:
+@contextmanager
+def _compiled_once() -> Iterator[dict[str, str]]:
+    """An environment in which every module is compiled at its first import, and kept so, as installed modules are."""
+    with TemporaryDirectory() as kept:
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        yield inherited | {"PYTHONPYCACHEPREFIX": kept}
+
+
+async def _import(operations: int, watch: Watch, *, module: str, environment: Mapping[str, str]) -> None:
     for _ in range(operations):
-        done = await trio.run_process([sys.executable, "-c", _PROGRAM.format(module)], capture_stdout=True)
+        command = [sys.executable, "-c", _PROGRAM.format(module)]
+        done = await trio.run_process(command, capture_stdout=True, env=environment)
         watch.file(f"import {module}", float(done.stdout))
 
 
 async def measure(arena: Arena) -> None:
     """``import aegis_core`` beside ``import trio``, the least of many."""
-    found = await arena.compete(
-        Contestant(partial(_import, module="trio"), 1),
-        Contestant(partial(_import, module="aegis_core"), 1),
-        rounds=15,
-    )
+    with _compiled_once() as environment:
+        found = await arena.compete(
+            Contestant(partial(_import, module="trio", environment=environment), 1),
+            Contestant(partial(_import, module="aegis_core", environment=environment), 1),
+            rounds=15,
+        )
     trio_alone, ours = found["import trio"], found["import aegis_core"]
     arena.line("import trio", trio_alone)
     arena.line("import aegis_core", ours, at_most(ours.p50 / trio_alone.p50, 1.5, "{:.2f} x import trio, goal 1.5"))
@@ -38,9 +52,10 @@ async def measure(arena: Arena) -> None:
 
 def show_imports() -> None:
     """Print the imports of the library that take longest, each with those that it causes."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import aegis_core"], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-X", "importtime", "-c", "import aegis_core"]
+    with _compiled_once() as environment:
+        for _ in range(2):
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     lines = [line.removeprefix("import time:").split("|") for line in done.stderr.splitlines()[1:]]
     slowest = sorted(lines, key=lambda fields: -int(fields[1]))[:40]
     print("self us  whole us  module")
