@@ -86,9 +86,12 @@ class Runtime:
         """Run ``work(*args)`` in the node's nursery and wait for it: cancelling the caller leaves it running.
 
         Raises:
-            StoreUnavailable: The node closed meanwhile (MAYBE_EXECUTED).
+            StoreUnavailable: The node was closed before (NOT_SENT), or closed meanwhile (MAYBE_EXECUTED).
             Exception: As *work* raised it.
         """
+        if self.closed:
+            await trio.lowlevel.checkpoint()
+            raise StoreUnavailable(reason="the node is closed", outcome=Outcome.NOT_SENT)
         done = trio.Event()
         results: list[R] = []
         errors: list[Exception] = []
