@@ -53,6 +53,10 @@ _TRANSFER: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_/-]*[A-Za-z0-9_-])?\Z")
 _FORBIDDEN: Final = re.compile(r"[ *><?\"|\\{}$%&`]")
 _ESCAPED: Final = re.compile(r"[^A-Za-z0-9_/-]+|\A/|/\Z")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_=-](?:[A-Za-z0-9_=/-]*[A-Za-z0-9_=-])?\Z")
+# Most names are ASCII, and every claim makes and reads keys: these two tables spare it the bytes.
+_HEX: Final = {code: f"={code:02X}" for code in range(128) if not re.match("[A-Za-z0-9_/-]", chr(code))}
+_UNHEX: Final = {code[1:]: chr(char) for char, code in _HEX.items()}
 
 
 def service_name_problem(name: object) -> str | None:
@@ -142,6 +146,8 @@ def escape(text: str) -> str:
     """*text* (any non-empty string) as one token of a key; `unescape` reads it back."""
     if _PLAIN.match(text):
         return text
+    if text.isascii() and text[:1] != "/" and text[-1:] != "/":
+        return text.translate(_HEX)
     return _ESCAPED.sub(_as_hex, text)
 
 
@@ -158,6 +164,8 @@ def unescape(token: str) -> str:
     text = token
     if "=" in token:
         first, *others = token.split("=")
+        if _TOKEN.match(token) and {other[:2] for other in others} <= _UNHEX.keys():
+            return first + "".join([_UNHEX[other[:2]] + other[2:] for other in others])
         text = b"".join([first.encode(), *(bytes.fromhex(o[:2]) + o[2:].encode() for o in others)]).decode()
     if not text or escape(text) != token:
         raise ValueError(f"{_shown(token)} is not an escaped name")
@@ -223,11 +231,10 @@ def transfer_key(transfer_id: str) -> str:
 
 def parse_key(key: str) -> Key | None:
     """What *key* names, or None when it is no key of ours (the store may be shared with other writers)."""
-    tokens = key.split(".")
-    match tokens:
-        case ["resources", token]:
-            target = _resource(token)
-            return None if target is None else TargetKey(target)
+    if key.startswith("resources."):  # nearly all of them
+        target = _resource(key[10:])
+        return None if target is None else TargetKey(target)
+    match key.split("."):
         case ["service-instances", service, instance]:
             return (
                 InstanceKey(service, instance)

@@ -7,7 +7,8 @@ from typing import Generic, TypeVar
 
 import attrs
 
-from aegis_core.models import Record
+from aegis_core.models import Ownership, Record
+from aegis_core.names import Key, TargetKey, parse_key
 
 __all__ = ["Audit", "Decision", "NotYetKnown", "Write", "answered"]
 
@@ -34,6 +35,17 @@ class Write:
     record: Record | None
     expect: int
     ttl: float | None = None
+
+    @property
+    def named(self) -> Key:
+        """What `key` names."""
+        record = self.record
+        if isinstance(record, Ownership):  # most writes, and spelling keys out is a good part of their cost
+            return TargetKey(record.target)
+        key = parse_key(self.key)
+        if key is None:
+            raise ValueError(f"{self.key!r} is no key of the engine's")
+        return key
 
 
 @attrs.frozen

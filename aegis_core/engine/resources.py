@@ -33,7 +33,7 @@ from aegis_core.models import (
     ServiceInstance,
     TransferRecord,
 )
-from aegis_core.names import TargetKey, target_key, transfer_key
+from aegis_core.names import target_key, transfer_key
 
 __all__ = [
     "MAX_RESOURCES",
@@ -98,7 +98,7 @@ def acquire(
     # given up while its fate was open may still arrive, and must find another revision then.
     record = view.held(resource_id)
     if record is None:
-        expect, previous = view.expectation(TargetKey(resource_id)), ""
+        expect, previous = view.vacancy(resource_id), ""
         holder = None
     else:
         expect, previous = record.revision, record.instance_id

@@ -94,28 +94,26 @@ class Snapshot(View):
             # Whether it is still there, the snapshot that is under way will show.
             self._unseen[key] = None
         events: list[Event]
-        match key, record:
-            case TargetKey(target), Ownership() if record.target == target:
-                epoch = record.epoch if 0 < record.epoch < revision else revision
-                if record.revision != revision or record.epoch != epoch:
-                    record = attrs.evolve(record, revision=revision, epoch=epoch)
-                events = self._set_owner(target, record, revision=revision, at=at, reason="")
-            case InstanceKey(service, instance), ServiceInstance() if (
-                record.service_name == service and record.instance_id == instance and not self._is_taken(record)
-            ):
-                if record.revision != revision:
-                    record = attrs.evolve(record, revision=revision)
-                events = self._set_instance(record, revision=revision, now=now, at=at)
-            case StandbyKey(target, instance), Standby() if record.target == target and record.instance_id == instance:
-                joined = record.joined if 0 < record.joined < revision else revision
-                if record.revision != revision or record.joined != joined:
-                    record = attrs.evolve(record, revision=revision, joined=joined)
-                events = self._set_place(target, instance, record, revision=revision, at=at)
-            case TransferKey(transfer_id), TransferRecord() if record.transfer_id == transfer_id:
-                events = self._set_transfer(attrs.evolve(record, revision=revision))
-            case _:
-                events = self._remove(key, revision=revision, expired=False, at=at, reason="unreadable")
-                self._unreadable[key] = revision
+        if isinstance(key, TargetKey) and isinstance(record, Ownership) and record.target == key.target:
+            events = self._set_owner(key.target, _stored(record, revision), revision=revision, at=at, reason="")
+        elif isinstance(key, InstanceKey) and isinstance(record, ServiceInstance) and self._is_genuine(key, record):
+            if record.revision != revision:
+                record = attrs.evolve(record, revision=revision)
+            events = self._set_instance(record, revision=revision, now=now, at=at)
+        elif isinstance(key, StandbyKey) and isinstance(record, Standby) and _is_at(key, record):
+            joined = record.joined if 0 < record.joined < revision else revision
+            if record.revision != revision or record.joined != joined:
+                record = attrs.evolve(record, revision=revision, joined=joined)
+            events = self._set_place(key.target, key.instance_id, record, revision=revision, at=at)
+        elif (
+            isinstance(key, TransferKey)
+            and isinstance(record, TransferRecord)
+            and record.transfer_id == key.transfer_id
+        ):
+            events = self._set_transfer(attrs.evolve(record, revision=revision))
+        else:
+            events = self._remove(key, revision=revision, expired=False, at=at, reason="unreadable")
+            self._unreadable[key] = revision
         return tuple(events)
 
     def delete(self, key: Key, revision: int, *, expired: bool, now: float, at: datetime) -> tuple[Event, ...]:
@@ -193,12 +191,12 @@ class Snapshot(View):
 
     # -- instances --------------------------------------------------------------------------------
 
-    def _is_taken(self, record: ServiceInstance) -> bool:
-        """Whether the lease tag belongs to another live instance: tags are minted at random, so this one is forged."""
+    def _is_genuine(self, key: InstanceKey, record: ServiceInstance) -> bool:
+        """Whether *record* is of the instance that *key* names, and its lease tag no other's: tags are minted at random."""
         entry = self._leases.get(record.lease)
         holder = entry.instance if entry else None
-        return holder is not None and (
-            holder.instance_id != record.instance_id or holder.service_name != record.service_name
+        return (record.service_name, record.instance_id) == (key.service_name, key.instance_id) and (
+            holder is None or (holder.service_name, holder.instance_id) == (record.service_name, record.instance_id)
         )
 
     def _set_instance(self, new: ServiceInstance, *, revision: int, now: float, at: datetime) -> list[Event]:
@@ -456,6 +454,31 @@ class Snapshot(View):
         self._index.add(record, alive=alive)
         held = self._leases[record.lease].held
         held[key.target] = held.pop(key.target)
+
+
+def _stored(record: Ownership, revision: int) -> Ownership:
+    """*record* with its revision, and an epoch that is its own revision or an earlier one."""
+    epoch = record.epoch if 0 < record.epoch < revision else revision
+    if record.revision == revision and record.epoch == epoch:
+        return record
+    # Spelled out: copying by name costs twice as much, and every claim passes here.
+    return Ownership(
+        target=record.target,
+        service_name=record.service_name,
+        instance_id=record.instance_id,
+        lease=record.lease,
+        epoch=epoch,
+        metadata=record.metadata,
+        registered_at=record.registered_at,
+        reason=record.reason,
+        previous=record.previous,
+        as_role=record.as_role,
+        revision=revision,
+    )
+
+
+def _is_at(key: StandbyKey, record: Standby) -> bool:
+    return record.target == key.target and record.instance_id == key.instance_id
 
 
 def _is_of(record: Ownership, instance: ServiceInstance) -> bool:

@@ -104,7 +104,13 @@ class View:
     def expectation(self, key: Key) -> int:
         """The revision that *key* has here: what a write expects. `ABSENT` when it is not there."""
         found = self._record(key)
-        return self._unreadable.get(key, ABSENT) if found is None else found.revision
+        if found is not None:
+            return found.revision
+        return self._unreadable.get(key, ABSENT) if self._unreadable else ABSENT
+
+    def vacancy(self, target: str) -> int:
+        """The revision that a write expects of *target*'s key when no record of it can be read here."""
+        return self._unreadable.get(TargetKey(target), ABSENT) if self._unreadable else ABSENT
 
     def _record(self, key: Key) -> Record | None:
         if isinstance(key, TargetKey):

@@ -116,9 +116,8 @@ class Directory:
     def fold(self, writes: Sequence[Write], revisions: Sequence[int]) -> None:
         """Take this node's own acknowledged *writes* into the view, ahead of the watch."""
         for write, revision in zip(writes, revisions, strict=True):
-            key = names.parse_key(write.key)
-            if key is not None and revision > 0:
-                self._tell(key, write.record, revision, expired=False, deleted=write.record is None, folded=True)
+            if revision > 0:
+                self._tell(write.named, write.record, revision, expired=False, deleted=write.record is None, folded=True)
         self._wake()
 
     def _apply(self, batch: Sequence[Change | Synced | Resync]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from aegis_core.engine.decision import Write
 from aegis_core.events import InstanceLost, InstanceRegistered, ResourceReleased, RoleChanged
 from aegis_core.models import Role, Standby, TransferRecord
-from aegis_core.names import instance_key, parse_key, role_target, standby_key
+from aegis_core.names import TargetKey, instance_key, parse_key, role_target, standby_key
 from tests.engine.driver import AT, Driver, candidate
 from tests.engine.test_claims import claim, owner
 from tests.engine.test_snapshot import found, ownership
@@ -117,3 +118,11 @@ def test_a_record_of_another_instance_does_not_come_to_life(driver: Driver) -> N
     driver.tell("service-instances.svc.a", None, 14, expired=True)
     assert [type(e) for e in driver.events] == [InstanceRegistered, InstanceLost]
     assert found(driver) == []
+
+
+def test_a_write_knows_what_its_key_names() -> None:
+    """And the engine writes no keys but its own."""
+    assert Write("resources.a=3Ab", None, 3).named == TargetKey("a:b")
+    assert Write("resources.a=3Ab", ownership("a:b", "a"), 3).named == TargetKey("a:b")
+    with pytest.raises(ValueError, match="is no key of the engine's"):
+        _ = Write("foreign.key", None, 3).named
