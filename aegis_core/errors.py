@@ -95,7 +95,8 @@ def _plain(value: object) -> object:
     return value
 
 
-@attrs.define(eq=False, slots=False)
+# One repr for all: generating one for each class takes half as long as importing the module.
+@attrs.define(eq=False, repr=False, slots=False)
 class AegisError(Exception):
     """Base of every error that the library raises on purpose.
 
@@ -119,8 +120,12 @@ class AegisError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def __repr__(self) -> str:
+        shown = [f"{a.name}={getattr(self, a.name)!r}" for a in attrs.fields(type(self)) if a.init]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class ConfigError(AegisError):
     """Your configuration is wrong. `source` is the file, variable or argument, `key` the setting, `problem` what to do."""
 
@@ -136,7 +141,7 @@ class ConfigError(AegisError):
         return f"{where}: {self.problem}" if where else self.problem
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class NodeCrashed(AegisError):
     """A background task of this node failed, so the node ended. `__cause__` is what happened; not your fault."""
 
@@ -149,7 +154,7 @@ class NodeCrashed(AegisError):
         return f"the node stopped because a background task failed: {self.cause}"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class Conflict(AegisError):
     """A transaction's expectation did not hold. Nothing was changed: read again, decide again.
 
@@ -169,7 +174,7 @@ class Conflict(AegisError):
         )
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class Indeterminate(AegisError):
     """A transaction's fate is unknown (time-out, lost connection). Repeat the same transaction: same id, same operations."""
 
@@ -195,7 +200,7 @@ def _as_tuple(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(problems)
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class InvalidRequest(AegisError):
     """The request does not fit. All of its problems are listed, each with its path; mend and send again."""
 
@@ -213,7 +218,7 @@ class InvalidRequest(AegisError):
         return "invalid request: " + "; ".join(f"{p.message} @ {p.path}" for p in self.problems)
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class Unauthorized(AegisError):
     """The caller did not show who it is, or what it showed is wrong."""
 
@@ -227,7 +232,7 @@ class Unauthorized(AegisError):
         return f"not authenticated for {self.operation} {self.target}".rstrip()
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class Forbidden(AegisError):
     """The caller is known, and may not do this; `reason` says which rule stands against it."""
 
@@ -244,7 +249,7 @@ class Forbidden(AegisError):
         )
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class NotOwner(Forbidden):
     """Release, heartbeat or transfer of something that is another's; `owner` is whose."""
 
@@ -257,14 +262,14 @@ class NotOwner(Forbidden):
         return f"{self.operation} {self.target}: it belongs to instance {self.owner!r}"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class NotFound(AegisError):
     """Something that was named is not there."""
 
     code: ClassVar[str] = "NOT_FOUND"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class ServiceNotFound(NotFound):
     """No instance of the service is registered."""
 
@@ -277,7 +282,7 @@ class ServiceNotFound(NotFound):
         return f"no instance of service {self.service_name!r} is registered"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class InstanceNotFound(NotFound):
     """The instance is not registered (any more); register it first."""
 
@@ -292,7 +297,7 @@ class InstanceNotFound(NotFound):
         return f"instance {self.instance_id!r}{of} is not registered"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class ResourceNotFound(NotFound):
     """Nobody owns the resource, or (`owned_by_service`) an instance of another service does."""
 
@@ -309,14 +314,14 @@ class ResourceNotFound(NotFound):
         return f"resource {self.resource_id!r} has no owner"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class Held(AegisError):
     """Somebody else has what you asked for. Not your bug and not for ever: wait in line, or ask the holder."""
 
     owner: str
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class InstanceConflict(Held):
     """Another process is registered under this instance id and its lease lives."""
 
@@ -329,7 +334,7 @@ class InstanceConflict(Held):
         return f"instance id {self.owner!r} of service {self.service_name!r} is in use by a live instance"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class ResourceConflict(Held):
     """Another instance owns the resource; `conflicts` maps every id of the request that is held to its owner.
 
@@ -349,7 +354,7 @@ class ResourceConflict(Held):
         return f"resource {self.resource_id!r} is held by instance {self.owner!r}{more}{why}"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class RoleConflict(Held):
     """The role that was asked for has an active holder already."""
 
@@ -363,7 +368,7 @@ class RoleConflict(Held):
         return f"instance {self.owner!r} is already ACTIVE for {self.target!r} of service {self.service_name!r}"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class VersionConflict(AegisError):
     """The metadata changed since you read it: read again, apply your change, send with the `actual` version."""
 
@@ -378,7 +383,7 @@ class VersionConflict(AegisError):
         return f"metadata of {self.resource_id!r} is at version {self.actual}, the change was made from {self.expected}"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class Misdirected(AegisError):
     """Wire only: the instance asked does not own the resource under that epoch. The caller looks again and retries."""
 
@@ -393,7 +398,7 @@ class Misdirected(AegisError):
         return f"resource {self.resource_id!r} is not here (epoch {self.epoch}, owner {self.owner or 'unknown'})"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class LimitExceeded(AegisError):
     """A limit would be passed."""
 
@@ -401,7 +406,7 @@ class LimitExceeded(AegisError):
     asked: int
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class ResourceLimitExceeded(LimitExceeded):
     """An instance may not hold that many resources: spread the ids over more instances, or raise the limit."""
 
@@ -418,7 +423,7 @@ class ResourceLimitExceeded(LimitExceeded):
         )
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class Overloaded(LimitExceeded):
     """The callee's queue (or this node's own limit towards it) is full; nothing was executed. Try again later."""
 
@@ -431,7 +436,7 @@ class Overloaded(LimitExceeded):
         return f"{self.what or 'the instance'} is at its limit of {self.limit} requests"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class RemoteError(AegisError):
     """The handler raised on the other side. `remote_code` and `remote_message` are what it said, `kind` its name."""
 
@@ -447,14 +452,14 @@ class RemoteError(AegisError):
         return f"{self.kind or self.remote_code}: {self.remote_message}"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class Unavailable(AegisError):
     """Nothing is wrong with the request, but it could not be carried out now; `outcome` says whether it may have been."""
 
     outcome: Outcome
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class NoInstance(Unavailable):
     """No instance of the service can take the call now (all gone, draining, or their circuits open)."""
 
@@ -471,7 +476,7 @@ class NoInstance(Unavailable):
         )
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class StoreUnavailable(Unavailable):
     """The store did not answer. With MAYBE_EXECUTED the change may still come to be."""
 
@@ -485,7 +490,7 @@ class StoreUnavailable(Unavailable):
         return f"the store is unavailable ({self.outcome.value}): {self.reason}"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class TransportUnavailable(Unavailable):
     """The instance could not be reached, or its answer could not."""
 
@@ -500,7 +505,7 @@ class TransportUnavailable(Unavailable):
         return f"{self.endpoint or 'the instance'} cannot be reached ({self.outcome.value}): {self.reason}"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class LeaseLost(Unavailable):
     """Your claim ended while you worked under it: stop, and claim again. `reason` says how it ended."""
 
@@ -516,7 +521,7 @@ class LeaseLost(Unavailable):
         return f"the claim of {self.resource_id!r} (epoch {self.epoch}) ended: {self.reason.value}"
 
 
-@attrs.define(eq=False, slots=False, kw_only=True)
+@attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class CallTimeout(Unavailable, trio.TooSlowError):
     """No answer within `timeout` seconds; `outcome` says whether the call may have been executed."""
 

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Event:
     """Base of all events.
 
@@ -53,15 +53,32 @@ class Event:
     revision: int = 0
     at: datetime
 
+    # Written once for all events: generating them for each class takes half as long as importing the module.
 
-@attrs.frozen(kw_only=True)
+    def __repr__(self) -> str:
+        shown = [f"{a.name}={getattr(self, a.name)!r}" for a in attrs.fields(type(self))]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values()))
+
+    def _values(self) -> tuple[object, ...]:
+        return tuple([getattr(self, a.name) for a in attrs.fields(type(self))])
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class InstanceRegistered(Event):
     """An instance is there, or there again under a new lease."""
 
     kind: ClassVar[str] = "instance_registered"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class InstanceHealthChanged(Event):
     """An instance's health changed, by its own word or as seen from here (`reason`)."""
 
@@ -71,7 +88,7 @@ class InstanceHealthChanged(Event):
     reason: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class InstanceDeregistered(Event):
     """An instance left of its own will; `released` are the resource ids that became free."""
 
@@ -79,7 +96,7 @@ class InstanceDeregistered(Event):
     released: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class InstanceLost(Event):
     """An instance's lease expired; `released` are the resource ids that became free."""
 
@@ -87,7 +104,7 @@ class InstanceLost(Event):
     released: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class RoleChanged(Event):
     """An instance became ACTIVE or STANDBY for a target: a role `group`, or the resource `resource_id`."""
 
@@ -98,7 +115,7 @@ class RoleChanged(Event):
     reason: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ResourceRegistered(Event):
     """A resource got an owner (claimed, promoted, activated)."""
 
@@ -107,7 +124,7 @@ class ResourceRegistered(Event):
     reason: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ResourceReleased(Event):
     """A resource lost its owner without getting another: ``released``, ``deregistered`` or ``lease_expired``."""
 
@@ -116,7 +133,7 @@ class ResourceReleased(Event):
     reason: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ResourceExpired(Event):
     """The time to live that a resource's metadata sets has passed and its owner gave it up."""
 
@@ -124,7 +141,7 @@ class ResourceExpired(Event):
     epoch: int = 0
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ResourceTransferred(Event):
     """A resource moved from a live owner (`old`) to another instance (`instance_id`)."""
 
@@ -134,7 +151,7 @@ class ResourceTransferred(Event):
     reason: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class BulkProgress(Event):
     """A bulk operation of this node finished a batch."""
 
@@ -145,7 +162,7 @@ class BulkProgress(Event):
     total: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class OrphanSwept(Event):
     """This node deleted the records that a dead instance left; `resource_ids` are which."""
 
@@ -154,7 +171,7 @@ class OrphanSwept(Event):
     reason: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class LeaseEnded(Event):
     """The lease of an instance of this node ended against its will; it registers anew. `reason` is EXPIRED or ERASED."""
 
@@ -162,7 +179,7 @@ class LeaseEnded(Event):
     reason: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ScopeOverran(Event):
     """A body ran on after its claim had ended, `seconds` so far: it reaches no checkpoint, only the epoch protects."""
 
@@ -171,7 +188,7 @@ class ScopeOverran(Event):
     seconds: float = 0.0
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CircuitStateChanged(Event):
     """A circuit breaker of this node changed state (``closed``, ``open``, ``half-open``); `what` is the instance or ``store``."""
 
@@ -182,7 +199,7 @@ class CircuitStateChanged(Event):
     reason: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Resync(Event):
     """This node's view was rebuilt from a new snapshot; events may have been missed."""
 
