@@ -89,7 +89,7 @@ async def bulk_claim(
     else:
         incarnation = await hosted.wait_registered()
         lease = incarnation.lease.tag
-        reserved = incarnation.holdings.reserved(i.resource_id for i in asked)
+        reserved = 0
     if any(item.force for item in asked):
         node.require_own(instance_id, "force", service_name, *(i.resource_id for i in asked if i.force))
 
@@ -197,13 +197,14 @@ class _Bulk:
         incarnation = None if self._hosted is None else await self._hosted.wait_registered()
         runtime = self._runtime
 
+        others: Callable[[], int] = int
+
         def decide(view: Snapshot) -> Decision[BatchOutcome]:
-            reserved = 0 if incarnation is None else incarnation.holdings.reserved(ids)
-            return bulk.claim_batch(view, plan, batch, reserved=reserved, now=runtime.clock.now(), at=runtime.wall())
+            return bulk.claim_batch(view, plan, batch, reserved=others(), now=runtime.clock.now(), at=runtime.wall())
 
         if incarnation is None or self._hosted is None:
             return await self.decide(decide)
-        with incarnation.holdings.attempt(ids):
+        with incarnation.holdings.attempt(ids), incarnation.holdings.reserve(ids) as others:
             outcome = await self.decide(decide)
             fresh = incarnation.holdings.take(outcome.done, keep=True)
         try:

@@ -74,6 +74,7 @@ class Holdings:
         self._committer = committer
         self._instance = instance
         self._attempting: Counter[str] = Counter()
+        self._reserved: dict[object, frozenset[str]] = {}
         self._given_up: dict[str, int] = {}
         self._suspects: dict[str, None] = {}
         self._suspected = trio.Event()
@@ -97,10 +98,28 @@ class Holdings:
                     del self._attempting[target]
                 self.touched(target)
 
-    def reserved(self, targets: Iterable[str]) -> int:
-        """How many resources attempts under way may add, those for *targets* not counted."""
-        own = frozenset(targets)
-        return sum(1 for target in self._attempting if target not in own and target not in self.table)
+    @contextmanager
+    def reserve(self, targets: Iterable[str]) -> Iterator[Callable[[], int]]:
+        """While the block runs, a commit under way may add *targets*; yields how many resources others may still add.
+
+        Only blocks that began earlier count: two commits that waited for each other would wait for ever.
+        """
+        mine = frozenset(target for target in targets if not names.is_role(target))
+        token = object()
+
+        def others() -> int:
+            found: set[str] = set()
+            for other, theirs in self._reserved.items():
+                if other is token:
+                    break
+                found |= theirs
+            return sum(1 for target in found if target not in mine and target not in self.table)
+
+        self._reserved[token] = mine
+        try:
+            yield others
+        finally:
+            del self._reserved[token]
 
     def take(self, targets: Iterable[str], *, keep: bool) -> list[Claim]:
         """Put what the view shows as acquired by this lease into the table; the claims that are new.

@@ -254,27 +254,29 @@ class Instance:
             audit = self.audit(reason="claimed by force", requested_by=self.instance_id)
         settings = self._runtime.settings
 
-        def decide(view: Snapshot) -> Decision[ClaimReply]:
-            return resources.claim(
-                view,
-                self._service.name,
-                self.instance_id,
-                targets,
-                lease=incarnation.lease.tag,
-                metadata=metadata,
-                force=force,
-                admin=force,
-                all_or_nothing=not partial,
-                reason=reason,
-                limit=settings.max_resources_per_instance,
-                reserved=incarnation.holdings.reserved(targets),
-                max_transaction=self._runtime.store.capabilities.max_transaction,
-                audit=audit,
-                now=self._runtime.clock.now(),
-                at=self._runtime.wall(),
-            )
+        with incarnation.holdings.reserve(targets) as reserved:
 
-        return await self._node.committer.decide(decide, timeout=settings.request_timeout, what="the claim")
+            def decide(view: Snapshot) -> Decision[ClaimReply]:
+                return resources.claim(
+                    view,
+                    self._service.name,
+                    self.instance_id,
+                    targets,
+                    lease=incarnation.lease.tag,
+                    metadata=metadata,
+                    force=force,
+                    admin=force,
+                    all_or_nothing=not partial,
+                    reason=reason,
+                    limit=settings.max_resources_per_instance,
+                    reserved=reserved(),
+                    max_transaction=self._runtime.store.capabilities.max_transaction,
+                    audit=audit,
+                    now=self._runtime.clock.now(),
+                    at=self._runtime.wall(),
+                )
+
+            return await self._node.committer.decide(decide, timeout=settings.request_timeout, what="the claim")
 
     @asynccontextmanager
     async def own(
@@ -488,7 +490,8 @@ class Instance:
     async def close(self, *, drain: bool) -> None:
         """Leave: hand over (with *drain*), and deregister in any case, in at most two further seconds."""
         try:
-            if drain and self._incarnation is not None:
+            # A node that was closed, or killed, under the block can hand nothing over.
+            if drain and self._incarnation is not None and not self._runtime.closed:
                 with self._patience:
                     await self.drain()
         finally:

@@ -50,16 +50,21 @@ async def wait_turn(
     # A registration as STANDBY has taken the place already.
     tried = joined = any(place.target == target for place in runtime.directory.snapshot.places_of(lease.tag))
 
-    def promote(view: Snapshot) -> Decision[Ownership]:
-        return roles.promote(
-            view,
-            target,
-            lease=lease.tag,
-            metadata=metadata,
-            limit=runtime.settings.max_resources_per_instance,
-            reserved=holdings.reserved((target,)),
-            at=runtime.wall(),
-        )
+    async def promote() -> Ownership:
+        with holdings.reserve((target,)) as reserved:
+
+            def decide(view: Snapshot) -> Decision[Ownership]:
+                return roles.promote(
+                    view,
+                    target,
+                    lease=lease.tag,
+                    metadata=metadata,
+                    limit=runtime.settings.max_resources_per_instance,
+                    reserved=reserved(),
+                    at=runtime.wall(),
+                )
+
+            return await committer.decide(decide, timeout=timeout, what=f"the promotion for {target}")
 
     def join(view: Snapshot) -> Decision[int]:
         return roles.join_line(view, target, lease=lease.tag, priority=priority)
@@ -80,7 +85,7 @@ async def wait_turn(
                         await changed.wait()
                         continue
                 try:
-                    await committer.decide(promote, timeout=timeout, what=f"the promotion for {target}")
+                    await promote()
                 except Held:
                     pass  # somebody was quicker: wait for the next turn
                 except AegisError as exc:
