@@ -11,13 +11,12 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from os import PathLike
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from aegis_core import names
 from aegis_core.backend import Backend
-from aegis_core.config import Settings, ambient, load_settings, parse_backend
 from aegis_core.errors import ConfigError, InvalidRequest, NodeCrashed
 from aegis_core.events import CircuitStateChanged, Event
 from aegis_core.hookspecs import Principal, Target
@@ -33,8 +32,10 @@ from aegis_core.node.registry import Registry
 from aegis_core.node.runtime import Runtime
 from aegis_core.node.service import Service
 from aegis_core.node.subscription import EventStream
-from aegis_core.observe.logs import logging_to
-from aegis_core.plugins import Plugins, load_plugins
+
+if TYPE_CHECKING:
+    from aegis_core.config import Settings
+    from aegis_core.plugins import Plugins
 
 __all__ = ["Node", "open_node"]
 
@@ -275,6 +276,11 @@ async def open_node(
 
     What the body raises leaves the block as itself. Cancelled, the node closes at once.
     """
+    # With the first node: what finds settings and plug-ins takes a good part of the time of importing the library.
+    from aegis_core.config import ambient, load_settings, parse_backend  # noqa: PLC0415
+    from aegis_core.observe.logs import logging_to  # noqa: PLC0415
+    from aegis_core.plugins import load_plugins  # noqa: PLC0415
+
     defaults = ambient.get()
     settings = load_settings(backend, config)
     if defaults is not None and settings.backend != defaults.backend:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import trio
 
 from aegis_core import names
 from aegis_core.backend import Clock, Store, Transport
-from aegis_core.config import Settings
 from aegis_core.errors import StoreUnavailable
 from aegis_core.events import Event
 from aegis_core.models import Outcome
 from aegis_core.node.directory import Directory
 from aegis_core.node.subscription import Subscriptions
-from aegis_core.plugins import Plugins
+
+if TYPE_CHECKING:
+    from aegis_core.config import Settings
+    from aegis_core.plugins import Plugins
 
 __all__ = ["Runtime"]
 
