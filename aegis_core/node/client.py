@@ -19,7 +19,7 @@ from aegis_core.engine.routing import Route, route
 from aegis_core.envelopes import request_map
 from aegis_core.errors import AegisError, CallTimeout, InvalidRequest, NotFound
 from aegis_core.hookspecs import CallInfo, Principal
-from aegis_core.models import Outcome, ServiceInstance
+from aegis_core.models import ABSENT, Outcome, ServiceInstance
 from aegis_core.node.call import Call, current_call
 from aegis_core.node.peer import Peer, Peers
 from aegis_core.node.retry import TRIED_AGAIN, UNREGISTERED, Order, Retry
@@ -123,8 +123,8 @@ class Client:
         Cancelling the call does not cancel the method, which runs on until its deadline.
         """
         # Not a coroutine itself but the maker of one: each coroutine around a wait is resumed with it.
-        order = self._order(service, method, params, resource_id, instance_id, timeout, idempotency_key)
-        return self._carry_out(order, object if returns is None else returns)
+        kind = object if returns is None else returns
+        return self._call(service, method, params, resource_id, instance_id, timeout, idempotency_key, False, kind)
 
     def bind(
         self,
@@ -149,7 +149,7 @@ class Client:
         self, declared: Declaration, params: Mapping[str, object], resource_id: str | None, timeout: float
     ) -> Awaitable[object]:
         """`call` of a method whose declaration is at hand."""
-        order = self._order(
+        return self._call(
             declared.service_name,
             declared.method,
             params,
@@ -157,9 +157,9 @@ class Client:
             None,
             timeout,
             None,
-            idempotent=declared.idempotent,
+            declared.idempotent,
+            declared.parameters.returns,
         )
-        return self._carry_out(order, declared.parameters.returns)
 
     async def reserved(
         self,
@@ -176,7 +176,20 @@ class Client:
             AegisError: As *instance* answered, or as it could not be reached.
             CallTimeout: No answer within *timeout* seconds (MAYBE_EXECUTED).
         """
-        order = self._order(instance.service_name, method, params, None, None, timeout, None)
+        now, outer, trace_id, message_id = self._origin()
+        order = Order(
+            instance.service_name,
+            method,
+            params,
+            None,
+            None,
+            timeout,
+            now,
+            now + timeout,
+            outer,
+            trace_id,
+            message_id,
+        )
         peer, request, left = self._prepare(order, Route(instance))
         request["principal"] = str(principal)
         try:
@@ -184,11 +197,11 @@ class Client:
         except CallTimeout:
             raise
         except trio.TooSlowError as exc:
-            raise self._timed_out(order, Outcome.MAYBE_EXECUTED) from exc
+            raise order.timed_out(Outcome.MAYBE_EXECUTED) from exc
 
     # -- one call ---------------------------------------------------------------------------------
 
-    def _order(
+    async def _call(
         self,
         service: str,
         method: str,
@@ -197,35 +210,100 @@ class Client:
         instance_id: str | None,
         timeout: float,
         idempotency_key: str | None,
-        *,
-        idempotent: bool = False,
-    ) -> Order:
+        idempotent: bool,  # noqa: FBT001 - all by position, which is the quickest way
+        returns: object,
+    ) -> object:
+        """Make the first attempt the short way, which is the way of almost all calls; `_carry_out` goes on from there.
+
+        The short way is for an owner or a pool that the view knows, a peer without trouble, and nobody who looks on. It
+        decides nothing that `_carry_out` would decide otherwise; it only makes no `Order`, no `Route`, and no detours.
+        """
+        now, outer, trace_id, message_id = self._origin()
+        until = now + timeout
+        if params is None:
+            params = _NO_PARAMS
+        instance: ServiceInstance | None = None
+        epoch = ABSENT
+        failure: AegisError | None = None
+        silent = False
+        if until > now and instance_id is None and not self._is_watched():
+            view = self._directory.snapshot
+            if resource_id is not None:
+                owned = view.owner(resource_id)
+                if owned is not None and owned[1].service_name == service:
+                    epoch, instance = owned[0].epoch, owned[1]
+            elif not self._peers.troubled:
+                candidates = view.pool(service, self._about_now(now)).candidates
+                if candidates:
+                    instance = self._balancer.choose(candidates, key=None, pending=self.pending)
+        if instance is not None:
+            told = timeout if until <= outer else max(0.0, outer - now)
+            request = request_map(
+                method,
+                params,
+                trace_id,
+                service,
+                resource_id,
+                epoch,
+                None if told == math.inf else told,
+                None if message_id == trace_id else message_id,
+                idempotency_key,
+            )
+            try:
+                peer = self._peers.known.get(instance.lease) or self._peers.meet(instance)
+                # What `Peer.request` does, without its frame.
+                waiting = peer.send(codec.encode_request_map(request), timeout)
+                try:
+                    answer = await waiting
+                except BaseException as exc:
+                    peer.failed(exc)
+                    raise
+                result = peer.answered(answer)
+                return result if returns is object else codec.structure_result(result, returns)
+            except TRIED_AGAIN as exc:
+                failure = exc
+            except trio.TooSlowError:
+                silent = True
         if resource_id is not None and instance_id is not None:
             raise InvalidRequest.at("$.instance_id", "a resource is called at its owner: give one of the two")
         if not timeout >= 0:
             raise InvalidRequest.at("$.timeout", f"expected seconds, 0 or more, got {timeout!r}")
-        trace_id = message_id = self._random.randbytes(16).hex()
-        outer = trio.current_effective_deadline()
-        caller = current_call.get()
-        if caller is not None:
-            trace_id = caller.trace_id
-            outer = min(outer, caller.deadline)
-        now = trio.current_time()
-        return Order(
+        order = Order(
             service,
             method,
-            _NO_PARAMS if params is None else params,
+            params,
             resource_id,
             instance_id,
             timeout,
             now,
-            now + timeout,
+            until,
             outer,
             trace_id,
             message_id,
             idempotency_key,
             idempotent,
         )
+        if silent:
+            failure = order.timed_out(Outcome.MAYBE_EXECUTED)
+        if failure is not None and instance is not None:
+            order.attempts = 1
+            order.sent = Route(instance, epoch)
+            await self._retry.prepare_next(order, failure)
+            order.now = trio.current_time()
+        return await self._carry_out(order, returns)
+
+    def _origin(self) -> tuple[float, float, str, str]:
+        """The time, when that of the scopes and of the call around this one is over, and the ids of this call."""
+        message_id = self._random.randbytes(16).hex()
+        caller = current_call.get()
+        if caller is None:
+            return trio.current_time(), trio.current_effective_deadline(), message_id, message_id
+        outer = min(trio.current_effective_deadline(), caller.deadline)
+        return trio.current_time(), outer, caller.trace_id, message_id
+
+    def _is_watched(self) -> bool:
+        """Whether somebody wants to be told of each attempt."""
+        return self._has_middleware or _log.isEnabledFor(logging.DEBUG)
 
     async def _carry_out(self, order: Order, returns: object) -> object:
         while True:
@@ -246,7 +324,7 @@ class Client:
             except TRIED_AGAIN as exc:
                 failure: AegisError = exc
             except trio.TooSlowError:
-                failure = self._timed_out(order, Outcome.MAYBE_EXECUTED)
+                failure = order.timed_out(Outcome.MAYBE_EXECUTED)
             await self._retry.prepare_next(order, failure)
             order.now = trio.current_time()
 
@@ -304,7 +382,7 @@ class Client:
         order.attempts += 1
         left = told = order.until - order.now
         if left <= 0:
-            raise self._timed_out(order, Outcome.NOT_SENT)
+            raise order.timed_out(Outcome.NOT_SENT)
         if order.outer < order.until:
             told = max(0.0, order.outer - order.now)
         if _log.isEnabledFor(logging.DEBUG):
@@ -353,9 +431,6 @@ class Client:
             if "traceparent" in info.carrier:
                 request["traceparent"] = info.carrier["traceparent"]
             return await peer.request(codec.encode_request_map(request), left)
-
-    def _timed_out(self, order: Order, outcome: Outcome) -> CallTimeout:
-        return CallTimeout(timeout=order.timeout, what=f"{order.service_name}.{order.method}", outcome=outcome)
 
 
 def _log_attempt(order: Order, where: Route) -> None:

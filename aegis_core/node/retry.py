@@ -71,8 +71,8 @@ class Order:
     outer: float
     trace_id: str
     message_id: str
-    idempotency_key: str | None
-    idempotent: bool
+    idempotency_key: str | None = None
+    idempotent: bool = False
     pause: float = 0.0
     attempts: int = 0
     fresh: bool = False
@@ -80,6 +80,10 @@ class Order:
     sent: Route | None = None
     bound: Route | None = None
     uncertain: AegisError | None = None
+
+    def timed_out(self, outcome: Outcome) -> CallTimeout:
+        """The error of a call whose own time is over."""
+        return CallTimeout(timeout=self.timeout, what=f"{self.service_name}.{self.method}", outcome=outcome)
 
     def end(self, exc: AegisError) -> NoReturn:
         """Raise what the call ends in when *exc* was its last failure."""

@@ -68,7 +68,9 @@ async def scene(*, second: bool = False, **config: object) -> AsyncIterator[Scen
         await a.claim(RESOURCE)
         made = Scene(wire, caller, host, a, None, executed, plain, harmless)
         if not second:
+            await caller.runtime.directory.sync()
             yield made
             return
         async with host.serve(service, instance_id="b") as made.b:
+            await caller.runtime.directory.sync()
             yield made

@@ -61,6 +61,7 @@ async def two_instances(calls: list[Call] | None = None) -> AsyncIterator[Node]:
         host.serve(service, instance_id="a"),
         host.serve(service, instance_id="b"),
     ):
+        await caller.runtime.directory.sync()
         yield caller
 
 
