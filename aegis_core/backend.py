@@ -18,8 +18,8 @@ changes nothing. A read that shows nothing proves nothing: only repeating settle
 
 **Revisions** are positive integers that grow over the whole store, one per operation, in the order of the operations within a transaction, and never return, not even when a store is made anew.
 
-**Reading.** A consistent read is ``await store.sync()`` and then one's own view, once the view's watch has reached the
-revision that `sync` returned. `get` is for diagnosis: a backend may answer it from a lagging replica.
+**Reading.** A consistent read is ``await store.sync()`` and then one's own view, once a `Synced` of its watch has reached
+the revision that `sync` returned. `get` is for diagnosis: a backend may answer it from a lagging replica.
 
 **Cancellation.** Cancelling `commit` leaves its fate open, as `Indeterminate` does. Cancelling anything else leaves nothing behind.
 """
@@ -28,15 +28,14 @@ from __future__ import annotations
 
 import enum
 import random
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Final, Protocol, runtime_checkable
 
 import attrs
-import trio
 
+from aegis_core.clock import TrioClock
 from aegis_core.errors import Conflict, Indeterminate, StoreUnavailable, TransportUnavailable
 from aegis_core.models import ABSENT
 
@@ -326,47 +325,6 @@ class Clock(Protocol):
     async def sleep_until(self, at: float) -> None:
         """Wait until `now` is at least *at*; a checkpoint in any case."""
         ...
-
-
-if hasattr(time, "CLOCK_BOOTTIME"):
-    from time import CLOCK_BOOTTIME, CLOCK_MONOTONIC, clock_gettime_ns
-
-    def _suspended() -> float:
-        """Seconds for which the machine was suspended since it started, in steps of 10 ms."""
-        # In whole nanoseconds: `round` of a float takes longer than all the rest, and each call reads the clock.
-        return (clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC) + 5_000_000) // 10_000_000 / 100
-
-else:
-
-    def _suspended() -> float:
-        """Unknown on this system."""
-        return 0.0
-
-
-class TrioClock:
-    """Trio's clock plus the time for which the machine was suspended: the one that nodes use outside tests.
-
-    Trio's own clock stands still while a laptop or a virtual machine sleeps; leases do not. Where the system counts
-    suspended time (CLOCK_BOOTTIME), a jump of it ends every belief that rests on this clock.
-    """
-
-    def __init__(self) -> None:
-        self._start = _suspended()
-
-    def now(self) -> float:
-        """Seconds, suspended time included."""
-        return trio.current_time() + (_suspended() - self._start)
-
-    def trio_time(self, at: float) -> float:
-        """*at* on Trio's clock, as of now."""
-        return at - (_suspended() - self._start)
-
-    async def sleep_until(self, at: float) -> None:
-        """Wait until `now` is at least *at*; a checkpoint in any case."""
-        while True:
-            await trio.sleep_until(self.trio_time(at))
-            if self.now() >= at:
-                return
 
 
 def _read_only(parameters: Mapping[str, str]) -> Mapping[str, str]:

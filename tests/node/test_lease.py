@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aegis_core import backend
+from aegis_core import backend, clock
 from aegis_core.backend import Conflict
 from aegis_core.errors import LeaseLost, StoreUnavailable
 from aegis_core.events import LeaseEnded, ScopeOverran
@@ -447,7 +447,7 @@ async def test_time_in_which_the_machine_was_suspended_counts(
 ) -> None:
     """Belief ends with the jump itself; bodies are cancelled within a second of it."""
     suspended = 0.0
-    monkeypatch.setattr(backend, "_suspended", lambda: suspended)
+    monkeypatch.setattr(clock, "_suspended", lambda: suspended)
     async with open_node("memory://suspended") as node, node.serve(make_service()) as instance:
         (kept,) = await instance.claim("b")
         await trio.sleep(5)
