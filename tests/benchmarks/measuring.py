@@ -1,8 +1,8 @@
 """Measuring on a machine that others use too: rounds, taken in turn by everything that is compared.
 
-Other programs only ever make a round slower. So a typical time is that of the quietest round, and what is compared was
-measured in the same rounds, a moment apart. The tail (p99) is the median of the rounds' tails: one disturbed round does
-not count, a tail that is there in most of them does.
+Other programs only ever make a round slower. What the processors did for them meanwhile is taken off (`waiting`), a
+typical time is that of the quietest round, and what is compared was measured in the same rounds, a moment apart. The
+tail (p99) is the median of the rounds' tails: one disturbed round does not count, a tail that is there in most does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Final
 
 import attrs
 import trio
+
+from tests.benchmarks.waiting import kept_waiting
 
 __all__ = ["Arena", "Check", "Contestant", "Line", "Times", "Watch", "at_least", "at_most"]
 
@@ -39,7 +41,7 @@ class Times:
     @property
     def p99(self) -> float:
         """The median over the rounds of their 99th percentile, in seconds."""
-        return statistics.median(sorted(taken)[int(0.99 * (len(taken) - 1))] for taken in self.rounds)
+        return statistics.median(sorted(taken)[int(0.99 * len(taken))] for taken in self.rounds)
 
     @property
     def each(self) -> float:
@@ -58,7 +60,7 @@ class Watch:
         self.profile: Final = cProfile.Profile()
         self._profiled = profiled
         self._name = ""
-        self._began = 0.0
+        self._began = self._waited = 0.0
         self._round: dict[str, tuple[list[float], list[float]]] = {}
 
     def start(self, name: str) -> None:
@@ -66,6 +68,7 @@ class Watch:
         self._name = name
         if name == self._profiled:
             self.profile.enable()
+        self._waited = kept_waiting()
         self._began = perf_counter()
 
     def stop(self, operations: int = 1, *, seconds: Sequence[float] | None = None) -> None:
@@ -76,6 +79,7 @@ class Watch:
             seconds: What each took, where many ran at once.
         """
         elapsed = perf_counter() - self._began
+        elapsed -= min(elapsed, kept_waiting() - self._waited)
         if self._name == self._profiled:
             self.profile.disable()
         taken, whole = self._round.setdefault(self._name, ([], []))
