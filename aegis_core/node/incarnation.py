@@ -21,6 +21,7 @@ from aegis_core.engine.decision import Decision
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import AegisError, Forbidden, Unavailable
 from aegis_core.models import EndReason, Health, ResourceMetadata, Role, ServiceInstance
+from aegis_core.node.claiming import Acquisition, commit_claim
 from aegis_core.node.claims import Claim
 from aegis_core.node.holdings import Holdings
 from aegis_core.node.lease import Lease
@@ -267,11 +268,13 @@ class Incarnation:
 
     def _suspend(self) -> None:
         """The lease is about to end: cancel what runs under it, so that it has unwound by then."""
+        self._instance.suspend()
         for claim in self.holdings.table.values():
             claim.interrupt(EndReason.EXPIRED)
 
     def _resume(self) -> None:
         """The lease was renewed after all: what was not ended by that goes on."""
+        self._instance.resume()
         for claim in self.holdings.table.values():
             claim.resume()
 
@@ -319,9 +322,8 @@ class Incarnation:
             some = dict(itertools.islice(self._wanted.items(), runtime.store.capabilities.max_transaction))
             try:
                 with self.holdings.attempt(some):
-                    reply = await instance.commit_claim(
-                        self, tuple(some), metadata=some, force=False, reason="claimed", partial=True
-                    )
+                    wanted = Acquisition(metadata=some, partial=True)
+                    reply = await commit_claim(self._node, instance, self, tuple(some), wanted)
                     fresh = self.holdings.take(reply.registered, keep=True)
             except (Forbidden, Unavailable) as exc:  # it is UNHEALTHY, or the store is away: that may pass
                 _log.warning("what was lost is claimed again later: %s", exc, extra=instance.log_fields())

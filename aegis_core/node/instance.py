@@ -19,9 +19,7 @@ import attrs
 import trio
 
 from aegis_core import events, names
-from aegis_core.engine import resources
-from aegis_core.engine.decision import Audit, Decision
-from aegis_core.engine.snapshot import Snapshot
+from aegis_core.engine.decision import Audit
 from aegis_core.errors import (
     AegisError,
     Forbidden,
@@ -41,11 +39,12 @@ from aegis_core.models import (
     Role,
     ServiceInstance,
     TransferReply,
-    ids_in_order,
 )
 from aegis_core.node.bulk import BulkOptions, Claimable
+from aegis_core.node.claiming import Acquisition, acquire
 from aegis_core.node.claims import Claim
 from aegis_core.node.incarnation import Incarnation
+from aegis_core.node.options import InstanceOptions
 from aegis_core.node.service import Service
 from aegis_core.node.signals import wait_signals
 from aegis_core.node.tenure import own
@@ -60,20 +59,6 @@ _log = logging.getLogger("aegis.instance")
 
 _TEARDOWN: Final = 2.0
 _NOTICE: Final = 1.0
-
-
-@attrs.frozen(kw_only=True)
-class InstanceOptions:
-    """What `Node.serve` was given, checked."""
-
-    instance_id: str
-    role: Role | None
-    group: str | None
-    ttl: float
-    heartbeat_interval: float
-    priority: int
-    metadata: Mapping[str, object]
-    register: bool
 
 
 class Instance:
@@ -193,7 +178,7 @@ class Instance:
 
         Cancelled, what it acquired so far is released in the background.
         """
-        reply = await self.acquire(ids, metadata=metadata, force=force, reason="claimed", keep=True, partial=False)
+        reply = await self.acquire(ids, Acquisition(metadata=metadata, force=force))
         return tuple([await self._ready_claim(target, reply.epochs[target]) for target in reply.registered])
 
     async def _ready_claim(self, resource_id: str, epoch: int) -> Claim:
@@ -206,77 +191,9 @@ class Instance:
             claim.check()
         return claim
 
-    async def acquire(
-        self,
-        ids: Sequence[str],
-        *,
-        metadata: ResourceMetadata | Mapping[str, ResourceMetadata] | None,
-        force: bool,
-        reason: str,
-        keep: bool,
-        partial: bool,
-    ) -> ClaimReply:
-        """`claim` with all its variants; *partial* takes what is free and reports the rest."""
-        incarnation = await self.wait_registered()
-        holdings = incarnation.holdings
-        targets = ids_in_order(ids)
-        with holdings.attempt(targets):
-            reply = await self.commit_claim(
-                incarnation, targets, metadata=metadata, force=force, reason=reason, partial=partial
-            )
-            fresh = holdings.take(reply.registered, keep=keep)
-        try:
-            await holdings.prepare(fresh)
-        except Exception:  # the service's on_acquire: what this call acquired is released before its caller hears of it
-            await self._runtime.shelter(self.give_up_now, fresh)  # noqa: ASYNC120 - then cancellation is what counts
-            raise
-        except BaseException:
-            self._runtime.nursery.start_soon(self.give_up_now, fresh)
-            raise
-        return reply
-
-    async def commit_claim(
-        self,
-        incarnation: Incarnation,
-        targets: Sequence[str],
-        *,
-        metadata: ResourceMetadata | Mapping[str, ResourceMetadata] | None,
-        force: bool,
-        reason: str,
-        partial: bool,
-    ) -> ClaimReply:
-        """The commit of a claim alone: no table, no hooks."""
-        if self._draining:
-            raise self._refuses("it is draining")
-        audit = None
-        if force:
-            self._node.require_own(self.instance_id, "force", self._service.name, *targets)
-            audit = self.audit(reason="claimed by force", requested_by=self.instance_id)
-        settings = self._runtime.settings
-
-        with incarnation.holdings.reserve(targets) as reserved:
-
-            def decide(view: Snapshot) -> Decision[ClaimReply]:
-                return resources.claim(
-                    view,
-                    self._service.name,
-                    self.instance_id,
-                    targets,
-                    lease=incarnation.lease.tag,
-                    metadata=metadata,
-                    force=force,
-                    admin=force,
-                    all_or_nothing=not partial,
-                    reason=reason,
-                    limit=settings.max_resources_per_instance,
-                    reserved=reserved(),
-                    max_transaction=self._runtime.store.capabilities.max_transaction,
-                    audit=audit,
-                    now=self._runtime.clock.now(),
-                    at=self._runtime.wall(),
-                )
-
-            return await self._node.committer.decide(decide, timeout=settings.request_timeout, what="the claim")
+    async def acquire(self, ids: Sequence[str], wanted: Acquisition) -> ClaimReply:
+        """`claim` with all its variants; see `aegis_core.node.claiming`."""
+        return await acquire(self._node, self, ids, wanted)
 
     @asynccontextmanager
     async def own(
@@ -471,7 +388,7 @@ class Instance:
                 await incarnation.live(self._again)
                 if self._closing:
                     return
-                self._registered = trio.Event()
+                self.suspend()
                 self._again = incarnation.kept()
                 self._runtime.nursery.start_soon(incarnation.retire)
                 self.role_moved()
@@ -518,7 +435,7 @@ class Instance:
                 self._runtime.nursery.start_soon(Incarnation.withdraw, self._node, self, mine)
             raise
         self._incarnation = incarnation
-        self._registered.set()
+        self.resume()
         return incarnation
 
     async def _begin_anew(self) -> Incarnation | None:
@@ -563,7 +480,7 @@ class Instance:
             released.set()
 
     async def wait_registered(self) -> Incarnation:
-        """The current incarnation, waiting for a registration under way.
+        """The current incarnation, waiting for a registration under way, or for the renewal of a lease that runs out.
 
         Raises:
             Forbidden: The instance is closed, or was served with ``register=False``.
@@ -575,7 +492,7 @@ class Instance:
             raise self._refuses("it is closed")
         timeout = self._runtime.settings.request_timeout
         with trio.move_on_after(timeout):
-            while self._incarnation is None or self._incarnation.lease.ended is not None:
+            while self._incarnation is None or not self._incarnation.lease.usable:
                 await self._registered.wait()
                 await trio.lowlevel.checkpoint()
                 if self._closing:
@@ -614,10 +531,14 @@ class Instance:
         if incarnation is not None and incarnation.lease.record.role is not self.role:
             incarnation.lease.renew_soon()
 
-    def touched(self, target: str) -> None:
-        """The view of *target* changed."""
-        if self._incarnation is not None and self._incarnation.lease.ended is None:
-            self._incarnation.holdings.touched(target)
+    def suspend(self) -> None:
+        """The lease has run so low that nothing new is begun under it, or has ended."""
+        if self._registered.is_set():
+            self._registered = trio.Event()
+
+    def resume(self) -> None:
+        """There is a lease to work under again."""
+        self._registered.set()
 
     def verify(self) -> None:
         """The view of this instance's record changed."""
@@ -631,7 +552,7 @@ class Instance:
         Raises:
             ResourceConflict: Another instance was quicker.
         """
-        await self.acquire((resource_id,), metadata=None, force=False, reason="activated", keep=False, partial=False)
+        await self.acquire((resource_id,), Acquisition(reason="activated", keep=False))
         claim = self.claims_table.get(resource_id)
         if claim is None:
             raise ResourceConflict(resource_id=resource_id, owner="")

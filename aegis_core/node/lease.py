@@ -108,6 +108,11 @@ class Lease:
         return self.ended is None and now < self.deadline
 
     @property
+    def usable(self) -> bool:
+        """Whether new work may begin under it: it has not ended, and is not about to."""
+        return self.ended is None and not self.suspended
+
+    @property
     def remaining(self) -> float:
         """Seconds of belief left, 0 when it ended."""
         if self.ended is not None:

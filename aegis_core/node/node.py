@@ -25,9 +25,10 @@ from aegis_core.node.breaker import CircuitBreaker, CircuitState
 from aegis_core.node.client import Client
 from aegis_core.node.commit import Committer
 from aegis_core.node.holdings import Holdings
-from aegis_core.node.instance import Instance, InstanceOptions
+from aegis_core.node.instance import Instance
 from aegis_core.node.janitor import Janitor
 from aegis_core.node.moves import Moves
+from aegis_core.node.options import InstanceOptions
 from aegis_core.node.registry import Registry
 from aegis_core.node.runtime import Runtime
 from aegis_core.node.service import Service

@@ -41,6 +41,7 @@ from aegis_core.models import (
     TransferReply,
 )
 from aegis_core.node.bulk import BulkOptions, BulkRequest, Claimable, bulk_claim, bulk_release
+from aegis_core.node.claiming import Acquisition
 
 if TYPE_CHECKING:
     from aegis_core.node.instance import Instance
@@ -298,9 +299,7 @@ class Registry:
         """
         hosted = self._hosted(service_name, instance_id)
         if hosted is not None:
-            return await hosted.acquire(
-                resource_ids, metadata=metadata, force=force, reason="claimed", keep=True, partial=True
-            )
+            return await hosted.acquire(resource_ids, Acquisition(metadata=metadata, force=force, partial=True))
         audit = None
         if force:
             self._node.require_own(instance_id, "force", service_name, *resource_ids)

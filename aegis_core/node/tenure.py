@@ -21,6 +21,7 @@ import trio
 from aegis_core.errors import Forbidden, InvalidRequest, LeaseLost, ResourceConflict, StoreUnavailable
 from aegis_core.models import EndReason, ResourceMetadata, Role
 from aegis_core.names import resource_id_problem
+from aegis_core.node.claiming import Acquisition, commit_claim
 from aegis_core.node.claims import Claim
 from aegis_core.node.line import wait_turn
 
@@ -55,7 +56,7 @@ async def own(
         raise InvalidRequest.at("$.resource_id", problem)
     _check_not_own(instance, resource_id)
     if role is Role.ACTIVE:
-        claim = await _take_now(instance, resource_id, metadata)
+        claim = await _take_now(node, instance, resource_id, metadata)
     else:
         claim = await _take_in_turn(node, instance, resource_id, priority, wait, metadata)
     scope = trio.CancelScope()
@@ -82,12 +83,10 @@ async def own(
         raise LeaseLost(resource_id=resource_id, epoch=claim.epoch, reason=why or EndReason.EXPIRED)
 
 
-async def _take_now(instance: Instance, resource_id: str, metadata: ResourceMetadata | None) -> Claim:
+async def _take_now(node: Node, instance: Instance, resource_id: str, metadata: ResourceMetadata | None) -> Claim:
     incarnation = await instance.wait_registered()
     with incarnation.holdings.attempt((resource_id,)):
-        await instance.commit_claim(
-            incarnation, (resource_id,), metadata=metadata, force=False, reason="claimed", partial=False
-        )
+        await commit_claim(node, instance, incarnation, (resource_id,), Acquisition(metadata=metadata))
         taken = incarnation.holdings.take((resource_id,), keep=False)
     if not taken:
         _check_not_own(instance, resource_id)

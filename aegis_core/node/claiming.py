@@ -1,0 +1,96 @@
+"""How an instance comes to hold resources: one commit, then its claim table, then ``on_acquire``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from aegis_core.engine import resources
+from aegis_core.engine.decision import Decision
+from aegis_core.engine.snapshot import Snapshot
+from aegis_core.errors import Forbidden
+from aegis_core.models import ClaimReply, ResourceMetadata, ids_in_order
+
+if TYPE_CHECKING:
+    from aegis_core.node.incarnation import Incarnation
+    from aegis_core.node.instance import Instance
+    from aegis_core.node.node import Node
+
+__all__ = ["Acquisition", "acquire", "commit_claim"]
+
+
+@attrs.frozen(kw_only=True)
+class Acquisition:
+    """How resources are claimed.
+
+    Args:
+        metadata: For all of them, or by id.
+        force: Take them from whoever holds them.
+        reason: Stored with the record.
+        keep: Claim them again when the lease is lost.
+        partial: Take what is free and report the rest, instead of all or nothing.
+    """
+
+    metadata: ResourceMetadata | Mapping[str, ResourceMetadata] | None = None
+    force: bool = False
+    reason: str = "claimed"
+    keep: bool = True
+    partial: bool = False
+
+
+async def acquire(node: Node, instance: Instance, ids: Sequence[str], wanted: Acquisition) -> ClaimReply:
+    """Claim *ids* and make the claims ready; see `Instance.claim` for what is raised and what cancellation leaves."""
+    incarnation = await instance.wait_registered()
+    holdings = incarnation.holdings
+    targets = ids_in_order(ids)
+    with holdings.attempt(targets):
+        reply = await commit_claim(node, instance, incarnation, targets, wanted)
+        fresh = holdings.take(reply.registered, keep=wanted.keep)
+    try:
+        await holdings.prepare(fresh)
+    except Exception:  # the service's on_acquire: what this call acquired is released before its caller hears of it
+        await node.runtime.shelter(instance.give_up_now, fresh)  # noqa: ASYNC120 - then cancellation is what counts
+        raise
+    except BaseException:
+        node.runtime.nursery.start_soon(instance.give_up_now, fresh)
+        raise
+    return reply
+
+
+async def commit_claim(
+    node: Node, instance: Instance, incarnation: Incarnation, targets: Sequence[str], wanted: Acquisition
+) -> ClaimReply:
+    """The commit of a claim alone: no table, no hooks."""
+    if instance.draining:
+        raise Forbidden(operation="claim", target=instance.instance_id, reason="it is draining")
+    audit = None
+    if wanted.force:
+        node.require_own(instance.instance_id, "force", instance.service.name, *targets)
+        audit = instance.audit(reason="claimed by force", requested_by=instance.instance_id)
+    runtime = node.runtime
+    settings = runtime.settings
+    with incarnation.holdings.reserve(targets) as reserved:
+
+        def decide(view: Snapshot) -> Decision[ClaimReply]:
+            return resources.claim(
+                view,
+                instance.service.name,
+                instance.instance_id,
+                targets,
+                lease=incarnation.lease.tag,
+                metadata=wanted.metadata,
+                force=wanted.force,
+                admin=wanted.force,
+                all_or_nothing=not wanted.partial,
+                reason=wanted.reason,
+                limit=settings.max_resources_per_instance,
+                reserved=reserved(),
+                max_transaction=runtime.store.capabilities.max_transaction,
+                audit=audit,
+                now=runtime.clock.now(),
+                at=runtime.wall(),
+            )
+
+        return await node.committer.decide(decide, timeout=settings.request_timeout, what="the claim")
