@@ -19,9 +19,9 @@ from datetime import datetime
 
 import attrs
 
-from aegis_core.engine.decision import Decision, NotYetKnown, Write, answered
+from aegis_core.engine.decision import Audit, Decision, NotYetKnown, Write, answered
 from aegis_core.engine.requests import Problems, authentic, check_able
-from aegis_core.engine.resources import MAX_RESOURCES, acquire, check_limit, owned_by
+from aegis_core.engine.resources import MAX_RESOURCES, acquire, audit_write, check_limit, owned_by
 from aegis_core.engine.view import View
 from aegis_core.errors import (
     AegisError,
@@ -72,6 +72,8 @@ class BulkPlan:
         total: How many resources were asked for.
         limit: Resources that the instance may hold.
         admin: The caller may use force, and release what is another's.
+        reason: Stored with each record.
+        held: What of it the instance held when this was planned, so that undoing does not take it away.
     """
 
     service_name: str
@@ -83,6 +85,8 @@ class BulkPlan:
     total: int
     limit: int = MAX_RESOURCES
     admin: bool = False
+    reason: str = "claimed"
+    held: frozenset[str] = frozenset()
 
     def stops_at(self, outcome: BatchOutcome) -> bool:
         """Whether the operation ends, and is undone, because of *outcome*."""
@@ -118,6 +122,7 @@ def plan_bulk_claim(
     admin: bool = False,
     limit: int = MAX_RESOURCES,
     reserved: int = 0,
+    reason: str = "claimed",
     max_transaction: int = 1000,
     now: float,
 ) -> Decision[BulkPlan]:
@@ -134,6 +139,7 @@ def plan_bulk_claim(
         admin: The caller may use force.
         limit: Resources that one instance may hold.
         reserved: Resources that commits of this node under way may add to it.
+        reason: Stored with each record.
         max_transaction: Most operations of one commit.
         now: The node's clock, monotonic seconds.
 
@@ -158,22 +164,25 @@ def plan_bulk_claim(
             raise refusal
         failed += [_failure(i.resource_id, refusal) for i in forced]
         good = [i for i in good if not i.force]
+    records = view.held_by(claimant.lease)
+    held = frozenset(i.resource_id for i in good if i.resource_id in records)
     if not continue_on_error:
-        held = view.held_by(claimant.lease)
-        check_limit(view, claimant, sum(1 for i in good if i.resource_id not in held), limit=limit, reserved=reserved)
+        check_limit(view, claimant, len(good) - len(held), limit=limit, reserved=reserved)
+    # What is taken by force has an audit record in the same transaction.
+    room = max_transaction - any(i.force for i in good)
     return answered(
         BulkPlan(
             service_name=service_name,
             instance_id=instance_id,
             lease=lease,
-            batches=_batches(
-                good, batch_size=batch_size, continue_on_error=continue_on_error, max_transaction=max_transaction
-            ),
+            batches=_batches(good, batch_size=batch_size, continue_on_error=continue_on_error, max_transaction=room),
             continue_on_error=continue_on_error,
             failed=tuple(failed),
             total=len({i.resource_id for i in asked}),
             limit=limit,
             admin=admin,
+            reason=reason,
+            held=held,
         )
     )
 
@@ -245,7 +254,14 @@ def _batches(
 
 
 def claim_batch(
-    view: View, plan: BulkPlan, batch: Sequence[BulkItem], *, reserved: int = 0, now: float, at: datetime
+    view: View,
+    plan: BulkPlan,
+    batch: Sequence[BulkItem],
+    *,
+    reserved: int = 0,
+    audit: Audit | None = None,
+    now: float,
+    at: datetime,
 ) -> Decision[BatchOutcome]:
     """Claim one batch of *plan* in one transaction.
 
@@ -254,6 +270,7 @@ def claim_batch(
         plan: The plan.
         batch: One of its batches.
         reserved: Resources that commits of this node under way may add to the claimant.
+        audit: Written when something is taken by force.
         now: The node's clock, monotonic seconds.
         at: Aware UTC.
 
@@ -266,13 +283,14 @@ def claim_batch(
     room = plan.limit - view.count(claimant.lease)
     epochs: dict[str, int] = {}
     written: list[tuple[str, Write, Ownership | None]] = []
+    robbed: dict[str, str] = {}
     failed: list[Failure] = []
     fresh = 0
     for item in batch:
         resource_id = item.resource_id
         try:
             found = acquire(
-                view, claimant, resource_id, metadata=item.metadata, force=item.force, reason="claimed", at=at
+                view, claimant, resource_id, metadata=item.metadata, force=item.force, reason=plan.reason, at=at
             )
         except VersionConflict as exc:
             failed.append(_failure(resource_id, exc))
@@ -291,8 +309,10 @@ def claim_batch(
                 failed.append(_failure(resource_id, full))
                 continue
         epochs[resource_id] = found.epoch
-        before = view.held(resource_id) if found.epoch else None
+        before = view.held(resource_id) if found.epoch and resource_id in plan.held else None
         written.append((resource_id, found.write, before))
+        if found.taken_from:
+            robbed[resource_id] = found.taken_from
     if fresh + reserved > room and reserved:
         raise NotYetKnown(view.revision)
     if failed and not plan.continue_on_error:
@@ -301,12 +321,16 @@ def claim_batch(
     def answer(revisions: Sequence[int]) -> BatchOutcome:
         granted = dict(epochs)
         back: dict[str, Write] = {}
-        for (resource_id, write, before), revision in zip(written, revisions, strict=True):
+        for (resource_id, write, before), revision in zip(written, revisions, strict=False):
             granted[resource_id] = granted[resource_id] or revision
             back[resource_id] = Write(write.key, before, revision)
         return BatchOutcome(done=tuple(granted), failed=tuple(failed), epochs=granted, undo=back)
 
-    return Decision(tuple(write for _, write, _ in written), answer, refuses=len(written) < len(batch))
+    writes = [write for _, write, _ in written]
+    if robbed and audit is not None:
+        old = ", ".join(dict.fromkeys(robbed.values()))
+        writes.append(audit_write(audit, kind="forced", ids=tuple(robbed), old=old, new=plan.instance_id, at=at))
+    return Decision(tuple(writes), answer, refuses=len(written) < len(batch))
 
 
 def release_batch(view: View, plan: BulkPlan, batch: Sequence[BulkItem]) -> Decision[BatchOutcome]:

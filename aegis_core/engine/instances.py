@@ -83,6 +83,7 @@ def register(
     *,
     role: Role | None = None,
     target: str | None = None,
+    min_ttl: float = 0.001,
     at: datetime,
 ) -> Decision[Registered]:
     """Register *candidate*: its record, and the role that it asks for, in one transaction or not at all.
@@ -94,6 +95,7 @@ def register(
         candidate: The record to write, with lease tag, ttl, interval, endpoints, metadata, priority, group.
         role: ACTIVE asks to hold *target*, STANDBY to wait in its line, None for neither.
         target: A role group of the service, or a resource (then holding it is a role); without one *role* is only shown.
+        min_ttl: The shortest TTL that the store keeps, seconds.
         at: Aware UTC.
 
     Raises:
@@ -102,7 +104,7 @@ def register(
         RoleConflict: ACTIVE was asked for, and somebody else is.
         NotYetKnown: The view may not judge yet.
     """
-    _check_candidate(candidate, role, target)
+    _check_candidate(candidate, role, target, min_ttl)
     service, name = candidate.service_name, candidate.instance_id
     known = view.instance(service, name)
     if known is not None and known.lease != candidate.lease:
@@ -135,11 +137,11 @@ def register(
     return Decision(tuple(writes), answer)
 
 
-def _check_candidate(candidate: ServiceInstance, role: Role | None, target: str | None) -> None:
+def _check_candidate(candidate: ServiceInstance, role: Role | None, target: str | None, min_ttl: float) -> None:
     problems = Problems()
     problems.note("$.service_name", service_name_problem(candidate.service_name))
     problems.note("$.instance_id", instance_id_problem(candidate.instance_id))
-    problems.number("$.ttl", candidate.ttl, low=0.001, high=86400.0 * 365)
+    problems.number("$.ttl", candidate.ttl, low=min_ttl, high=86400.0 * 365)
     problems.number("$.heartbeat_interval", candidate.heartbeat_interval, low=0.0005)
     if not problems.found and candidate.heartbeat_interval > candidate.ttl / 2:
         problems.note(
@@ -244,7 +246,7 @@ def heartbeat(
         known,
         health=_STATUS[status],
         metadata={**known.metadata, **metadata} if metadata else known.metadata,
-        role=view.role(known),
+        role=view.shown_role(known),
     )
     reply = HeartbeatReply(service_name=service_name, instance_id=instance_id, updated_at=at)
     return Decision((renew(changed, at=at),), lambda _: reply)
@@ -335,7 +337,7 @@ def get_service(view: View, service_name: str, *, now: float) -> ServiceView:
     if not live:
         raise ServiceNotFound(service_name=service_name)
     shown = (
-        attrs.evolve(i, health=view.health(i, now), role=view.role(i))
+        attrs.evolve(i, health=view.health(i, now), role=view.shown_role(i))
         for i in sorted(live, key=lambda i: i.instance_id)
     )
     return ServiceView(service_name=service_name, instances=tuple(shown))

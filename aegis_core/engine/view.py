@@ -233,6 +233,17 @@ class View:
         entry = self._leases.get(instance.lease)
         return Role.ACTIVE if entry is not None and entry.steering else Role.STANDBY
 
+    def shown_role(self, instance: ServiceInstance) -> Role:
+        """What people are shown as the role of *instance*.
+
+        `role`, where its role is about something: a group, or a resource that its registration names. Otherwise what it
+        says of itself: an ``own`` body runs, or it registered as ACTIVE and said for nothing in particular.
+        """
+        role = self.role(instance)
+        if role is Role.ACTIVE or instance.sticky_active_group is not None or "resource_id" in instance.metadata:
+            return role
+        return instance.role
+
     def pool(self, service_name: str, now: float) -> Pool:
         """Who takes calls for the service by name, at *now*; made once per change, not per call."""
         pool = self._pools.get(service_name)

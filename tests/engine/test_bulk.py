@@ -19,7 +19,7 @@ from aegis_core.errors import (
     ResourceLimitExceeded,
 )
 from aegis_core.models import BulkReply, ResourceMetadata
-from tests.engine.driver import AT, Driver
+from tests.engine.driver import AT, AUDIT, Driver
 from tests.engine.test_claims import claim, owner
 
 
@@ -195,6 +195,45 @@ def test_an_admin_may_force_in_bulk(cluster: Driver) -> None:
     assert owner(cluster, "taken") == "a"
     cluster.run(bulk.undo(cluster.view, outcome))
     assert owner(cluster, "taken") is None
+
+
+def test_what_is_taken_by_force_in_bulk_is_recorded(cluster: Driver) -> None:
+    """In the same transaction, for which a place is kept."""
+    plan = plan_claim(cluster, items("taken", "free", force=True), admin=True, max_transaction=2)
+    assert [len(b) for b in plan.batches] == [1, 1]
+    assert carry_out(cluster, plan).success
+    assert cluster.view.transfers() == ()
+    plan = cluster.run(
+        bulk.plan_bulk_claim(cluster.view, "svc", "b", items("taken", "new", force=True), admin=True, now=cluster.now)
+    )
+    (batch,) = plan.batches
+    outcome = cluster.run(bulk.claim_batch(cluster.view, plan, batch, audit=AUDIT, now=cluster.now, at=AT))
+    assert outcome.done == ("taken", "new")
+    (record,) = cluster.view.transfers()
+    assert (record.kind, record.resource_ids) == ("forced", ("taken",))
+    assert (record.from_instance_id, record.to_instance_id) == ("a", "b")
+    assert set(outcome.undo) == {"taken", "new"}
+
+
+def test_a_plan_says_why_what_it_claims_is_owned(cluster: Driver) -> None:
+    """For an instance that others serve, it is assigned."""
+    carry_out(cluster, plan_claim(cluster, items("x"), reason="assigned"))
+    record = cluster.view.held("x")
+    assert record is not None
+    assert record.reason == "assigned"
+
+
+def test_undoing_a_batch_takes_away_what_a_lost_answer_had_claimed(cluster: Driver) -> None:
+    """But nothing that was held when the bulk was planned."""
+    cluster.run(claim(cluster, "a", "x"))
+    plan = plan_claim(cluster, items("x", "y"))
+    assert plan.held == {"x"}
+    (batch,) = plan.batches
+    for _attempt in range(2):
+        outcome = cluster.run(bulk.claim_batch(cluster.view, plan, batch, now=cluster.now, at=AT))
+    cluster.run(bulk.undo(cluster.view, outcome))
+    assert owner(cluster, "x") == "a"
+    assert owner(cluster, "y") is None
 
 
 def test_nothing_but_failures_is_a_report_too(cluster: Driver) -> None:

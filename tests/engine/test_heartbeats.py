@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from aegis_core.engine import instances
+from aegis_core.engine import instances, resources
 from aegis_core.errors import Conflict, InstanceNotFound, InvalidRequest, NotOwner
 from aegis_core.events import InstanceHealthChanged
 from aegis_core.models import Health, Role
@@ -60,6 +60,18 @@ def test_a_heartbeat_renews_for_those_who_keep_no_lease(driver: Driver) -> None:
         ("a", Health.ONLINE, Health.UNHEALTHY, "said"),
         ("a", Health.UNHEALTHY, Health.ONLINE, "said"),
     ]
+
+
+def test_a_heartbeat_keeps_a_role_that_is_only_shown(driver: Driver) -> None:
+    """A role about a resource is shown as long as it is held, and no longer."""
+    driver.register("a", role=Role.ACTIVE)
+    driver.register("b", role=Role.ACTIVE, target="engine", metadata={"resource_id": "engine"})
+    driver.run(resources.give_up(driver.view, ["engine"], lease="b-lease"))
+    for name in "ab":
+        driver.run(instances.heartbeat(driver.view, "svc", name, at=LATER))
+    shown = instances.get_service(driver.view, "svc", now=driver.now).instances
+    assert [instance.role for instance in shown] == [Role.ACTIVE, Role.STANDBY]
+    assert [instance.role for instance in driver.view.live("svc")] == [Role.ACTIVE, Role.STANDBY]
 
 
 def test_a_heartbeat_is_refused_to_strangers(driver: Driver) -> None:

@@ -111,6 +111,12 @@ def test_an_interval_must_leave_a_second_chance(driver: Driver) -> None:
         instances.register(driver.view, candidate("a", ttl=30.0, heartbeat_interval=16.0), at=AT)
 
 
+def test_a_ttl_must_be_one_that_the_store_keeps(driver: Driver) -> None:
+    """The limit is named."""
+    with pytest.raises(InvalidRequest, match=r"5.0 is not between 10 and .* @ \$\.ttl"):
+        instances.register(driver.view, candidate("a", ttl=5.0, heartbeat_interval=1.0), min_ttl=10.0, at=AT)
+
+
 def test_a_priority_must_be_in_range(driver: Driver) -> None:
     """A number beyond every use is refused."""
     with pytest.raises(InvalidRequest, match="is not between"):
