@@ -39,11 +39,12 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., object])
 
 
-def _asynchronous(fixture: F) -> F:
-    return cast(F, trio_fixture(fixture))
+def fixture(function: F) -> F:
+    """A fixture that pytest-trio runs, in its mode and without."""
+    return cast(F, trio_fixture(function))
 
 
-@_asynchronous
+@fixture
 async def aegis_cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
     """Nodes by name, on the memory backend and virtual time; see `aegis_pytest.cluster.Cluster`."""
     __tracebackhide__ = True
@@ -53,13 +54,13 @@ async def aegis_cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster
         yield cluster
 
 
-@_asynchronous
+@fixture
 async def aegis_events(aegis_cluster: Cluster) -> EventLog:
     """What happens in the cluster of the test; see `aegis_pytest.event_log.EventLog`."""
     return aegis_cluster.events
 
 
-@_asynchronous
+@fixture
 async def aegis_faults(aegis_cluster: Cluster) -> Faults:
     """What goes wrong in the cluster of the test; see `aegis_pytest.faults.Faults`."""
     from aegis_pytest.faults import Faults
@@ -67,13 +68,13 @@ async def aegis_faults(aegis_cluster: Cluster) -> Faults:
     return Faults(aegis_cluster.plane)
 
 
-@_asynchronous
+@fixture
 async def aegis_node(aegis_cluster: Cluster) -> Node:
     """One node, which is node ``node`` of `aegis_cluster`."""
     return await aegis_cluster.node("node")
 
 
-@_asynchronous
+@fixture
 async def aegis_store() -> AsyncIterator[Store]:
     """The store of an empty memory backend, with no node."""
     from aegis_backends.memory import MemoryCluster

@@ -3,8 +3,9 @@
 When the test is over, its cluster closes as programs end, step by step: background tasks are cancelled, calls get the
 time of a drain to be answered, applications are cancelled, instances leave their blocks, nodes close. What resists is told:
 
-- ``leaked_claims``: an ``own`` block that was entered and never left, so that nobody would ever have released its claim.
-  Claims that end with their instance (all of `Instance.claim`, all of a killed node) are no leaks.
+- ``leaked_claims``: a claim that nobody would ever have released: of an ``own`` block that was entered and never left, or
+  one that the store keeps for a live instance that does not know of it. Claims that end with their instance (all of
+  `Instance.claim`, all of a killed node) are no leaks.
 - ``unanswered_calls``: a handler that has not answered when the drain time (10 s, virtual) is over.
 - ``tasks_left``: a background task, an application or a ``serve`` block that ends more than `PATIENCE` seconds after it
   was told to.
@@ -18,6 +19,7 @@ from typing import Final
 import attrs
 import trio
 
+from aegis_core.node.instance import Instance
 from aegis_pytest.life import Crew, Life
 from aegis_pytest.state_dump import where_tasks_wait
 
@@ -42,7 +44,7 @@ async def close_lives(lives: Sequence[Life]) -> list[Leftover]:
     """Close the nodes of *lives*, and tell what was left behind. Returns when nothing of them runs any more."""
     found: list[Leftover] = []
     await _end_work(lives, lambda life: life.tasks, Life.cancel_tasks, found)
-    found += _leaked_claims(lives)
+    found += await _leaked_claims(lives)
     found += await _unanswered_calls(lives)
     await _end_work(lives, lambda life: life.mains, Life.cancel_mains, found)
     await _end_work(lives, lambda life: life.blocks, Life.leave_blocks, found)
@@ -64,15 +66,38 @@ def tell_leftovers(found: Iterable[Leftover]) -> str:
     )
 
 
-def _leaked_claims(lives: Iterable[Life]) -> list[Leftover]:
+async def _leaked_claims(lives: Iterable[Life]) -> list[Leftover]:
+    # What was abandoned a moment ago is being given back.
+    with trio.move_on_after(PATIENCE):
+        while any(_unknown_claims(life) for life in lives):  # noqa: ASYNC110 - of several views, which do not tell
+            await trio.sleep(0.1)
+    found: list[Leftover] = []
+    for life in lives:
+        leaks = [
+            (claim.resource_id, claim.instance.instance_id, "its own block was entered and never left")
+            for claim in life.foreign_bodies()
+        ]
+        leaks += [
+            (target, instance.instance_id, "the store has it, the instance does not know of it")
+            for instance, target in _unknown_claims(life)
+        ]
+        found += [
+            Leftover("leaked_claims", f"a claim of {resource_id} by {instance_id} on node {life.name}: {why}")
+            for resource_id, instance_id, why in leaks
+        ]
+    return found
+
+
+def _unknown_claims(life: Life) -> list[tuple[Instance, str]]:
+    """What the node's own view says that its instances hold, and they do not."""
+    if life.node is None:
+        return []
+    snapshot = life.node.runtime.directory.snapshot
     return [
-        Leftover(
-            "leaked_claims",
-            f"a claim of {claim.resource_id} (epoch {claim.epoch}) by {claim.instance.instance_id} on node {life.name}: "
-            "its own block was entered and never left",
-        )
-        for life in lives
-        for claim in life.foreign_bodies()
+        (instance, target)
+        for instance in life.instances
+        for target in snapshot.held_by(instance.lease_tag)
+        if target not in instance.claims_table
     ]
 
 

@@ -1,4 +1,7 @@
-"""The suite for what nodes do on a backend: serve, own, wait in line, lose, hand over, die and come back."""
+"""The suite for what nodes do on a backend: serve, own, wait in line, lose, hand over, die and come back.
+
+One file of this length, because it is one life, told from its beginning to its end.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from aegis_pytest.faults import Faults
 __all__ = ["LifecycleConformance"]
 
 _SHORTEST: Final = 2.0
-# What DESIGN-level promises allow beyond the TTL: a second to notice, and the pauses of the first two in line.
+# What may pass beyond the TTL: a second to notice, and the pauses of the first two in line.
 _NOTICE: Final = 1.0
 _PROMOTION: Final = 0.1
 
