@@ -324,7 +324,7 @@ class Holdings:
             limiter = trio.CapacityLimiter(_HOOKS_AT_ONCE)
             async with trio.open_nursery() as nursery:
                 for claim in claims:
-                    if claim.is_ready and not names.is_role(claim.resource_id):
+                    if claim.is_ready and claim.held and not names.is_role(claim.resource_id):
                         nursery.start_soon(self._run_release_hook, claim, until, limiter)
         for claim in claims:
             claim.relinquish(reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import trio
 
@@ -12,6 +13,10 @@ __all__ = ["NodeClock"]
 
 # Seconds that a sleeper waits at least when it was woken a rounding error too early: else time would stand still.
 _STEP = 1e-9
+
+
+_AFTER_ALL: Final = 1e12
+"""What the clock of a dead node shows: later than all that anybody there ever waited for, and still a number."""
 
 
 class NodeClock:
@@ -38,6 +43,8 @@ class NodeClock:
 
     def now(self) -> float:
         """Seconds. Stands still while the clock is stopped, and until it is right again after it was set back."""
+        if self._over:
+            return _AFTER_ALL
         return max(self._floor, self._reading()) if self._stopped_at is None else self._stopped_at
 
     def trio_time(self, at: float) -> float:
