@@ -264,7 +264,7 @@ class Settings:
 
     Args:
         backend: URL of the backend, e.g. ``nats://127.0.0.1:4222``; a password in it is not shown in a repr.
-        request_timeout: How long an operation or a call may take that says nothing else.
+        request_timeout: How long an operation on the registry may take. A call has a `timeout` of its own, 5 s by default.
         ttl: How long an instance's registration lives without a renewal.
         heartbeat_interval: Time between two renewals, at most half of `ttl`; None for a third of it.
         max_resources_per_instance: How many resources one instance may hold.

@@ -276,7 +276,11 @@ def _refusal(principal: Principal, operation: str, target: Target) -> str | None
     own = principal.kind == "instance" and principal.name == target.instance_id
     if own and operation != "force":
         return None
-    return f"{principal} is no admin" if own else f"{principal} may only act for itself"
+    return (
+        f"{principal} is no admin; a plug-in may allow it (hook aegis_authorize)"
+        if own
+        else f"{principal} may only act for itself"
+    )
 
 
 def _texts(answer: object) -> Sequence[str]:

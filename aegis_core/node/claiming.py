@@ -9,9 +9,10 @@ import attrs
 
 from aegis_core.engine import resources
 from aegis_core.engine.decision import Decision
+from aegis_core.engine.requests import checked_ids
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import Forbidden
-from aegis_core.models import ClaimReply, ResourceMetadata, ids_in_order
+from aegis_core.models import ClaimReply, ResourceMetadata
 
 if TYPE_CHECKING:
     from aegis_core.node.incarnation import Incarnation
@@ -44,7 +45,7 @@ async def acquire(node: Node, instance: Instance, ids: Sequence[str], wanted: Ac
     """Claim *ids* and make the claims ready; see `Instance.claim` for what is raised and what cancellation leaves."""
     incarnation = await instance.wait_registered()
     holdings = incarnation.holdings
-    targets = ids_in_order(ids)
+    targets = checked_ids(ids)
     with holdings.attempt(targets):
         reply = await commit_claim(node, instance, incarnation, targets, wanted)
         fresh = holdings.take(reply.registered, keep=wanted.keep)

@@ -330,7 +330,26 @@ def _require_async(function: object, what: str) -> None:
 
 def _takes_call(function: Callable[..., object]) -> bool:
     first = next(iter(inspect.signature(function).parameters.values()), None)
-    return first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)
+    if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        return False
+    # Whoever forgot the call annotates the first parameter with the type of something else.
+    said = first.annotation
+    return said not in {
+        str,
+        int,
+        float,
+        bool,
+        bytes,
+        dict,
+        list,
+        "str",
+        "int",
+        "float",
+        "bool",
+        "bytes",
+        "dict",
+        "list",
+    }
 
 
 def _shown(function: object) -> str:
