@@ -8,6 +8,8 @@ name is in ``plugins.disabled`` is left out, whichever way it came.
 pluggy finds and checks implementations; they are called from here, in its order (last loaded first, unless they say
 ``tryfirst`` or ``trylast``), because what one raises must name its plug-in. For that reason loading and use are in one
 file, too.
+
+It is long because each way in which a plug-in can be wrong has a message of its own.
 """
 
 from __future__ import annotations

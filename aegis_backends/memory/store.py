@@ -14,6 +14,8 @@ found suffices to tell the revisions of all, even where others were overwritten 
 **Feeds.** A reader's backlog is a dict from key to its newest change, in the order of revisions; a reader that does not read
 holds at most one change per key. A batch is the whole backlog, so that the feed is level after each. Where most of a backlog is about keys that are gone, a new snapshot is smaller: the
 backlog is dropped and the reader told by `Resync`. The first snapshot, too, is made when it is read, not before.
+
+It is long for what it does because it is the one place where the contract is spelled out as code.
 """
 
 from __future__ import annotations

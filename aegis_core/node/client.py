@@ -2,6 +2,8 @@
 
 A call is a loop of attempts: route on the local view (`aegis_core.engine.routing`), send, look at how it ended. Nothing
 is made per call but one `Order` of what was asked; the time limit is the transport's, and so is the task switch.
+
+The file is long because the way of one call stands in it from end to end, unrolled where each layer would cost a call.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ The table, never the view, says what this instance serves. The view only tells i
 or another's ends a claim (ERASED, FORCED); a record that names this lease without a claim in the table is either
 somebody's doing (a transfer to us: it is adopted) or a stray of an attempt of ours that was abandoned when its fate was
 open (it is deleted again).
+
+It is one long file because claims come and go by these rules together: each of them must know what the others do meanwhile.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 An instance lives through *incarnations* (`aegis_core.node.incarnation`): each has a lease, endpoints tagged with it, and
 a claim table. When the lease is lost, every claim ends, and the instance registers anew under another lease id and
 claims again what `Instance.claim` held. ``own`` blocks end; they never come back by themselves.
+
+The file is long because the handle is what users see: a third of it says what its methods promise.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ ends. A scope that was cancelled is used up, and its worker ends with it. So doe
 last call passes, which is how they go when there is nothing to do.
 
 Every request is answered exactly once, however its handler ends.
+
+It is one long file because a request's way from transport to answer is one state machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""How the blocks of ``open_node`` and ``serve`` end: what leaves them, in how much time, and what they leave behind."""
+"""How the blocks of ``open_node`` and ``serve`` end: what leaves them, in how much time, and what they leave behind.
+
+Long, because each way out of a block is a sentence of its own.
+"""
 
 from __future__ import annotations
 

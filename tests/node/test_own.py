@@ -1,4 +1,7 @@
-"""Ownership as a cancel scope: how the block of ``own`` ends, whatever happens inside and outside."""
+"""Ownership as a cancel scope: how the block of ``own`` ends, whatever happens inside and outside.
+
+Long, because each promise of `own` is a sentence of its own.
+"""
 
 from __future__ import annotations
 

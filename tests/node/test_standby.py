@@ -1,4 +1,7 @@
-"""Standbys: who waits for what, in which order, and how soon one is promoted."""
+"""Standbys: who waits for what, in which order, and how soon one is promoted.
+
+Long, because each rule of the line is a sentence of its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Transfers: the owner checks the target, ends its own work, and gives all in one transaction."""
+"""Transfers: the owner checks the target, ends its own work, and gives all in one transaction.
+
+Long, because each way in which a move may end is a sentence of its own.
+"""
 
 from __future__ import annotations
 
