@@ -6,6 +6,7 @@ drift and set, and a store between the node and the cluster's that loses, delays
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -47,11 +48,16 @@ def _any(_transaction: Transaction) -> bool:
 
 
 class SlantedClock:
-    """Trio's clock, running *rate* times as fast, and set by *offset* seconds."""
+    """Trio's clock, running *rate* times as fast, and set by *offset* seconds.
+
+    While `running` is not set, who sleeps on it does not wake: the process is stopped, time goes on.
+    """
 
     def __init__(self, rate: float = 1.0, offset: float = 0.0) -> None:
         self.rate = rate
         self.offset = offset
+        self.running = trio.Event()
+        self.running.set()
 
     def now(self) -> float:
         """Seconds on this clock."""
@@ -64,8 +70,10 @@ class SlantedClock:
     async def sleep_until(self, at: float) -> None:
         """Wait until `now` is *at*."""
         await trio.sleep_until(self.trio_time(at))
-        while self.now() < at:
-            await trio.sleep_until(self.trio_time(at))
+        while self.now() < at:  # by a rounding error
+            await trio.sleep_until(math.nextafter(trio.current_time(), math.inf))
+        if not self.running.is_set():
+            await self.running.wait()
 
 
 @attrs.define(eq=False)
@@ -130,6 +138,16 @@ class Faults:
         """It comes through again."""
         self._cut = False
         self._healed.set()
+
+    def stop(self) -> None:
+        """The node's process is stopped: nothing comes through, and nobody who sleeps wakes."""
+        self.cut()
+        self.clock.running = trio.Event()
+
+    def go_on(self) -> None:
+        """The node's process goes on."""
+        self.clock.running.set()
+        self.heal()
 
     def resync(self) -> None:
         """The watch has lost the thread: it begins anew with a snapshot."""
