@@ -10,6 +10,8 @@ A shell decides a plan, then each batch of it (on the view as it is by then), th
 
 Without `continue_on_error` all that fits one transaction is one batch. Beyond that, batches follow each other, and a batch
 that fails has the earlier ones undone. With it, each batch commits what it can and lists what it cannot.
+
+Plan, batches, undoing and report are in one file, just past 400 lines, because they only make sense together.
 """
 
 from __future__ import annotations
