@@ -11,15 +11,16 @@ from aegis_core.engine import resources
 from aegis_core.engine.decision import Decision
 from aegis_core.engine.requests import checked_ids
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import Forbidden
-from aegis_core.models import ClaimReply, ResourceMetadata
+from aegis_core.errors import Forbidden, LeaseLost
+from aegis_core.models import ClaimReply, EndReason, ResourceMetadata
 
 if TYPE_CHECKING:
+    from aegis_core.node.holdings import Holdings
     from aegis_core.node.incarnation import Incarnation
     from aegis_core.node.instance import Instance
     from aegis_core.node.node import Node
 
-__all__ = ["Acquisition", "acquire", "commit_claim"]
+__all__ = ["Acquisition", "acquire", "check_stays", "commit_claim"]
 
 
 @attrs.frozen(kw_only=True)
@@ -48,9 +49,12 @@ async def acquire(node: Node, instance: Instance, ids: Sequence[str], wanted: Ac
     targets = checked_ids(ids)
     with holdings.attempt(targets):
         reply = await commit_claim(node, instance, incarnation, targets, wanted)
+        check_stays(instance)
         fresh = holdings.take(reply.registered, keep=wanted.keep)
     try:
         await holdings.prepare(fresh)
+        for target in reply.registered:
+            await _wait_ready(holdings, target, reply.epochs[target])
     except Exception:  # the service's on_acquire: what this call acquired is released before its caller hears of it
         await node.runtime.shelter(instance.give_up_now, fresh)  # noqa: ASYNC120 - then cancellation is what counts
         raise
@@ -60,12 +64,34 @@ async def acquire(node: Node, instance: Instance, ids: Sequence[str], wanted: Ac
     return reply
 
 
+async def _wait_ready(holdings: Holdings, target: str, epoch: int) -> None:
+    """Wait until somebody else's claim that this one found is ready; for an ``own`` block its body sees to that.
+
+    No checkpoint where nothing is waited for: what has been acquired stays acquired.
+    """
+    claim = holdings.table.get(target)
+    if claim is None:
+        raise LeaseLost(resource_id=target, epoch=epoch, reason=holdings.lease.ended or EndReason.RELEASED)
+    if claim.body is None and not claim.is_ready:
+        await claim.wait_ready()
+        claim.check()
+
+
+def check_stays(instance: Instance) -> None:
+    """Refuse to acquire for an instance that hands its work over; a record that was written meanwhile is then a stray.
+
+    Raises:
+        Forbidden: It does.
+    """
+    if instance.draining:
+        raise Forbidden(operation="claim", target=instance.instance_id, reason="it is draining")
+
+
 async def commit_claim(
     node: Node, instance: Instance, incarnation: Incarnation, targets: Sequence[str], wanted: Acquisition
 ) -> ClaimReply:
     """The commit of a claim alone: no table, no hooks."""
-    if instance.draining:
-        raise Forbidden(operation="claim", target=instance.instance_id, reason="it is draining")
+    check_stays(instance)
     audit = None
     if wanted.force:
         node.require_own(instance.instance_id, "force", instance.service.name, *targets)

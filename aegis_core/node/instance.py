@@ -26,7 +26,6 @@ from aegis_core.errors import (
     AegisError,
     Forbidden,
     InvalidRequest,
-    LeaseLost,
     ResourceConflict,
     StoreUnavailable,
     Unavailable,
@@ -181,17 +180,7 @@ class Instance:
         Cancelled, what it acquired so far is released in the background.
         """
         reply = await self.acquire(ids, Acquisition(metadata=metadata, force=force))
-        return tuple([await self._ready_claim(target, reply.epochs[target]) for target in reply.registered])
-
-    async def _ready_claim(self, resource_id: str, epoch: int) -> Claim:
-        """The claim that has just been made or confirmed, once calls are let in; for an ``own`` block its body sees to that."""
-        claim = self.claims_table.get(resource_id)
-        if claim is None:
-            raise LeaseLost(resource_id=resource_id, epoch=epoch, reason=EndReason.RELEASED)
-        if claim.body is None:
-            await claim.wait_ready()
-            claim.check()
-        return claim
+        return tuple(self.claims_table[target] for target in reply.registered)
 
     async def acquire(self, ids: Sequence[str], wanted: Acquisition) -> ClaimReply:
         """`claim` with all its variants; see `aegis_core.node.claiming`."""
@@ -399,6 +388,8 @@ class Instance:
                 if anew is None:
                     return
                 incarnation = anew
+                if self.health is Health.OFFLINE:  # the acknowledgement and the end of the block came together
+                    return
         finally:
             if incarnation is not None:
                 with trio.CancelScope(shield=True):
@@ -480,6 +471,10 @@ class Instance:
                 incarnation.server.cancel_all()
         finally:
             released.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until the instance has left."""
+        await self._closed.wait()
 
     async def wait_registered(self) -> Incarnation:
         """The current incarnation, waiting for a registration under way, or for the renewal of a lease that runs out.
