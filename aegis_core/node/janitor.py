@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -21,6 +21,8 @@ __all__ = ["Janitor"]
 
 _log = logging.getLogger("aegis.janitor")
 
+_SLACK: Final = 64
+
 
 class Janitor:
     """The background chores of one node."""
@@ -29,8 +31,14 @@ class Janitor:
         self._node = node
         self._runtime = node.runtime
         self._limits: list[tuple[float, int, Claim]] = []
+        self._most = _SLACK
         self._order = itertools.count()
         self._limited = trio.Event()
+
+    @property
+    def watched(self) -> int:
+        """How many limits of claims it remembers."""
+        return len(self._limits)
 
     async def run(self) -> None:
         """Do the chores for ever."""
@@ -42,8 +50,19 @@ class Janitor:
     def watch_limit(self, claim: Claim) -> None:
         """End *claim* when the time to live that its metadata sets has passed."""
         if claim.expires_at is not None:
+            if len(self._limits) >= self._most:
+                self._forget_ended()
             heapq.heappush(self._limits, (claim.expires_at, next(self._order), claim))
             self._limited.set()
+
+    def _forget_ended(self) -> None:
+        """Keep one entry of each claim that has not ended, so that the heap stays in proportion to what is held."""
+        live = {
+            claim: at for _, _, claim in self._limits if claim.ended is None and (at := claim.expires_at) is not None
+        }
+        self._limits = [(at, next(self._order), claim) for claim, at in live.items()]
+        heapq.heapify(self._limits)
+        self._most = 2 * len(live) + _SLACK
 
     async def _sweep(self) -> None:
         """Delete the records that name dead leases, if this node hosts the live instance with the lowest id."""
