@@ -15,9 +15,9 @@ from aegis_core import names
 from aegis_core.engine import roles, transfers
 from aegis_core.engine.decision import Audit, Decision
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError, InvalidRequest, ResourceNotFound
+from aegis_core.errors import AegisError, InvalidRequest, ResourceNotFound, StoreUnavailable
 from aegis_core.hookspecs import Principal, Target
-from aegis_core.models import EndReason, Health, Role, ServiceInstance, TransferReply, ids_in_order
+from aegis_core.models import EndReason, Health, Outcome, Role, ServiceInstance, TransferReply, ids_in_order
 from aegis_core.node.claims import Claim
 
 if TYPE_CHECKING:
@@ -45,13 +45,25 @@ class Moves:
             ttl=self._runtime.settings.audit_retention,
         )
 
+    def refuse_under(self, instance: Instance, ids: Sequence[str], operation: str) -> None:
+        """Refuse *operation* on *ids* to work that runs under one of their claims: it would wait for its own end.
+
+        Raises:
+            InvalidRequest: The current task is a handler or hook under one of them.
+        """
+        for target in ids:
+            claim = instance.claims_table.get(target)
+            if claim is not None and claim.is_mine:
+                what = f"this handler runs under {names.describe_target(target)}: call {operation} after it has ended"
+                raise InvalidRequest.at("$.resource_ids", what)
+
     async def transfer(
         self, instance: Instance, ids: Sequence[str], *, to: str, reason: str, requested_by: str
     ) -> TransferReply:
         """See `Instance.transfer`; *ids* may also be role targets."""
         audit = self.audit(reason=reason, requested_by=requested_by)
         wanted = ids_in_order(ids)
-
+        self.refuse_under(instance, wanted, "transfer")
         settings = self._runtime.settings
 
         def check(view: Snapshot) -> Decision[transfers.Transferable]:
@@ -219,11 +231,20 @@ class Moves:
             )
 
         timeout = self._runtime.settings.request_timeout
+        is_open = True
         try:
-            return await self._node.committer.decide(decide, timeout=timeout, what="the change of role")
+            changed = await self._node.committer.decide(decide, timeout=timeout, what="the change of role")
+            is_open = False
+            return changed
+        except AegisError as exc:
+            is_open = isinstance(exc, StoreUnavailable) and exc.outcome is Outcome.MAYBE_EXECUTED
+            raise
         finally:
             for claim in leaving:
-                claim.holdings.settle(claim, EndReason.TRANSFERRED)
+                if is_open:  # the change may still arrive: the role is believed in again only once written anew
+                    claim.holdings.finish(claim, EndReason.RELEASED)
+                else:
+                    claim.holdings.settle(claim, EndReason.TRANSFERRED)
 
     # -- reserved calls -----------------------------------------------------------------------------------------
 
@@ -237,7 +258,9 @@ class Moves:
             InvalidRequest: No such method, or the parameters do not fit.
         """
         operation = method.removeprefix("aegis.")
-        ids = _strings(params, "resource_ids") if operation in {"transfer", "release", "explain"} else ()
+        ids: tuple[str, ...] = (
+            _strings(params, "resource_ids") if operation in {"transfer", "release", "explain"} else ()
+        )
         target = Target(service_name=instance.service.name, instance_id=instance.instance_id, resource_ids=ids)
         self._node.require(principal, operation, target)
         match operation:
@@ -277,9 +300,10 @@ class Moves:
                 await instance.set_health(Health(_string(params, "health")), _string(params, "reason"))
                 return None
             case "explain":
-                claim = instance.claims_table.get(ids[0])
+                resource_id = next(iter(ids))
+                claim = instance.claims_table.get(resource_id)
                 if claim is None:
-                    raise ResourceNotFound(resource_id=ids[0], service_name=instance.service.name)
+                    raise ResourceNotFound(resource_id=resource_id, service_name=instance.service.name)
                 idle = self._runtime.clock.now() - claim.last_used
                 return {"calls": claim.calls, "idle": idle if claim.calls else None, "running": claim.running}
             case _:
