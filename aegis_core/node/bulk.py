@@ -9,6 +9,7 @@ want of the store is tried again, up to ``retries`` times. No failure of an id i
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypedDict, TypeVar
@@ -37,6 +38,8 @@ Claimable = str | BulkItem | tuple[str, ResourceMetadata]
 """A resource id, with or without metadata."""
 
 A = TypeVar("A")
+
+_log = logging.getLogger("aegis.claims")
 
 _AT_ONCE: Final = 64
 
@@ -131,7 +134,10 @@ async def bulk_release(
             max_transaction=node.runtime.store.capabilities.max_transaction,
         )
 
-    return await work.run(await work.decide(plan), work.release_batch)
+    decided = await work.decide(plan)
+    if hosted is not None:
+        node.moves.refuse_under(hosted, [i.resource_id for batch in decided.batches for i in batch], "bulk_release")
+    return await work.run(decided, work.release_batch)
 
 
 def _item(item: Claimable) -> BulkItem:
@@ -204,7 +210,8 @@ class _Bulk:
 
         if incarnation is None or self._hosted is None:
             return await self.decide(decide)
-        with incarnation.holdings.attempt(ids), incarnation.holdings.reserve(ids) as others:
+        with incarnation.holdings.attempt(ids), incarnation.holdings.reserve(ids) as reserved:
+            others = reserved
             outcome = await self.decide(decide)
             fresh = incarnation.holdings.take(outcome.done, keep=True)
         try:
@@ -281,8 +288,13 @@ class _Bulk:
                 await self.decide(partial(bulk.undo, outcome=outcome))
             elif self._operation == "bulk_claim":
                 table = self._hosted.claims_table
-                claims = [c for i in outcome.done if (c := table.get(i)) is not None]
-                await self._hosted.give_up_now(claims)
+                kept = {i: write for i, write in outcome.undo.items() if write.record is not None}
+                fresh = [c for i in outcome.done if i not in kept and (c := table.get(i)) is not None]
+                await self._hosted.give_up_now(fresh)
+                try:  # what it held before it holds still; only the metadata are put back
+                    await self.decide(partial(bulk.undo, outcome=attrs.evolve(outcome, undo=kept)))
+                except AegisError as exc:
+                    _log.warning("metadata that a bulk claim changed could not be put back: %s", exc)
             else:
                 holdings = (await self._hosted.wait_registered()).holdings
                 with holdings.attempt(outcome.done):
