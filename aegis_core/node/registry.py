@@ -428,7 +428,6 @@ class Registry:
         Raises:
             ServiceNotFound: None of its instances lives.
         """
-
         runtime = self._runtime
 
         def plan(view: Snapshot) -> Decision[Mapping[str, str]]:
@@ -444,12 +443,8 @@ class Registry:
             owned = runtime.directory.snapshot.owner(resource_id)
             if owned is not None and owned[1].instance_id != target:
                 routes.setdefault((owned[1].instance_id, target), []).append(resource_id)
-        return tuple(
-            [
-                await self.transfer(service_name, ids, source, target, reason="rebalance")
-                for (source, target), ids in routes.items()
-            ]
-        )
+        moved = [await self.transfer(service_name, ids, *route, reason="rebalance") for route, ids in routes.items()]
+        return tuple(moved)
 
     async def query_resources(
         self,
