@@ -208,7 +208,8 @@ class Holdings:
         try:
             await self._prepare_one(claim)
         except LeaseLost:
-            return
+            if claim.ended is None:  # the lease recovered, but the hook had been cancelled
+                await self.give_up((claim,), until=self._runtime.clock.now())
         except Exception:  # noqa: BLE001 - the hook is user code; what it raised is logged
             _log.exception(
                 "on_acquire of %s failed, the resource is released",
@@ -240,6 +241,11 @@ class Holdings:
             self._suspects[target] = None
             self._suspected.set()
 
+    def _is_unwanted(self, record: Ownership) -> bool:
+        """Whether a resource came by a transfer for a waiting block that waits no more, and nobody else here takes it over."""
+        hook = self._instance.service.acquire_hook
+        return record.reason == "transferred" and hook is None and not names.is_role(record.target)
+
     async def settle_suspects(self) -> None:
         """For ever: adopt what others gave this lease, delete strays of its own abandoned attempts."""
         while True:
@@ -251,7 +257,7 @@ class Holdings:
                 record = self._stray(target)
                 if record is None:
                     continue
-                if record.reason in OWN_ACTS or self._given_up.get(target) == record.epoch:
+                if record.reason in OWN_ACTS or self._given_up.get(target) == record.epoch or self._is_unwanted(record):
                     strays.append(target)
                     continue
                 for claim in self.take((target,), keep=not names.is_role(target)):
@@ -314,6 +320,8 @@ class Holdings:
         mine = [claim for claim in claims if claim.ended is None and not claim.moving]
         for claim in mine:
             claim.leave()
+            if claim.body is not None:
+                self._instance.role_moved()
         return mine
 
     async def wind_down(self, claims: Sequence[Claim], *, until: float, reason: EndReason) -> None:
@@ -428,6 +436,8 @@ class Holdings:
                 del self._claimed[claim.resource_id]
         if claim.ended is None:
             claim.end(reason)
+            if claim.body is not None:
+                self._instance.role_moved()
             if claim.busy:
                 self._runtime.nursery.start_soon(watch_overrun, self._runtime, claim)
 

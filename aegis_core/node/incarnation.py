@@ -249,9 +249,14 @@ class Incarnation:
 
     async def _deregister(self, seconds: float) -> None:
         until = self._runtime.clock.now()
+        moving = [claim for claim in self.holdings.table.values() if claim.moving]
+        for claim in moving:  # a drain that is cut short: who moves it runs on_release once its work has unwound
+            claim.interrupt(EndReason.CLOSED)
         claims = self.holdings.begin(list(self.holdings.table.values()))
         with trio.move_on_after(seconds):
             await self.holdings.wind_down(claims, until=until, reason=EndReason.CLOSED)
+            for claim in moving:
+                await claim.wait_moved()
         for claim in self.holdings.table.values():
             claim.relinquish(EndReason.CLOSED)
         record = self.lease.record

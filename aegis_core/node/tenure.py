@@ -21,7 +21,7 @@ import trio
 from aegis_core.errors import Forbidden, InvalidRequest, LeaseLost, ResourceConflict, StoreUnavailable
 from aegis_core.models import EndReason, ResourceMetadata, Role
 from aegis_core.names import resource_id_problem
-from aegis_core.node.claiming import Acquisition, commit_claim
+from aegis_core.node.claiming import Acquisition, check_stays, commit_claim
 from aegis_core.node.claims import Claim
 from aegis_core.node.line import wait_turn
 
@@ -77,8 +77,10 @@ async def own(
     finally:
         why = claim.ended or claim.interrupted
         claim.body_done.set()
-        await _leave(node, claim, patient=finished)  # noqa: ASYNC102 - it shields itself, in limited time
-        instance.role_moved()
+        try:
+            await _leave(node, claim, patient=finished)  # noqa: ASYNC102 - it shields itself, in limited time
+        finally:
+            instance.role_moved()
     if scope.cancelled_caught and not (entered and why in _SILENT):
         raise LeaseLost(resource_id=resource_id, epoch=claim.epoch, reason=why or EndReason.EXPIRED)
 
@@ -87,6 +89,7 @@ async def _take_now(node: Node, instance: Instance, resource_id: str, metadata: 
     incarnation = await instance.wait_registered()
     with incarnation.holdings.attempt((resource_id,)):
         await commit_claim(node, instance, incarnation, (resource_id,), Acquisition(metadata=metadata))
+        check_stays(instance)
         taken = incarnation.holdings.take((resource_id,), keep=False)
     if not taken:
         _check_not_own(instance, resource_id)
@@ -118,10 +121,12 @@ async def _take_in_turn(
                 await wait_turn(
                     node.runtime, node.committer, holdings, resource_id, priority=priority, metadata=metadata
                 )
+                check_stays(instance)
                 taken = holdings.take((resource_id,), keep=False)
                 if taken:
                     return taken[0]
-        await trio.sleep_forever()  # who drains is promoted no more; that may end with the wait, or from outside
+        await instance.wait_closed()  # who drains is promoted no more
+        raise Forbidden(operation="own", target=instance.instance_id, reason="it is closed")
     owner = node.runtime.directory.snapshot.owner(resource_id)
     raise ResourceConflict(resource_id=resource_id, owner="" if owner is None else owner[1].instance_id)
 
@@ -141,7 +146,7 @@ async def _leave(node: Node, claim: Claim, *, patient: bool) -> None:
     """The body is over: wait for who is moving the claim, or release it, letting calls finish if *patient*."""
     if claim.moving:
         await claim.wait_moved()
-    elif claim.ended is None and patient:
+    elif claim.ended is None and (patient or claim.interrupted is EndReason.RELEASED):
         node.runtime.nursery.start_soon(claim.instance.give_up_slowly, (claim,))
         await claim.wait_ended()
     elif claim.ended is None:
