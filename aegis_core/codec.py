@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
@@ -256,9 +257,23 @@ def _no_answer(why: str) -> RemoteError:
     return RemoteError(kind="InvalidAnswer", remote_message=why)
 
 
+class _Packing(threading.local):
+    """A packer for each thread: making one for each message would take longer than to pack it."""
+
+    def __init__(self) -> None:
+        # Strict, so that it runs no code but its own: what is not plain is left to another one.
+        self.pack: Callable[[object], bytes] = msgpack.Packer(strict_types=True).pack  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_packing: Final = _Packing()
+
+
 def _pack(value: object) -> bytes:
-    packed: bytes = msgpack.packb(value, default=_plain)  # pyright: ignore[reportAssignmentType]
-    return packed
+    try:
+        return _packing.pack(value)
+    except (TypeError, ValueError, OverflowError):
+        packed: bytes = msgpack.packb(value, default=_plain)  # pyright: ignore[reportAssignmentType]
+        return packed
 
 
 def _unpack(data: bytes) -> object:
