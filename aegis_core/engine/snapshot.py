@@ -116,6 +116,14 @@ class Snapshot(View):
             self._unreadable[key] = revision
         return tuple(events)
 
+    def confirm(self, key: Key, revision: int) -> None:
+        """The watch tells, too, of the commit of one's own that was folded in under *revision*, while the view is whole.
+
+        As `put` or `delete` once more would, but without what was written.
+        """
+        if self.expectation(key) == revision > self._revision:
+            self._move_last(key)
+
     def delete(self, key: Key, revision: int, *, expired: bool, now: float, at: datetime) -> tuple[Event, ...]:
         """*key* was deleted at *revision*.
 

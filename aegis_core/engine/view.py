@@ -181,6 +181,11 @@ class View:
                 found[target] = None
         return tuple(found)
 
+    @property
+    def names_dead(self) -> bool:
+        """Whether any ownership or standby record names a dead lease, one that this view may judge or not."""
+        return bool(self._dead)
+
     def orphans(self) -> tuple[str, ...]:
         """Tags of dead leases that ownership or standby records still name, and that this view may judge."""
         if not self._synced:

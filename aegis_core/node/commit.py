@@ -76,7 +76,7 @@ class Committer:
         raise StoreUnavailable(reason=f"{what} did not finish within {timeout:g} s", outcome=outcome)
 
     async def _decide(self, decide: Callable[[Snapshot], Decision[A]], attempt: _Attempt) -> A:
-        fresh = False
+        fresh = contended = False
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -97,10 +97,11 @@ class Committer:
             try:
                 revisions = await self.commit(decision.writes, attempt=attempt)
             except Conflict:
-                await self.pause(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                if contended:  # several want the same, and should not meet a third time
+                    await self.pause(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
                 await self.sync(attempt)
-                fresh = True
+                fresh = contended = True
                 continue
             return decision.answer(revisions)
 

@@ -57,7 +57,11 @@ class Directory:
         self._order = itertools.count()
         # Weak, so that what nobody waits for any more is forgotten, whether it ever changes or not.
         self._targets: weakref.WeakValueDictionary[str, trio.Event] = weakref.WeakValueDictionary()
-        self._changed = trio.Event()
+        # What waits for any change, and for records of the dead; None while nothing does, as most of the time.
+        self._changed: trio.Event | None = None
+        self._orphaned: trio.Event | None = None
+        # This node's own commits that the watch has yet to come to, by revision.
+        self._folded: dict[int, names.Key] = {}
 
     def __repr__(self) -> str:
         state = "synced" if self.ready else "loading"
@@ -96,7 +100,15 @@ class Directory:
 
     async def wait_change(self) -> None:
         """Wait until anything in the view changes."""
+        if self._changed is None:
+            self._changed = trio.Event()
         await self._changed.wait()
+
+    async def wait_orphans(self) -> None:
+        """Wait until anything in the view changes while it holds records that name dead leases."""
+        if self._orphaned is None:
+            self._orphaned = trio.Event()
+        await self._orphaned.wait()
 
     def watch_target(self, target: str) -> trio.Event:
         """An event that is set at the next change of who owns, or who waits for, *target*."""
@@ -115,31 +127,44 @@ class Directory:
 
     def fold(self, writes: Sequence[Write], revisions: Sequence[int]) -> None:
         """Take this node's own acknowledged *writes* into the view, ahead of the watch."""
+        snapshot, now, at = self.snapshot, self._clock.now(), self._wall()
         for write, revision in zip(writes, revisions, strict=True):
             if revision > 0:
-                self._tell(write.named, write.record, revision, expired=False, deleted=write.record is None, folded=True)
+                key = write.named
+                if revision > snapshot.revision:
+                    self._folded[revision] = key
+                self._tell(key, write.record, revision, now=now, at=at, folded=True)
         self._wake()
 
     def _apply(self, batch: Sequence[Change | Synced | Resync]) -> None:
+        now, at = self._clock.now(), self._wall()
         for item in batch:
             if isinstance(item, Change):
-                self._change(item)
+                self._change(item, now, at)
             elif isinstance(item, Synced):
                 again = not self.snapshot.synced
-                found = self.snapshot.advance(item.revision, now=self._clock.now(), at=self._wall())
+                found = self.snapshot.advance(item.revision, now=now, at=at)
                 self._publish(found)
+                if self._folded:
+                    self._folded = {r: key for r, key in self._folded.items() if r > item.revision}
                 if again:
                     self._wake_all_targets()
                     self._touched(None)
             else:
                 _log.warning("the view is read anew: %s", item.reason)
                 self.snapshot.resync()
-                self._emit(events.Resync(at=self._wall(), reason=item.reason))
+                self._emit(events.Resync(at=at, reason=item.reason))
         while self._waiters and self.snapshot.synced and self._waiters[0][0] <= self.snapshot.revision:
             heapq.heappop(self._waiters)[2].set()
         self._wake()
 
-    def _change(self, change: Change) -> None:
+    def _change(self, change: Change, now: float, at: datetime) -> None:
+        if self._folded and self.snapshot.synced:
+            own = self._folded.get(change.revision)
+            if own is not None:
+                # Everybody was told when it was folded in.
+                self.snapshot.confirm(own, change.revision)
+                return
         key = names.parse_key(change.key)
         if key is None:
             return
@@ -149,8 +174,8 @@ class Directory:
                 record = codec.decode_record(key, change.value, change.revision)
             except ValueError as exc:
                 _log.warning("the record under %s cannot be read and counts for nothing: %s", change.key, exc)
-        expired = change.reason is DeleteReason.EXPIRED
-        self._tell(key, record, change.revision, expired=expired, deleted=change.value is None)
+        deleted, expired = change.value is None, change.reason is DeleteReason.EXPIRED
+        self._tell(key, record, change.revision, now=now, at=at, deleted=deleted, expired=expired)
 
     def _tell(
         self,
@@ -158,11 +183,13 @@ class Directory:
         record: Record | None,
         revision: int,
         *,
-        expired: bool,
-        deleted: bool,
+        now: float,
+        at: datetime,
         folded: bool = False,
+        deleted: bool = False,
+        expired: bool = False,
     ) -> None:
-        snapshot, now, at = self.snapshot, self._clock.now(), self._wall()
+        snapshot = self.snapshot
         if isinstance(key, names.TargetKey | names.StandbyKey):
             self._wake_target(key.target)
         elif isinstance(key, names.InstanceKey):
@@ -170,10 +197,11 @@ class Directory:
             if before is not None and (record is None or getattr(record, "lease", None) != before.lease):
                 for target in tuple(snapshot.held_by(before.lease)):
                     self._wake_target(target)
-        if deleted:
-            self._publish(snapshot.delete(key, revision, expired=expired, now=now, at=at))
+        if deleted or (folded and record is None):
+            found = snapshot.delete(key, revision, expired=expired, now=now, at=at)
         else:
-            self._publish(snapshot.put(key, record, revision, folded=folded, now=now, at=at))
+            found = snapshot.put(key, record, revision, folded=folded, now=now, at=at)
+        self._publish(found)
         self._touched(key)
 
     def _publish(self, found: Sequence[events.Event]) -> None:
@@ -190,5 +218,9 @@ class Directory:
             self._wake_target(target)
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+        if self._orphaned is not None and self.snapshot.names_dead:
+            self._orphaned.set()
+            self._orphaned = None

@@ -326,9 +326,10 @@ class Holdings:
 
     async def wind_down(self, claims: Sequence[Claim], *, until: float, reason: EndReason) -> None:
         """Let what runs under *claims* finish until *until*, cancel the rest, then run ``on_release``."""
-        async with trio.open_nursery() as nursery:
-            for claim in claims:
-                if claim.busy:
+        busy = [claim for claim in claims if claim.busy]
+        if busy:
+            async with trio.open_nursery() as nursery:
+                for claim in busy:
                     nursery.start_soon(self._wind_down_one, claim, until, reason)
         if self._instance.service.release_hook is not None:
             limiter = trio.CapacityLimiter(_HOOKS_AT_ONCE)

@@ -487,6 +487,8 @@ class Instance:
             raise self._refuses("it was served with register=False")
         if self._closing:
             raise self._refuses("it is closed")
+        if self._incarnation is not None and self._incarnation.lease.usable:
+            return self._incarnation
         timeout = self._runtime.settings.request_timeout
         with trio.move_on_after(timeout):
             while self._incarnation is None or not self._incarnation.lease.usable:

@@ -75,7 +75,7 @@ class Janitor:
                     break
                 swept = await self._sweep_one(lease) or swept
             if not swept:
-                await runtime.directory.wait_change()
+                await runtime.directory.wait_orphans()
 
     def _is_mine(self) -> bool:
         first = sweeping.sweeper(self._runtime.directory.snapshot)
