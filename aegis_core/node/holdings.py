@@ -317,7 +317,7 @@ class Holdings:
 
     def begin(self, claims: Iterable[Claim]) -> list[Claim]:
         """Mark those of *claims* that nobody else is moving as leaving; the caller moves them now."""
-        mine = [claim for claim in claims if claim.ended is None and not claim.moving]
+        mine = [claim for claim in dict.fromkeys(claims) if claim.ended is None and not claim.moving]
         for claim in mine:
             claim.leave()
             if claim.body is not None:

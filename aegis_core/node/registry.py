@@ -21,7 +21,7 @@ from aegis_core.engine.balancing import plan_rebalance
 from aegis_core.engine.decision import Audit, Decision, answered
 from aegis_core.engine.requests import authentic
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError, InvalidRequest, RemoteError
+from aegis_core.errors import AegisError, InvalidRequest
 from aegis_core.hookspecs import Principal
 from aegis_core.models import (
     BulkReply,
@@ -174,6 +174,7 @@ class Registry:
             NotOwner: It lives by another lease than that of *lease_id*.
         """
         tag = None if lease_id is None else names.lease_tag(lease_id)
+        await self._node.committer.sync_within(self._runtime.settings.request_timeout)  # to name all that it held
         held = await self._decide(
             lambda view: instances.deregister(view, service_name, instance_id, lease=tag),
             f"the deregistration of {instance_id}",
@@ -512,14 +513,13 @@ class Registry:
             return known
         try:
             answer = await self._ask(known.owner, "aegis.explain", {"resource_ids": [resource_id]}, timeout=1.0)
+            told = codec.structure_result(answer, OwnersWord)
         except AegisError as exc:
             _log.debug("the owner of %s does not say more: %s", resource_id, exc)
             return known
-        if not isinstance(answer, Mapping):
-            return known
-        calls, idle = answer.get("calls"), answer.get("idle")
-        last = self._runtime.wall() - timedelta(seconds=idle) if isinstance(idle, int | float) else None
-        return attrs.evolve(known, calls=calls if isinstance(calls, int) else None, last_call_at=last)
+        assert isinstance(told, OwnersWord)
+        last = None if told.idle is None else self._runtime.wall() - timedelta(seconds=told.idle)
+        return attrs.evolve(known, calls=told.calls, last_call_at=last)
 
     # -- for the node's own parts -------------------------------------------------------------------------------
 
@@ -583,15 +583,21 @@ def _has_scopes(record: ServiceInstance) -> bool:
     return bool(record.endpoints) and bool(record.lease)
 
 
+@attrs.frozen
+class OwnersWord:
+    """What the owner of a resource tells of its calls: how many, and seconds since the last (None: there was none)."""
+
+    calls: int
+    running: int
+    idle: float | None = None
+
+
 def transfer_reply(answer: object) -> TransferReply:
     """The reply that the owner of a transfer sent.
 
     Raises:
         RemoteError: It is none.
     """
-    try:
-        reply = codec.structure_result(answer, TransferReply)
-    except InvalidRequest as exc:
-        raise RemoteError(remote_message=str(exc), kind="TransferReply") from exc
+    reply = codec.structure_result(answer, TransferReply)
     assert isinstance(reply, TransferReply)
     return reply
