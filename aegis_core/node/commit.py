@@ -144,13 +144,15 @@ class Committer:
                 self._runtime.directory.fold(writes, revisions)
                 return revisions
 
-    async def sync(self, attempt: _Attempt | None = None) -> None:
+    async def sync(self, attempt: _Attempt | None = None, *, urgent: bool = False) -> None:
         """The read barrier, repeated while the store does not answer: bound it by a cancel scope.
+
+        *urgent* work is tried even while the store's circuit is open.
 
         Raises:
             StoreUnavailable: The circuit of the store is open (NOT_SENT).
         """
-        if not self._breaker.allow():
+        if not (self._breaker.allow() or urgent):
             raise _circuit_is_open()
         attempt = attempt or _Attempt()
         pause = _FIRST_PAUSE

@@ -28,7 +28,6 @@ import trio
 
 from aegis_core.backend import Conflict
 from aegis_core.engine import instances
-from aegis_core.errors import StoreUnavailable
 from aegis_core.models import EndReason, ServiceInstance
 from aegis_core.node.commit import Committer
 from aegis_core.node.runtime import Runtime
@@ -215,10 +214,7 @@ class Lease:
                 await self._committer.commit((write,), urgent=True)
             except Conflict:
                 # Somebody else wrote the record, or it is gone: the view knows, once it is level.
-                try:
-                    await self._committer.sync()
-                except StoreUnavailable as exc:
-                    _log.debug("cannot look why the renewal of %s failed: %s", self.record.instance_id, exc)
+                await self._committer.sync(urgent=True)
                 self.verify()
                 await self._committer.pause(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -11,7 +11,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from aegis_core import names
+import attrs
+
+from aegis_core import codec, names
 from aegis_core.engine import roles, transfers
 from aegis_core.engine.decision import Audit, Decision
 from aegis_core.engine.snapshot import Snapshot
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from aegis_core.node.instance import Instance
     from aegis_core.node.node import Node
 
-__all__ = ["Moves"]
+__all__ = ["Moves", "OwnersWord", "transfer_reply"]
 
 _log = logging.getLogger("aegis.transfer")
 
@@ -322,3 +324,23 @@ def _strings(params: Mapping[str, object], key: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
         raise InvalidRequest.at(f"$.params.{key}", "expected a list of at least one resource id")
     return tuple(value)
+
+
+@attrs.frozen
+class OwnersWord:
+    """What the owner of a resource tells of its calls: how many, and seconds since the last (None: there was none)."""
+
+    calls: int
+    running: int
+    idle: float | None = None
+
+
+def transfer_reply(answer: object) -> TransferReply:
+    """The reply that the owner of a transfer sent.
+
+    Raises:
+        RemoteError: It is none.
+    """
+    reply = codec.structure_result(answer, TransferReply)
+    assert isinstance(reply, TransferReply)
+    return reply

@@ -42,6 +42,7 @@ from aegis_core.models import (
 )
 from aegis_core.node.bulk import BulkOptions, BulkRequest, Claimable, bulk_claim, bulk_release
 from aegis_core.node.claiming import Acquisition
+from aegis_core.node.moves import OwnersWord, transfer_reply
 
 if TYPE_CHECKING:
     from aegis_core.node.instance import Instance
@@ -581,23 +582,3 @@ class Registry:
 def _has_scopes(record: ServiceInstance) -> bool:
     """Whether a node serves the instance, so that its claims are scopes which only that node can end."""
     return bool(record.endpoints) and bool(record.lease)
-
-
-@attrs.frozen
-class OwnersWord:
-    """What the owner of a resource tells of its calls: how many, and seconds since the last (None: there was none)."""
-
-    calls: int
-    running: int
-    idle: float | None = None
-
-
-def transfer_reply(answer: object) -> TransferReply:
-    """The reply that the owner of a transfer sent.
-
-    Raises:
-        RemoteError: It is none.
-    """
-    reply = codec.structure_result(answer, TransferReply)
-    assert isinstance(reply, TransferReply)
-    return reply

@@ -30,8 +30,8 @@ from aegis_core import (
 )
 from aegis_core.hookspecs import Principal, Target, hookimpl
 from aegis_core.node.instance import Instance
+from aegis_core.node.moves import transfer_reply
 from aegis_core.node.node import Node
-from aegis_core.node.registry import transfer_reply
 
 THIN = "old-client"
 
