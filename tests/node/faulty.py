@@ -95,6 +95,7 @@ class Faults:
     seed: int = 0
     capabilities: Capabilities | None = None
     commits: list[tuple[float, Transaction]] = attrs.field(factory=list)
+    latency: float = 0.0
     refusing: bool = False
     sync_refused: bool = False
     deaf: bool = False
@@ -276,10 +277,12 @@ class FaultyStore:
             await trio.lowlevel.checkpoint()
             raise StoreUnavailable(reason="refused by the test")
         await faults.pass_through()
+        await trio.sleep(faults.latency)
         rule = faults.rule_for(transaction)
         if rule is not None:
             return await rule.act(self._store, transaction)  # type: ignore[misc,no-any-return]
         revisions = await self._store.commit(transaction)
+        await trio.sleep(faults.latency)
         await faults.pass_through()
         return revisions
 
@@ -289,6 +292,7 @@ class FaultyStore:
             await trio.lowlevel.checkpoint()
             raise StoreUnavailable(reason="refused by the test")
         await self._faults.pass_through()
+        await trio.sleep(self._faults.latency)
         return await self._store.sync()
 
     async def get(self, key: str) -> Entry | None:
