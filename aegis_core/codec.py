@@ -355,9 +355,12 @@ def structure_params(
     names, required = readers.keys(), signature.required
     # Where every kind is one of these, parameters that fit are passed on as they are.
     exact = signature.kinds if _EXACT.issuperset(signature.kinds.values()) else None
+    in_order, kinds = [*signature.kinds], [*signature.kinds.values()]
     unknown = f"unknown; the parameters are {', '.join(names)}" if names else "no parameter is taken"
 
     def structure(params: Mapping[str, object]) -> Mapping[str, object]:
+        if exact is not None and [*params] == in_order and [*map(type, params.values())] == kinds:
+            return params
         if exact is not None and required <= params.keys():
             for name, value in params.items():
                 kind = exact.get(name)
