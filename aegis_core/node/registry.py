@@ -4,6 +4,8 @@ Each operation is decided by the engine on this node's view and committed to the
 knows scopes (it was served by a node) is carried out by that instance's node, which alone can end its work in time: for
 instances of this node directly, for others by a reserved call. For instances that were merely registered here the
 commit is all there is. Operations act in the name of the instance that they name; ``force`` needs a permission.
+
+It is one long file because it is one vocabulary, and most of it says what each operation promises.
 """
 
 from __future__ import annotations

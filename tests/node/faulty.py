@@ -70,7 +70,7 @@ class SlantedClock:
     async def sleep_until(self, at: float) -> None:
         """Wait until `now` is *at*."""
         await trio.sleep_until(self.trio_time(at))
-        while self.now() < at:  # by a rounding error
+        while self.now() < at:  # by a rounding error  # noqa: ASYNC110 - a clock of its own
             await trio.sleep_until(math.nextafter(trio.current_time(), math.inf))
         if not self.running.is_set():
             await self.running.wait()
@@ -182,7 +182,7 @@ class Faults:
                 await trio.sleep(seconds)
                 try:
                     await store.commit(transaction)
-                except Exception:  # noqa: BLE001 - whatever becomes of it, nobody is told
+                except Exception:  # noqa: BLE001 - it came too late for anybody
                     return
 
             trio.lowlevel.spawn_system_task(apply)

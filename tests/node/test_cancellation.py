@@ -188,7 +188,6 @@ async def own_now(world: World) -> None:
 async def own_in_turn(world: World) -> None:
     """`Instance.own` as a standby that has to wait."""
 
-
     async def release() -> None:
         with suppress(NotFound, NotOwner):
             await world.two.release("theirs")
@@ -371,13 +370,16 @@ async def test_nothing_is_left_behind(autojump_clock: MockClock, name: str, late
     for step in itertools.count(1):
         assert step < MOST_STEPS
         async with open_world(latency) as world:
-            had_it = await cancel_at(step, lambda: run(world))  # noqa: B023
+            had_it = await cancel_at(step, lambda: run(world))
             await trio.sleep(8)
             check_tables(world)
             check_lines(world)
             check_calls(world)
             assert world.one.claims["kept"].held
-            assert {i.instance_id for i in world.other.runtime.directory.snapshot.live("svc")} - {"thin"} == {"one", "two"}
+            assert {i.instance_id for i in world.other.runtime.directory.snapshot.live("svc")} - {"thin"} == {
+                "one",
+                "two",
+            }
             if not (world.two.draining or world.two.health is not Health.ONLINE):
                 with suppress(Held, NotFound, NotOwner):  # what was done already
                     await run(world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable
@@ -63,7 +64,7 @@ async def test_it_is_renewed_in_every_interval(autojump_clock: MockClock) -> Non
         sent = faults.times_of("service-instances")
         assert instance.deadline == sent[-1] + DEADLINE
         assert instance.lease_tag == lease_of(instance).tag
-    gaps = [later - earlier for earlier, later in zip(sent, sent[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(sent)]
     assert len(gaps) >= 20
     assert all(0.85 * INTERVAL <= gap <= INTERVAL for gap in gaps)
     assert len(set(gaps)) > 1
@@ -77,7 +78,7 @@ async def test_a_short_lease_is_renewed_in_every_interval_too(autojump_clock: Mo
         await trio.sleep(20)
         assert instance.lease_tag == tag
         sent = faults.times_of("service-instances")
-    assert all(later - earlier <= 0.2001 for earlier, later in zip(sent, sent[1:], strict=False))
+    assert all(later - earlier <= 0.2001 for earlier, later in itertools.pairwise(sent))
 
 
 async def test_instances_of_one_node_renew_at_the_same_moments(autojump_clock: MockClock) -> None:
@@ -272,7 +273,7 @@ async def test_a_shielded_body_that_overruns_is_told(
         told = []
         with trio.move_on_after(60):
             async for event in overruns:
-                told.append(event)
+                told.append(event)  # noqa: PERF401 - some are lost when time is over
     assert [type(event) for event in told] == [ScopeOverran] * 3
     assert all((event.resource_id, event.instance_id) == ("a", instance.instance_id) for event in told)
     assert [getattr(event, "seconds", None) for event in told] == pytest.approx([0.05, 1.05, 2.1], abs=0.01)
@@ -379,6 +380,7 @@ async def test_what_is_lost_by_a_refusal_is_told(autojump_clock: MockClock, capl
 
 
 def attrs_evolve(settings: backend.Capabilities | object, **changes: object) -> object:
+    """The same with *changes*."""
     import attrs
 
     return attrs.evolve(settings, **changes)

@@ -1,6 +1,6 @@
 """Ownership as a cancel scope: how the block of ``own`` ends, whatever happens inside and outside.
 
-Long, because each promise of `own` is a sentence of its own.
+The file is long, because each promise of `own` is a sentence of its own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ def make_service(**options: object) -> Service:
 
 async def test_the_body_runs_while_the_resource_is_owned(autojump_clock: MockClock) -> None:
     """And leaving it releases the resource; the instance is ACTIVE meanwhile."""
-    async with open_node("memory://a") as node, open_node("memory://a") as other, node.serve(make_service()) as instance:
+    async with (
+        open_node("memory://a") as node,
+        open_node("memory://a") as other,
+        node.serve(make_service()) as instance,
+    ):
         assert instance.role is Role.STANDBY
         async with instance.own("a", metadata=ResourceMetadata(priority=2)) as claim:
             assert claim.held
@@ -248,7 +252,11 @@ async def test_a_resource_past_its_time_to_live_ends_the_body(autojump_clock: Mo
 
 async def test_a_nursery_in_the_body_raises_lease_lost_alone(autojump_clock: MockClock) -> None:
     """The cancellations of its tasks are no errors."""
-    async with open_node("memory://a") as node, open_node("memory://a") as other, node.serve(make_service()) as instance:
+    async with (
+        open_node("memory://a") as node,
+        open_node("memory://a") as other,
+        node.serve(make_service()) as instance,
+    ):
         with pytest.raises(LeaseLost):
             async with instance.own("a"), trio.open_nursery() as nursery:
                 nursery.start_soon(trio.sleep_forever)
@@ -258,7 +266,11 @@ async def test_a_nursery_in_the_body_raises_lease_lost_alone(autojump_clock: Moc
 
 async def test_the_loop_of_the_documentation_owns_again(autojump_clock: MockClock) -> None:
     """``while True: try: async with own(...) ... except LeaseLost`` comes back after each loss."""
-    async with open_node("memory://a") as node, open_node("memory://a") as other, node.serve(make_service()) as instance:
+    async with (
+        open_node("memory://a") as node,
+        open_node("memory://a") as other,
+        node.serve(make_service()) as instance,
+    ):
         epochs: list[int] = []
 
         async def engine() -> None:
@@ -303,7 +315,9 @@ async def by_drain(instance: Instance) -> None:
 @pytest.mark.parametrize("release", [by_claim, by_instance, by_drain])
 @pytest.mark.parametrize("inside", [True, False], ids=["by the body", "by another task"])
 async def test_what_the_program_itself_releases_ends_silently(
-    autojump_clock: MockClock, release: Callable[[Instance], Awaitable[None]], inside: bool
+    autojump_clock: MockClock,
+    release: Callable[[Instance], Awaitable[None]],
+    inside: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     """The body is cancelled, the block is left without an error."""
     reached: list[str] = []

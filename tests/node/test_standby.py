@@ -1,6 +1,6 @@
 """Standbys: who waits for what, in which order, and how soon one is promoted.
 
-Long, because each rule of the line is a sentence of its own.
+The file is long, because each rule of the line is a sentence of its own.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from contextlib import suppress
 
 import pytest
 import trio
+import trio.lowlevel
 from trio.testing import MockClock
 
-from aegis_core.backend import Conflict
 from aegis_core.errors import ConfigError, LeaseLost, ResourceConflict, RoleConflict
 from aegis_core.events import RoleChanged
 from aegis_core.hookspecs import hookimpl
-from aegis_core.models import EndReason, Health, ResourceMetadata, Role, Standby
+from aegis_core.models import Health, ResourceMetadata, Role, Standby
 from aegis_core.node.claims import Claim
 from aegis_core.node.instance import Instance
-from aegis_core.node.node import Node, open_node
+from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
 from tests.node.faulty import Faults, names_key
 
@@ -214,7 +214,7 @@ async def test_a_promotion_at_the_end_of_the_wait_counts_or_leaves_nothing(autoj
             async with node.serve(make_service()) as one, other.serve(make_service()) as two:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(Owners().own, "one", one, 5)
-                    await trio.sleep(0)
+                    await trio.lowlevel.checkpoint()
                     try:
                         async with two.own("a", role=Role.STANDBY, wait=wait) as claim:
                             assert claim.held

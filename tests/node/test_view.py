@@ -205,7 +205,11 @@ async def test_a_lease_that_went_in_a_gap_is_found(autojump_clock: MockClock) ->
 
 async def test_silence_is_not_judged_while_the_view_is_made_anew(autojump_clock: MockClock) -> None:
     """A view that is half there would take the other half for gone."""
-    async with open_node("memory://a") as node, open_node("memory://a") as other, other.serve(make_service()) as instance:
+    async with (
+        open_node("memory://a") as node,
+        open_node("memory://a") as other,
+        other.serve(make_service()) as instance,
+    ):
         await instance.claim("a")
         directory = node.runtime.directory
         await directory.sync()
@@ -309,7 +313,7 @@ async def test_several_may_read_one_stream(autojump_clock: MockClock) -> None:
 
             async def read() -> None:
                 async for event in told:
-                    taken.append(event.resource_id)
+                    taken.append(event.resource_id)  # noqa: PERF401 - some are lost when it is cancelled
 
             nursery.start_soon(read)
             nursery.start_soon(read)
