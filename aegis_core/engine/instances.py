@@ -36,6 +36,7 @@ from aegis_core.names import (
     instance_id_problem,
     instance_key,
     is_role,
+    resource_id_problem,
     service_name_problem,
     standby_key,
     target_key,
@@ -83,7 +84,8 @@ def register(
     *,
     role: Role | None = None,
     target: str | None = None,
-    min_ttl: float = 0.001,
+    resource_id: object = None,
+    min_ttl: float = 0.0,
     at: datetime,
 ) -> Decision[Registered]:
     """Register *candidate*: its record, and the role that it asks for, in one transaction or not at all.
@@ -95,6 +97,7 @@ def register(
         candidate: The record to write, with lease tag, ttl, interval, endpoints, metadata, priority, group.
         role: ACTIVE asks to hold *target*, STANDBY to wait in its line, None for neither.
         target: A role group of the service, or a resource (then holding it is a role); without one *role* is only shown.
+        resource_id: In the place of *target*, what the registration's metadata name as the resource of its role.
         min_ttl: The shortest TTL that the store keeps, seconds.
         at: Aware UTC.
 
@@ -104,7 +107,9 @@ def register(
         RoleConflict: ACTIVE was asked for, and somebody else is.
         NotYetKnown: The view may not judge yet.
     """
-    _check_candidate(candidate, role, target, min_ttl)
+    if role is not None and isinstance(resource_id, str):
+        target = resource_id
+    _check_candidate(candidate, role, target, resource_id, min_ttl)
     service, name = candidate.service_name, candidate.instance_id
     known = view.instance(service, name)
     if known is not None and known.lease != candidate.lease:
@@ -137,11 +142,13 @@ def register(
     return Decision(tuple(writes), answer)
 
 
-def _check_candidate(candidate: ServiceInstance, role: Role | None, target: str | None, min_ttl: float) -> None:
+def _check_candidate(
+    candidate: ServiceInstance, role: Role | None, target: str | None, resource_id: object, min_ttl: float
+) -> None:
     problems = Problems()
     problems.note("$.service_name", service_name_problem(candidate.service_name))
     problems.note("$.instance_id", instance_id_problem(candidate.instance_id))
-    problems.number("$.ttl", candidate.ttl, low=min_ttl, high=86400.0 * 365)
+    problems.number("$.ttl", candidate.ttl, low=max(0.001, min_ttl), high=86400.0 * 365)
     problems.number("$.heartbeat_interval", candidate.heartbeat_interval, low=0.0005)
     if not problems.found and candidate.heartbeat_interval > candidate.ttl / 2:
         problems.note(
@@ -154,7 +161,9 @@ def _check_candidate(candidate: ServiceInstance, role: Role | None, target: str 
         problems.note("$.group", group_problem(candidate.sticky_active_group))
     if not candidate.lease:
         problems.note("$.lease_id", "a registration needs a lease")
-    if role is not None and target is not None:
+    if role is not None and resource_id is not None:
+        problems.note("$.metadata.resource_id", resource_id_problem(resource_id))
+    elif role is not None and target is not None:
         path = "$.group" if is_role(target) else "$.metadata.resource_id"
         problems.note(path, target_problem(target, candidate.service_name))
     problems.check()

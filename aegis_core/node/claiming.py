@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aegis_core.node.instance import Instance
     from aegis_core.node.node import Node
 
-__all__ = ["Acquisition", "acquire", "check_stays", "commit_claim"]
+__all__ = ["Acquisition", "acquire", "check_stays", "commit_claim", "wait_ready"]
 
 
 @attrs.frozen(kw_only=True)
@@ -54,7 +54,7 @@ async def acquire(node: Node, instance: Instance, ids: Sequence[str], wanted: Ac
     try:
         await holdings.prepare(fresh)
         for target in reply.registered:
-            await _wait_ready(holdings, target, reply.epochs[target])
+            await wait_ready(holdings, target, reply.epochs[target])
     except Exception:  # the service's on_acquire: what this call acquired is released before its caller hears of it
         await node.runtime.shelter(instance.give_up_now, fresh)  # noqa: ASYNC120 - then cancellation is what counts
         raise
@@ -64,7 +64,7 @@ async def acquire(node: Node, instance: Instance, ids: Sequence[str], wanted: Ac
     return reply
 
 
-async def _wait_ready(holdings: Holdings, target: str, epoch: int) -> None:
+async def wait_ready(holdings: Holdings, target: str, epoch: int) -> None:
     """Wait until somebody else's claim that this one found is ready; for an ``own`` block its body sees to that.
 
     No checkpoint where nothing is waited for: what has been acquired stays acquired.
@@ -95,7 +95,7 @@ async def commit_claim(
     audit = None
     if wanted.force:
         node.require_own(instance.instance_id, "force", instance.service.name, *targets)
-        audit = instance.audit(reason="claimed by force", requested_by=instance.instance_id)
+        audit = instance.audit(reason="claimed by force")
     runtime = node.runtime
     settings = runtime.settings
     with incarnation.holdings.reserve(targets) as reserved:

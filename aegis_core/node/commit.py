@@ -10,7 +10,7 @@ import trio
 
 from aegis_core import codec
 from aegis_core.backend import Conflict, Delete, Indeterminate, Operation, Put, StoreUnavailable, Transaction
-from aegis_core.engine.decision import Decision, NotYetKnown, Write
+from aegis_core.engine.decision import Decision, NotYetKnown, Write, answered
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import AegisError, InvalidRequest
 from aegis_core.models import Outcome
@@ -74,6 +74,20 @@ class Committer:
         self._tell_timeout(attempt)
         outcome = Outcome.MAYBE_EXECUTED if attempt.is_open else Outcome.NOT_SENT
         raise StoreUnavailable(reason=f"{what} did not finish within {timeout:g} s", outcome=outcome)
+
+    async def check(self, decide: Callable[[Snapshot], Decision[object]], *, timeout: float, what: str) -> None:
+        """Raise the refusal of *decide*, on fresh evidence, and commit nothing.
+
+        Raises:
+            StoreUnavailable: No answer within *timeout* seconds (NOT_SENT).
+            AegisError: The engine's refusal.
+        """
+
+        def look(view: Snapshot) -> Decision[None]:
+            decide(view)
+            return answered(None)
+
+        await self.decide(look, timeout=timeout, what=what)
 
     async def _decide(self, decide: Callable[[Snapshot], Decision[A]], attempt: _Attempt) -> A:
         fresh = contended = False

@@ -160,36 +160,43 @@ class Holdings:
             LeaseLost: A claim ended meanwhile.
             Exception: As ``on_acquire`` raised it; the claims are not ready then, and the caller gives them up.
         """
-        hook = self._instance.service.acquire_hook
-        if hook is None:
-            for claim in claims:
-                if claim.ended is not None:
-                    raise claim.lost()
-                claim.set_ready()
-            return
         if len(claims) == 1:
             await self._prepare_one(claims[0])
-            return
+        else:
+            for failure in (await self.prepare_each(claims, stop=True)).values():
+                raise failure
+
+    async def prepare_each(self, claims: Sequence[Claim], *, stop: bool) -> dict[Claim, Exception]:
+        """Make *claims* ready; what went wrong, by claim. With *stop* the first failure ends it."""
+        failed: dict[Claim, Exception] = {}
+        if self._instance.service.acquire_hook is None:
+            for claim in claims:
+                if claim.ended is None:
+                    claim.set_ready()
+                else:
+                    failed[claim] = claim.lost()
+            return failed
         limiter = trio.CapacityLimiter(_HOOKS_AT_ONCE)
-        failed: list[Exception] = []
 
         async def prepare_one(claim: Claim) -> None:
             async with limiter:
                 try:
                     await self._prepare_one(claim)
-                except Exception as exc:  # noqa: BLE001 - the hook is user code; the first failure is the caller's
-                    failed.append(exc)
-                    nursery.cancel_scope.cancel()
+                except Exception as exc:  # noqa: BLE001 - the hook is user code; the caller tells whose failure it is
+                    failed[claim] = exc
+                    if stop:
+                        nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
             for claim in claims:
                 nursery.start_soon(prepare_one, claim)
-        if failed:
-            raise failed[0]
+        return failed
 
     async def _prepare_one(self, claim: Claim) -> None:
         hook = self._instance.service.acquire_hook
         if hook is None or names.is_role(claim.resource_id):
+            if claim.ended is not None:
+                raise claim.lost()
             claim.set_ready()
             return
         state: object = None
@@ -304,6 +311,7 @@ class Holdings:
             try:
                 await self.wind_down(mine, until=until, reason=reason)
                 timeout = max(_LAST_CHANCE, until - self._runtime.clock.now())
+                timeout = min(timeout, self._runtime.settings.request_timeout)
                 await self._commit_release([c.resource_id for c in mine], timeout=timeout)
             except AegisError as exc:
                 _log.warning("a release is not recorded yet: %s", exc)
@@ -397,8 +405,17 @@ class Holdings:
         else:
             self.finish(claim, reason)
 
+    def is_recorded(self, target: str) -> bool:
+        """Whether the record of *target* in the view names this lease."""
+        record = self._runtime.directory.snapshot.held(target)
+        return record is not None and record.lease == self.lease.tag
+
     async def release_records(self, targets: Sequence[str]) -> None:
         """Delete the records of *targets* that still name this lease; if the store does not answer, later."""
+        for target in targets:
+            record = self._runtime.directory.snapshot.held(target)
+            if record is not None:
+                self._given_up[target] = record.epoch  # nor is it to be adopted meanwhile
         try:
             await self._commit_release(targets, timeout=self._runtime.settings.request_timeout)
         except AegisError as exc:
@@ -410,7 +427,7 @@ class Holdings:
         if not mine:
             return
         await self.wind_down(mine, until=self._runtime.clock.now(), reason=EndReason.RESOURCE_TTL)
-        audit = self._instance.audit(reason="its time to live has passed", requested_by=self._instance.instance_id)
+        audit = self._instance.audit(reason="its time to live has passed")
 
         def decide(view: Snapshot) -> Decision[bool]:
             return resources.expire(view, claim.resource_id, epoch=claim.epoch, audit=audit, at=self._runtime.wall())

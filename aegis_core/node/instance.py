@@ -30,6 +30,7 @@ from aegis_core.errors import (
     StoreUnavailable,
     Unavailable,
 )
+from aegis_core.hookspecs import Principal
 from aegis_core.models import (
     BulkReply,
     ClaimReply,
@@ -51,7 +52,6 @@ from aegis_core.node.signals import wait_signals
 from aegis_core.node.tenure import own
 
 if TYPE_CHECKING:
-    from aegis_core.hookspecs import Principal
     from aegis_core.node.node import Node
 
 __all__ = ["Instance"]
@@ -284,7 +284,8 @@ class Instance:
 
         Cancelled, the transfer goes on in the background.
         """
-        return await self._node.moves.transfer(self, ids, to=to, reason=reason, requested_by=self.instance_id)
+        asking = Principal("instance", self.instance_id)
+        return await self._node.moves.transfer(self, ids, to=to, reason=reason, requested_by=asking)
 
     async def bulk_claim(self, items: Iterable[Claimable], **options: Unpack[BulkOptions]) -> BulkReply:
         """Claim many resources (ids, or pairs of id and metadata); reports failures and never raises for an id.
@@ -514,13 +515,13 @@ class Instance:
         """*record* with what this instance says of itself now; what the next renewal writes."""
         return attrs.evolve(record, role=self.role, health=self._health, draining=self._draining)
 
-    def audit(self, *, reason: str, requested_by: str) -> Audit:
-        """How a change of ownership that begins now is recorded."""
-        return self._node.moves.audit(reason=reason, requested_by=requested_by)
+    def audit(self, *, reason: str) -> Audit:
+        """How a change of ownership that this instance begins now is recorded."""
+        return self._node.moves.audit(reason=reason, requested_by=Principal("instance", self.instance_id))
 
     async def reserved(self, method: str, params: Mapping[str, object], principal: Principal) -> object:
-        """Answer a reserved call; see `aegis_core.node.moves.Moves.reserved`."""
-        return await self._node.moves.reserved(self, method, params, principal)
+        """Answer a reserved call; see `aegis_core.node.errands`."""
+        return await self._node.errands.answer(self, method, params, principal)
 
     def role_moved(self) -> None:
         """The role may have changed: wake who waits for it, and write it down."""

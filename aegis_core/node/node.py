@@ -20,16 +20,18 @@ from aegis_core.backend import Backend
 from aegis_core.errors import ConfigError, InvalidRequest, NodeCrashed
 from aegis_core.events import CircuitStateChanged, Event
 from aegis_core.hookspecs import Principal, Target
-from aegis_core.models import Explanation, Resource, Role
+from aegis_core.models import Explanation, Health, Resource, Role
 from aegis_core.node.breaker import CircuitBreaker, CircuitState
 from aegis_core.node.client import Client
 from aegis_core.node.commit import Committer
+from aegis_core.node.errands import Errands
 from aegis_core.node.holdings import Holdings
 from aegis_core.node.instance import Instance
 from aegis_core.node.janitor import Janitor
 from aegis_core.node.moves import Moves
 from aegis_core.node.options import InstanceOptions
 from aegis_core.node.registry import Registry
+from aegis_core.node.role_changes import RoleChanges
 from aegis_core.node.runtime import Runtime
 from aegis_core.node.service import Service
 from aegis_core.node.subscription import EventStream
@@ -65,7 +67,9 @@ class Node:
         self.client = Client(runtime)
         self.call = self.client.call
         self.bind = self.client.bind
+        self.errands = Errands(self)
         self.moves = Moves(self)
+        self.roles = RoleChanges(self)
         self.janitor = Janitor(self)
         self._registry = Registry(self)
         runtime.touched.append(self.touched)
@@ -137,7 +141,8 @@ class Node:
 
     def owner_of(self, resource_id: str) -> Resource | None:
         """Who owns *resource_id* as seen from here: local, quick, possibly a moment behind; None for nobody."""
-        found = self.runtime.directory.snapshot.owner(resource_id)
+        snapshot = self.runtime.directory.snapshot
+        found = snapshot.owner(resource_id)
         if found is None:
             return None
         record, owner = found
@@ -148,7 +153,7 @@ class Node:
             epoch=record.epoch,
             registered_at=record.registered_at,
             metadata=record.metadata,
-            is_healthy=owner.is_healthy,
+            is_healthy=snapshot.health(owner, self.runtime.clock.now()) is Health.ONLINE,
         )
 
     async def explain(self, resource_id: str) -> Explanation:

@@ -5,25 +5,24 @@ knows scopes (it was served by a node) is carried out by that instance's node, w
 instances of this node directly, for others by a reserved call. For instances that were merely registered here the
 commit is all there is. Operations act in the name of the instance that they name; ``force`` needs a permission.
 
-It is one long file because it is one vocabulary, and most of it says what each operation promises.
+It is long because it is the one list of all operations; most of it says what they take, answer and raise.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar, Unpack
+from typing import TYPE_CHECKING, Final, TypeVar, Unpack
 
 import attrs
 
 from aegis_core import codec, names
-from aegis_core.engine import instances, queries, resources, roles, transfers
-from aegis_core.engine.balancing import plan_rebalance
-from aegis_core.engine.decision import Audit, Decision, answered
-from aegis_core.engine.requests import authentic
+from aegis_core.engine import instances, queries, resources, roles
+from aegis_core.engine.decision import Decision, answered
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError, InvalidRequest
+from aegis_core.errors import AegisError
 from aegis_core.hookspecs import Principal
 from aegis_core.models import (
     BulkReply,
@@ -44,7 +43,7 @@ from aegis_core.models import (
 )
 from aegis_core.node.bulk import BulkOptions, BulkRequest, Claimable, bulk_claim, bulk_release
 from aegis_core.node.claiming import Acquisition
-from aegis_core.node.moves import OwnersWord, transfer_reply
+from aegis_core.node.errands import OwnersWord, has_scopes
 
 if TYPE_CHECKING:
     from aegis_core.node.instance import Instance
@@ -55,6 +54,9 @@ __all__ = ["Registry"]
 _log = logging.getLogger("aegis.registry")
 
 A = TypeVar("A")
+
+_OWNERS_WORD: Final = 1.0
+"""Seconds that `Registry.explain` waits for what the owner says of its calls."""
 
 
 class Registry:
@@ -81,6 +83,7 @@ class Registry:
         version: str = "0.0.0",
         endpoints: Iterable[str] = (),
         priority: int = 0,
+        lease_id: str | None = None,
     ) -> Registration:
         """Register an instance that is not served by a node: it renews its lease by `heartbeat`.
 
@@ -94,36 +97,42 @@ class Registry:
             version: Of its program.
             endpoints: URLs that it listens on.
             priority: Place in the line.
+            lease_id: A secret of the registrant's own, by which it may register again, e.g. when it does not know what
+                became of the first time; a new one by default.
 
         Raises:
             InvalidRequest: Each bad field with its path.
             InstanceConflict: A live instance has that id.
             RoleConflict: ACTIVE was asked for, and somebody else is. Nothing was registered.
+            Forbidden: A plug-in refuses it.
+            StoreUnavailable: No answer in time; with MAYBE_EXECUTED it may stand until its TTL ends.
         """
         runtime = self._runtime
-        lease_id = runtime.new_id(16)
+        lease_id = runtime.new_id(16) if lease_id is None else lease_id
         ttl = runtime.settings.ttl if ttl is None else ttl
+        if heartbeat_interval is None:
+            heartbeat_interval = ttl / 3 if 0 < ttl < math.inf else 1.0
         at = runtime.wall()
         candidate = ServiceInstance(
             service_name=service_name,
             instance_id=instance_id,
             version=version,
-            lease=names.lease_tag(lease_id),
+            role=role or Role.STANDBY,
+            lease=names.lease_tag(lease_id) if lease_id else "",
             ttl=ttl,
-            heartbeat_interval=ttl / 3 if heartbeat_interval is None else heartbeat_interval,
+            heartbeat_interval=heartbeat_interval,
             endpoints=tuple(endpoints),
             priority=priority,
             metadata=metadata or {},
             registered_at=at,
             last_heartbeat=at,
         )
-        wanted = candidate.metadata.get("resource_id")
-        if wanted is not None and (problem := names.resource_id_problem(wanted)):
-            raise InvalidRequest.at("$.metadata.resource_id", problem)
+        resource_id = candidate.metadata.get("resource_id")
+        min_ttl = runtime.store.capabilities.min_ttl
         runtime.plugins.check_registration(candidate)
         registered = await self._decide(
             lambda view: instances.register(
-                view, candidate, role=role, target=wanted if isinstance(wanted, str) else None, at=at
+                view, candidate, role=role, resource_id=resource_id, min_ttl=min_ttl, at=at
             ),
             f"the registration of {instance_id}",
         )
@@ -177,18 +186,23 @@ class Registry:
             NotOwner: It lives by another lease than that of *lease_id*.
         """
         tag = None if lease_id is None else names.lease_tag(lease_id)
-        await self._node.committer.sync_within(self._runtime.settings.request_timeout)  # to name all that it held
+        until = self._runtime.request_deadline()
+        await self._node.committer.sync_within(self._runtime.left(until))  # to name all that it held
         held = await self._decide(
             lambda view: instances.deregister(view, service_name, instance_id, lease=tag),
             f"the deregistration of {instance_id}",
+            until=until,
         )
         return tuple(target for target in held if not names.is_role(target))
 
     async def disconnect(self, service_name: str, instance_id: str) -> tuple[str, ...]:
-        """End an instance's lease from outside. What it held is free at once; a live instance of ours registers anew.
+        """End an instance's lease from outside. What it held is free at once; one that a node serves registers anew.
+
+        Its work is not waited for: it is cancelled when its node learns of it, and only epochs keep it from overlapping.
 
         Raises:
             InstanceNotFound: No such instance lives.
+            Forbidden: A plug-in refuses it.
         """
         self._node.require_own(instance_id, "disconnect", service_name)
         return await self.deregister(service_name, instance_id)
@@ -200,38 +214,45 @@ class Registry:
             InvalidRequest: OFFLINE cannot be said.
             InstanceNotFound: No such instance lives.
         """
+        until = self._runtime.request_deadline()
         hosted = self._hosted(service_name, instance_id)
         if hosted is not None:
             await hosted.set_health(health, reason)
             return
-        record = await self._find(service_name, instance_id)
-        if _has_scopes(record):
-            await self._ask(record, "aegis.set_health", {"health": health.value, "reason": reason})
+        record = await self._node.moves.find(service_name, instance_id, until=until)
+        if has_scopes(record):
+            params = {"health": health.value, "reason": reason}
+            await self._node.errands.ask(record, "set_health", params, until=until)
             return
         await self._decide(
             lambda view: instances.set_health(view, service_name, instance_id, health, at=self._runtime.wall()),
             f"the health of {instance_id}",
+            until=until,
         )
 
     async def drain(self, service_name: str, instance_id: str) -> None:
-        """Let an instance hand over everything it holds and take no more.
+        """Let an instance hand over everything it holds and take no more: within the request timeout and the drain time.
+
+        One that was merely registered is only told of (`ServiceInstance.draining`), and keeps what it holds.
 
         Raises:
             InstanceNotFound: No such instance lives.
         """
+        until = self._runtime.request_deadline()
         hosted = self._hosted(service_name, instance_id)
         if hosted is not None:
             await hosted.drain()
             return
-        record = await self._find(service_name, instance_id)
-        if _has_scopes(record):
-            await self._ask(record, "aegis.drain", {}, timeout=self._runtime.settings.drain)
+        record = await self._node.moves.find(service_name, instance_id, until=until)
+        if has_scopes(record):
+            await self._node.errands.ask(record, "drain", {}, until=until + self._runtime.settings.drain)
             return
         await self._decide(
             lambda view: instances.set_draining(
                 view, service_name, instance_id, draining=True, at=self._runtime.wall()
             ),
             f"draining {instance_id}",
+            until=until,
         )
 
     async def list_services(self) -> tuple[ServiceView, ...]:
@@ -266,7 +287,8 @@ class Registry:
     ) -> tuple[str, ...]:
         """Make instances ACTIVE or STANDBY in their role group; who held it waits in line from then on.
 
-        Stepping down hands the role to the next in line. Groups that the same instance holds change in one transaction.
+        Stepping down hands the role to the next in line. The node of who holds a role carries the change out: roles
+        with holders of one node change in one transaction, those of several nodes one after the other.
 
         Args:
             service_name: The service.
@@ -281,9 +303,12 @@ class Registry:
         Raises:
             InvalidRequest: No instance, no group, or two that are to be ACTIVE in one.
             InstanceNotFound: One does not live.
-            Forbidden: One that should become ACTIVE is UNHEALTHY or draining.
+            Forbidden: One that should become ACTIVE is UNHEALTHY or draining, or a plug-in refuses it.
+            StoreUnavailable, TransportUnavailable, CallTimeout: With MAYBE_EXECUTED some roles may have changed.
+
+        All else is raised before anything has changed.
         """
-        return await self._node.moves.set_role(service_name, role, instance_ids, group=group, reason=reason)
+        return await self._node.roles.set_role(service_name, role, instance_ids, group=group, reason=reason)
 
     # -- resources ----------------------------------------------------------------------------------------------
 
@@ -307,7 +332,8 @@ class Registry:
         audit = None
         if force:
             self._node.require_own(instance_id, "force", service_name, *resource_ids)
-            audit = self._node.moves.audit(reason="claimed by force", requested_by=instance_id)
+            asking = Principal("instance", instance_id)
+            audit = self._node.moves.audit(reason="claimed by force", requested_by=asking)
         settings = self._runtime.settings
 
         def decide(view: Snapshot) -> Decision[ClaimReply]:
@@ -321,7 +347,7 @@ class Registry:
                 force=force,
                 admin=force,
                 all_or_nothing=False,
-                reason="assigned" if known is not None and _has_scopes(known) else "claimed",
+                reason="assigned" if known is not None and has_scopes(known) else "claimed",
                 limit=settings.max_resources_per_instance,
                 max_transaction=self._runtime.store.capabilities.max_transaction,
                 audit=audit,
@@ -334,29 +360,18 @@ class Registry:
     async def release(self, service_name: str, instance_id: str, *resource_ids: str) -> ReleaseReply:
         """Free *resource_ids*, all of them or none. Of an instance that a node serves, running calls finish first.
 
+        That takes at most the drain time, on top of the request timeout. Asked by a call that runs under one of the claims, it
+        returns at once, and the release follows the call's end.
+
         Raises:
             ResourceNotFound: Nobody owns one of them.
             NotOwner: Another instance does; names it.
             InstanceNotFound, InvalidRequest: As they say.
+            StoreUnavailable: With MAYBE_EXECUTED the work has ended, and they are freed when the store answers.
+
+        Cancelled, it goes on in the background where a node serves the instance.
         """
-        hosted = self._hosted(service_name, instance_id)
-
-        def decide(view: Snapshot) -> Decision[ReleaseReply]:
-            return resources.release(view, service_name, instance_id, resource_ids)
-
-        if hosted is None:
-            record = await self._find(service_name, instance_id)
-            if not _has_scopes(record):
-                return await self._decide(decide, "the release")
-            await self._check(decide)
-            await self._ask(
-                record, "aegis.release", {"resource_ids": list(resource_ids)}, timeout=self._runtime.settings.drain
-            )
-        else:
-            await self._check(decide)
-            claims = [c for i in resource_ids if (c := hosted.claims_table.get(i)) is not None]
-            await hosted.give_up_all(claims)
-        return ReleaseReply(released=tuple(dict.fromkeys(resource_ids)))
+        return await self._node.moves.release(service_name, instance_id, resource_ids)
 
     async def bulk_claim(
         self, service_name: str, instance_id: str, items: Iterable[Claimable], **options: Unpack[BulkOptions]
@@ -392,6 +407,8 @@ class Registry:
     ) -> TransferReply:
         """Move resources between instances of a service; the owner carries it out, so that nobody's work overlaps.
 
+        Calls that run may finish first, which takes at most the drain time, on top of the request timeout.
+
         Args:
             service_name: The service.
             resource_ids: One or more.
@@ -404,51 +421,31 @@ class Registry:
         Raises:
             InvalidRequest, InstanceNotFound, ResourceNotFound, NotOwner, Forbidden: Nothing was ended.
             ResourceConflict: The target cannot take one of them over.
+            ResourceLimitExceeded: The target would hold too many.
+
+        What goes wrong later is in `TransferReply.failed`, and those resources are free. Cancelled, the transfer goes on.
         """
-        audit = self._node.moves.audit(reason=reason, requested_by=from_instance_id)
-        ids = tuple(dict.fromkeys(resource_ids))
-        if not verify_ownership:
-            self._node.require_own(from_instance_id, "force", service_name, *ids)
-            return await self._commit_transfer(service_name, ids, from_instance_id, to_instance_id, audit, forced=True)
-        hosted = self._hosted(service_name, from_instance_id)
-        if hosted is not None:
-            return await hosted.transfer(*ids, to=to_instance_id, reason=reason)
-        record = await self._find(service_name, from_instance_id)
-        if not _has_scopes(record):
-            return await self._commit_transfer(service_name, ids, from_instance_id, to_instance_id, audit, forced=False)
-        answer = await self._ask(
-            record,
-            "aegis.transfer",
-            {"resource_ids": list(ids), "to_instance_id": to_instance_id, "reason": reason},
-            timeout=self._runtime.settings.drain,
+        return await self._node.moves.transfer_between(
+            service_name,
+            resource_ids,
+            from_instance_id,
+            to_instance_id,
+            forced=not verify_ownership,
+            reason=reason,
         )
-        return transfer_reply(answer)
 
     async def rebalance(self, service_name: str, max_moves: int = 100) -> tuple[TransferReply, ...]:
         """Even out how many resources the instances of a service hold, by at most *max_moves* transfers.
 
         The plan is that of the hook `aegis_plan_rebalance`, else even counts, with resources of high priority moved last.
+        Answers a reply for each transfer, one after the other; one that was refused lists all of its resources as failed.
 
         Raises:
+            InvalidRequest: *max_moves* is less than 1.
             ServiceNotFound: None of its instances lives.
+            Forbidden: A plug-in refuses it, or failed.
         """
-        runtime = self._runtime
-
-        def plan(view: Snapshot) -> Decision[Mapping[str, str]]:
-            chosen = runtime.plugins.plan_rebalance(view, service_name, max_moves)
-            if chosen is None:
-                moves = plan_rebalance(view, service_name, max_moves, now=runtime.clock.now())
-                chosen = {move.resource_id: move.to_instance_id for move in moves}
-            return answered(chosen)
-
-        wanted = await self._decide(plan, f"rebalancing {service_name}")
-        routes: dict[tuple[str, str], list[str]] = {}
-        for resource_id, target in wanted.items():
-            owned = runtime.directory.snapshot.owner(resource_id)
-            if owned is not None and owned[1].instance_id != target:
-                routes.setdefault((owned[1].instance_id, target), []).append(resource_id)
-        moved = [await self.transfer(service_name, ids, *route, reason="rebalance") for route, ids in routes.items()]
-        return tuple(moved)
+        return await self._node.moves.rebalance(service_name, max_moves)
 
     async def query_resources(
         self,
@@ -508,14 +505,17 @@ class Registry:
 
     async def explain(self, resource_id: str) -> Explanation:
         """Everything known about *resource_id*; the owner is asked for its calls, and left out if it does not answer soon."""
-        now = self._runtime.clock.now
+        now, until = self._runtime.clock.now, self._runtime.request_deadline()
         known = await self._decide(
-            lambda view: answered(queries.explain(view, resource_id, now=now())), f"explaining {resource_id}"
+            lambda view: answered(queries.explain(view, resource_id, now=now())),
+            f"explaining {resource_id}",
+            until=until,
         )
-        if known.owner is None or not _has_scopes(known.owner):
+        if known.owner is None or not has_scopes(known.owner):
             return known
+        params, patience = {"resource_ids": [resource_id]}, now() + _OWNERS_WORD
         try:
-            answer = await self._ask(known.owner, "aegis.explain", {"resource_ids": [resource_id]}, timeout=1.0)
+            answer = await self._node.errands.ask(known.owner, "explain", params, until=min(patience, until))
             told = codec.structure_result(answer, OwnersWord)
         except AegisError as exc:
             _log.debug("the owner of %s does not say more: %s", resource_id, exc)
@@ -524,63 +524,13 @@ class Registry:
         last = None if told.idle is None else self._runtime.wall() - timedelta(seconds=told.idle)
         return attrs.evolve(known, calls=told.calls, last_call_at=last)
 
-    # -- for the node's own parts -------------------------------------------------------------------------------
+    # -- for all of them ----------------------------------------------------------------------------------------
 
     def _hosted(self, service_name: str, instance_id: str) -> Instance | None:
         return self._node.hosted.get((service_name, instance_id))
 
-    async def _decide(self, decide: Callable[[Snapshot], Decision[A]], what: str) -> A:
-        timeout = self._runtime.settings.request_timeout
+    async def _decide(self, decide: Callable[[Snapshot], Decision[A]], what: str, *, until: float | None = None) -> A:
+        """Decide and commit, until *until* on the node's clock; within the request timeout by default."""
+        runtime = self._runtime
+        timeout = runtime.settings.request_timeout if until is None else runtime.left(until)
         return await self._node.committer.decide(decide, timeout=timeout, what=what)
-
-    async def _check(self, decide: Callable[[Snapshot], Decision[A]]) -> None:
-        """Raise the refusal of *decide*, on fresh evidence, and commit nothing."""
-
-        def check(view: Snapshot) -> Decision[None]:
-            decide(view)
-            return answered(None)
-
-        await self._decide(check, "the check")
-
-    async def _find(self, service_name: str, instance_id: str) -> ServiceInstance:
-        return await self._decide(
-            lambda view: answered(authentic(view, service_name, instance_id, None, "find")), f"finding {instance_id}"
-        )
-
-    async def _ask(
-        self, record: ServiceInstance, method: str, params: Mapping[str, object], *, timeout: float = 0.0
-    ) -> object:
-        """A reserved call to the instance, in its own name; *timeout* comes on top of the request timeout."""
-        return await self._node.client.reserved(
-            record,
-            method,
-            params,
-            timeout=timeout + self._runtime.settings.request_timeout,
-            principal=Principal("instance", record.instance_id),
-        )
-
-    async def _commit_transfer(
-        self, service_name: str, ids: Sequence[str], source: str, to: str, audit: Audit, *, forced: bool
-    ) -> TransferReply:
-        settings = self._runtime.settings
-        return await self._decide(
-            lambda view: transfers.transfer(
-                view,
-                ids,
-                service_name=service_name,
-                source=source,
-                to=to,
-                force=forced,
-                admin=forced,
-                limit=settings.max_resources_per_instance,
-                max_transaction=self._runtime.store.capabilities.max_transaction,
-                audit=audit,
-                at=self._runtime.wall(),
-            ),
-            "the transfer",
-        )
-
-
-def _has_scopes(record: ServiceInstance) -> bool:
-    """Whether a node serves the instance, so that its claims are scopes which only that node can end."""
-    return bool(record.endpoints) and bool(record.lease)

@@ -80,6 +80,14 @@ class Runtime:
         """The time of day, aware UTC, for fields that people read."""
         return datetime.now(UTC)
 
+    def request_deadline(self) -> float:
+        """When an operation that begins now has to be over, on the node's clock."""
+        return self.clock.now() + self.settings.request_timeout
+
+    def left(self, until: float) -> float:
+        """Seconds left until *until* of the node's clock; never negative."""
+        return max(0.0, until - self.clock.now())
+
     def new_id(self, nbytes: int = 8) -> str:
         """A new random id of *nbytes* bytes in hex, from the node's own generator."""
         return self.random.randbytes(nbytes).hex()

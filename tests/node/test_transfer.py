@@ -115,7 +115,7 @@ async def test_handlers_finish_and_on_release_runs_before_the_next_owner_begins(
                     ("worked at two", pytest.approx(2.5, abs=0.2)),
                 ]
                 (record,) = caller.runtime.directory.snapshot.transfers()
-                assert (record.kind, record.reason, record.requested_by) == ("transfer", "a test", "one")
+                assert (record.kind, record.reason, record.requested_by) == ("transfer", "a test", "instance:one")
                 assert (record.from_instance_id, record.to_instance_id) == ("one", "two")
                 assert record.resource_ids == ("a",)
                 assert record.transfer_id.startswith("transfer_")

@@ -1,0 +1,372 @@
+"""The batches of a bulk operation, as they are carried out and undone for the three kinds of instances.
+
+For an instance of this node, claims are made ready, and work ends before a release. For one that another node serves, its
+node does that: it adopts what is assigned to it, and is asked to release. For one that was merely registered the
+transaction is all there is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import attrs
+
+from aegis_core.engine import bulk
+from aegis_core.engine.bulk import BatchOutcome, BulkItem, BulkPlan
+from aegis_core.engine.decision import Decision, Write, answered
+from aegis_core.engine.snapshot import Snapshot
+from aegis_core.errors import AegisError, Forbidden, LeaseLost, RemoteError, ResourceNotFound, Unavailable
+from aegis_core.hookspecs import Principal
+from aegis_core.models import EndReason, Failure, Outcome, Ownership, ServiceInstance
+from aegis_core.node.claiming import check_stays, wait_ready
+from aegis_core.node.claims import Claim
+from aegis_core.node.errands import has_scopes
+
+if TYPE_CHECKING:
+    from aegis_core.node.holdings import Holdings
+    from aegis_core.node.instance import Instance
+    from aegis_core.node.node import Node
+
+__all__ = ["BatchClaims", "BatchReleases", "Batches"]
+
+_log = logging.getLogger("aegis.bulk")
+
+A = TypeVar("A")
+
+
+class _Party:
+    """For whom a bulk operation is, and how what is decided for it is committed.
+
+    `gave_back` says whether a batch failed after its commit, so that what it had done was undone.
+    """
+
+    def __init__(self, node: Node, service_name: str, instance_id: str) -> None:
+        self._node = node
+        self._runtime = node.runtime
+        self._service_name = service_name
+        self._instance_id = instance_id
+        self._hosted: Instance | None = node.hosted.get((service_name, instance_id))
+        self.gave_back = False
+
+    def _remote(self) -> ServiceInstance | None:
+        """The record of the instance, if another node serves it."""
+        if self._hosted is not None:
+            return None
+        record = self._runtime.directory.snapshot.instance(self._service_name, self._instance_id)
+        return record if record is not None and has_scopes(record) else None
+
+    async def _decide(self, decide: Callable[[Snapshot], Decision[A]], *, until: float | None = None) -> A:
+        runtime = self._runtime
+        timeout = runtime.settings.request_timeout if until is None else runtime.left(until)
+        return await self._node.committer.decide(decide, timeout=timeout, what="a bulk operation")
+
+    async def _undo(self, outcome: BatchOutcome, writes: Mapping[str, Write]) -> None:
+        part = attrs.evolve(outcome, undo=writes)
+        if writes:
+            await self._decide(lambda view: bulk.undo(view, part))
+
+    async def _ask_release(self, record: ServiceInstance, ids: Sequence[str]) -> None:
+        """Have the instance's node release *ids*, which it owns."""
+        runtime = self._runtime
+        until = runtime.request_deadline() + runtime.settings.drain
+        await self._node.errands.ask(record, "release", {"resource_ids": list(ids)}, until=until)
+
+    def _take_back(self, holdings: Holdings, targets: Iterable[str]) -> None:
+        """Hold *targets* again, as far as their records name the lease of *holdings*; they become ready by and by."""
+        for claim in holdings.take(targets, keep=True):
+            self._runtime.nursery.start_soon(holdings.prepare_in_background, claim)
+
+
+class BatchClaims(_Party):
+    """The batches of a bulk claim."""
+
+    operation: Final = "bulk_claim"
+    undone_if_cancelled: Final = True
+
+    async def plan(self, asked: Sequence[BulkItem], *, batch_size: int, continue_on_error: bool) -> BulkPlan:
+        """Plan the claim of what was asked.
+
+        Raises:
+            AegisError: The request as a whole is refused.
+        """
+        runtime = self._runtime
+        until = runtime.request_deadline()
+        lease: str | None = None
+        reserve: AbstractContextManager[Callable[[], int]] = nullcontext(int)
+        if self._hosted is not None:
+            incarnation = await self._hosted.wait_registered()
+            lease = incarnation.lease.tag
+            reserve = incarnation.holdings.reserve(())
+        admin = self._may_force(asked, continue_on_error=continue_on_error)
+        with reserve as others:
+
+            def decide(view: Snapshot) -> Decision[BulkPlan]:
+                return bulk.plan_bulk_claim(
+                    view,
+                    self._service_name,
+                    self._instance_id,
+                    asked,
+                    lease=lease,
+                    batch_size=batch_size,
+                    continue_on_error=continue_on_error,
+                    admin=admin,
+                    limit=runtime.settings.max_resources_per_instance,
+                    reserved=others(),
+                    max_transaction=runtime.store.capabilities.max_transaction,
+                    now=runtime.clock.now(),
+                )
+
+            plan = await self._decide(decide, until=until)
+        return plan if self._remote() is None else attrs.evolve(plan, reason="assigned")
+
+    def _may_force(self, asked: Sequence[BulkItem], *, continue_on_error: bool) -> bool:
+        """Whether what is to be taken by force may be.
+
+        Raises:
+            Forbidden: It may not, and nothing else is to be done then.
+        """
+        forced = [item.resource_id for item in asked if item.force]
+        if forced:
+            try:
+                self._node.require_own(self._instance_id, "force", self._service_name, *forced)
+            except Forbidden:
+                if not continue_on_error:
+                    raise
+                return False
+        return bool(forced)
+
+    async def carry_out(self, plan: BulkPlan, batch: Sequence[BulkItem]) -> BatchOutcome:
+        """Claim one batch, and make the claims of an instance of this node ready."""
+        runtime = self._runtime
+        audit = None
+        if any(item.force for item in batch):
+            asking = Principal("instance", self._instance_id)
+            audit = self._node.moves.audit(reason="claimed by force", requested_by=asking)
+
+        async def commit(plan: BulkPlan, others: Callable[[], int]) -> BatchOutcome:
+            def decide(view: Snapshot) -> Decision[BatchOutcome]:
+                now, at = runtime.clock.now(), runtime.wall()
+                return bulk.claim_batch(view, plan, batch, reserved=others(), audit=audit, now=now, at=at)
+
+            return await self._decide(decide)
+
+        hosted = self._hosted
+        if hosted is None:
+            return await commit(plan, int)
+        check_stays(hosted)
+        incarnation = await hosted.wait_registered()
+        if plan.continue_on_error:  # what the lease that it was planned with held is claimed again by itself
+            plan = attrs.evolve(plan, lease=incarnation.lease.tag)
+        holdings, ids = incarnation.holdings, [item.resource_id for item in batch]
+        with holdings.attempt(ids), holdings.reserve(ids) as others:
+            outcome = await commit(plan, others)
+            check_stays(hosted)
+            fresh = holdings.take(outcome.done, keep=True)
+        try:
+            failed = await _prepare(holdings, fresh, outcome, stop=not plan.continue_on_error)
+        except BaseException:
+            runtime.nursery.start_soon(hosted.give_up_now, fresh)
+            raise
+        if not failed:
+            return outcome
+        given_up = [c for c in fresh if c.resource_id in failed] if plan.continue_on_error else fresh
+        await runtime.shelter(hosted.give_up_now, given_up)
+        failures = [failure for target, exc in failed.items() for failure in _failures(target, exc)]
+        if plan.continue_on_error:
+            return _without(outcome, failures)
+        await self._undo(outcome, _restoring(outcome))
+        self.gave_back = True
+        return BatchOutcome(failed=tuple(failures))
+
+    async def undo(self, plan: BulkPlan, outcome: BatchOutcome) -> None:
+        """Release what the batch acquired, and put back the metadata of what was held before."""
+        restoring: Mapping[str, Write] = _restoring(outcome)
+        acquired = [target for target in outcome.done if target not in restoring]
+        hosted, remote = self._hosted, self._remote()
+        if hosted is not None:
+            table = hosted.claims_table
+            await hosted.give_up_now([c for i in acquired if (c := table.get(i)) and c.epoch == outcome.epochs[i]])
+        elif remote is not None:
+            await self._ask_release(remote, acquired)
+        else:
+            restoring = outcome.undo
+        await self._undo(outcome, restoring)
+
+
+class BatchReleases(_Party):
+    """The batches of a bulk release."""
+
+    operation: Final = "bulk_release"
+    undone_if_cancelled: Final = False
+
+    def __init__(self, node: Node, service_name: str, instance_id: str) -> None:
+        super().__init__(node, service_name, instance_id)
+        self._in_doubt: dict[str, Write] = {}
+
+    async def plan(self, asked: Sequence[str], *, batch_size: int, continue_on_error: bool) -> BulkPlan:
+        """Plan the release of what was asked.
+
+        Raises:
+            AegisError: The request as a whole is refused.
+        """
+        most = self._runtime.store.capabilities.max_transaction
+
+        def decide(view: Snapshot) -> Decision[BulkPlan]:
+            return bulk.plan_bulk_release(
+                view,
+                self._service_name,
+                self._instance_id,
+                asked,
+                batch_size=batch_size,
+                continue_on_error=continue_on_error,
+                max_transaction=most,
+            )
+
+        plan = await self._decide(decide)
+        if self._hosted is not None:
+            ids = [item.resource_id for batch in plan.batches for item in batch]
+            self._node.moves.refuse_under(self._hosted, ids, "bulk_release")
+        return plan
+
+    async def carry_out(self, plan: BulkPlan, batch: Sequence[BulkItem]) -> BatchOutcome:
+        """Let running calls finish, then release one batch. Cancelled, that goes on where a node serves the instance."""
+        seen: dict[str, Write] = {}
+
+        def decide(view: Snapshot) -> Decision[BatchOutcome]:
+            decision = bulk.release_batch(view, plan, batch)
+            seen.update(decision.answer(()).undo)
+            return decision
+
+        remote = self._remote()
+        try:
+            if self._hosted is not None:
+                outcome = await self._runtime.shelter(self._release_here, self._hosted, batch, decide)
+            elif remote is not None:
+                outcome = await self._release_there(remote, decide)
+            else:
+                outcome = await self._decide(decide)
+        except Unavailable as exc:
+            if exc.outcome is Outcome.MAYBE_EXECUTED:
+                self._in_doubt.update(seen)
+            raise
+        return self._settled(outcome)
+
+    async def _release_here(
+        self,
+        hosted: Instance,
+        batch: Sequence[BulkItem],
+        decide: Callable[[Snapshot], Decision[BatchOutcome]],
+    ) -> BatchOutcome:
+        holdings = (await hosted.wait_registered()).holdings
+        if any(item.resource_id not in holdings.table for item in batch):
+            wanted = await self._decide(_without_writes(decide))
+            if not wanted.done:
+                return wanted  # before anything is ended
+        claims = [claim for item in batch if (claim := holdings.table.get(item.resource_id)) is not None]
+        while others := [claim for claim in claims if claim.moving and claim.ended is None]:
+            await others[0].wait_moved()
+        moving = holdings.begin(claims)
+        until = self._runtime.clock.now() + self._runtime.settings.drain
+        await holdings.wind_down(moving, until=until, reason=EndReason.RELEASED)
+        try:
+            outcome = await self._decide(decide)
+        finally:
+            for claim in moving:
+                holdings.finish(claim, EndReason.RELEASED)
+        self._take_back(holdings, [c.resource_id for c in moving if c.resource_id not in outcome.done])
+        return outcome
+
+    async def _release_there(
+        self, remote: ServiceInstance, decide: Callable[[Snapshot], Decision[BatchOutcome]]
+    ) -> BatchOutcome:
+        wanted = await self._decide(_without_writes(decide))
+        if wanted.done:
+            await self._ask_release(remote, wanted.done)
+        return wanted
+
+    def _settled(self, outcome: BatchOutcome) -> BatchOutcome:
+        """*outcome*, with what an earlier attempt had released without knowing it among what is done."""
+        code = ResourceNotFound.code
+        gone = {
+            f.resource_id: self._in_doubt[f.resource_id]
+            for f in outcome.failed
+            if f.error_code == code and f.resource_id in self._in_doubt
+        }
+        return BatchOutcome(
+            done=(*outcome.done, *gone),
+            failed=tuple(f for f in outcome.failed if f.resource_id not in gone),
+            undo={**outcome.undo, **gone},
+        )
+
+    async def undo(self, plan: BulkPlan, outcome: BatchOutcome) -> None:
+        """Let the instance own again what the batch released, under new epochs, with the same metadata."""
+        if self._hosted is None:
+            reason = None if self._remote() is None else "assigned"
+            await self._undo(outcome, {i: _because(write, reason) for i, write in outcome.undo.items()})
+            return
+        holdings = (await self._hosted.wait_registered()).holdings
+        with holdings.attempt(outcome.done):
+            await self._undo(outcome, outcome.undo)
+            self._take_back(holdings, outcome.done)
+
+
+async def _prepare(
+    holdings: Holdings, fresh: Sequence[Claim], outcome: BatchOutcome, *, stop: bool
+) -> dict[str, Exception]:
+    """Make what a batch claimed ready; what went wrong, by id. With *stop* the first failure ends it."""
+    failed = {claim.resource_id: exc for claim, exc in (await holdings.prepare_each(fresh, stop=stop)).items()}
+    if failed and stop:
+        return failed
+    for target in outcome.done:
+        if target not in failed:
+            try:
+                await wait_ready(holdings, target, outcome.epochs[target])
+            except LeaseLost as exc:
+                failed[target] = exc
+    return failed
+
+
+def _without_writes(
+    decide: Callable[[Snapshot], Decision[BatchOutcome]],
+) -> Callable[[Snapshot], Decision[BatchOutcome]]:
+    return lambda view: answered(decide(view).answer(()))
+
+
+def _because(write: Write, reason: str | None) -> Write:
+    """*write* of an ownership record, with *reason* if there is one."""
+    record = write.record
+    if reason is None or not isinstance(record, Ownership):
+        return write
+    return attrs.evolve(write, record=attrs.evolve(record, reason=reason))
+
+
+def _restoring(outcome: BatchOutcome) -> dict[str, Write]:
+    """The part of the undoing that puts back what was written over."""
+    return {target: write for target, write in outcome.undo.items() if write.record is not None}
+
+
+def _failures(resource_id: str, exc: Exception) -> tuple[Failure, ...]:
+    """How it is told that a resource did not become ready."""
+    item = BulkItem(resource_id=resource_id)
+    if isinstance(exc, AegisError):
+        return bulk.failed_batch([item], exc).failed
+    _log.error("on_acquire of %s failed", resource_id, exc_info=exc, extra={"resource_id": resource_id})
+    return bulk.failed_batch([item], RemoteError(kind=type(exc).__name__, remote_message=str(exc))).failed
+
+
+def _without(outcome: BatchOutcome, failures: Sequence[Failure]) -> BatchOutcome:
+    """*outcome* after all that, with *failures* of what had been done."""
+    gone = {failure.resource_id for failure in failures}
+    return BatchOutcome(
+        done=tuple(i for i in outcome.done if i not in gone),
+        failed=(*outcome.failed, *failures),
+        epochs={i: epoch for i, epoch in outcome.epochs.items() if i not in gone},
+        undo={i: write for i, write in outcome.undo.items() if i not in gone},
+    )
+
+
+Batches = BatchClaims | BatchReleases
+"""The batches of either operation."""
