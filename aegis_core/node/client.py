@@ -1,12 +1,9 @@
 """Calls: find whom to ask, ask, and ask again where that is safe (`aegis_core.node.retry` says when it is).
 
-A call is a loop of attempts: route on the local view (`aegis_core.engine.routing`), send, look at how it ended. Nothing
-is made per call but one `Order` of what was asked; the time limit is the transport's, and so is the task switch.
-
-The file is long because the way of one call stands in it from end to end, unrolled where each layer would cost a call.
-
-Almost all calls end with their first attempt, so that one is written out once more, the short way (`Client._call`): this,
-and the signature of `Client.call` in three forms for type checkers, are why the file is long.
+A call is a loop of attempts: route on the local view (`aegis_core.engine.routing`), send, look at how it ended; the time
+limit is the transport's, and so is the task switch. Almost all calls end with their first attempt, so that one is written
+out once more, the short way (`Client._call`). That, and the signature of `Client.call` in three forms for type checkers,
+are why the file is long.
 """
 
 from __future__ import annotations
