@@ -78,6 +78,7 @@ class Holdings:
         self._attempting: Counter[str] = Counter()
         self._reserved: dict[object, frozenset[str]] = {}
         self._given_up: dict[str, int] = {}
+        self._lost: list[Claim] = []
         self._suspects: dict[str, None] = {}
         self._suspected = trio.Event()
 
@@ -442,10 +443,15 @@ class Holdings:
 
     def lose(self, reason: EndReason) -> list[Claim]:
         """The lease ended: end every claim with *reason*; those to be claimed again are returned."""
-        lost = list(self.table.values())
-        for claim in lost:
+        self._lost = list(self.table.values())
+        for claim in self._lost:
             self._drop(claim, reason)
-        return [claim for claim in lost if claim.keep and not claim.moving]
+        return [claim for claim in self._lost if claim.keep and not claim.moving]
+
+    @property
+    def is_unwound(self) -> bool:
+        """Whether nothing runs any more under what was lost with the lease."""
+        return not any(claim.busy for claim in self._lost)
 
     def _drop(self, claim: Claim, reason: EndReason) -> None:
         if self.table.get(claim.resource_id) is claim:

@@ -161,6 +161,14 @@ class Incarnation:
             except AegisError as exc:
                 _log.debug("nothing to withdraw, or no way to: %s", exc, extra=instance.log_fields())
 
+    async def bury(self) -> None:
+        """Delete the record of this lease, which has ended, where a renewal that came too late to count keeps it alive.
+
+        Not while anything still runs under it: then it is left to expire.
+        """
+        if self.holdings.is_unwound:
+            await self.withdraw(self._node, self._instance, self.lease.lease_id)
+
     @property
     def tag(self) -> str:
         """The tag of its lease."""

@@ -25,6 +25,7 @@ from aegis_core.engine.decision import Audit
 from aegis_core.errors import (
     AegisError,
     Forbidden,
+    InstanceConflict,
     InvalidRequest,
     ResourceConflict,
     StoreUnavailable,
@@ -435,7 +436,7 @@ class Instance:
     async def _begin_anew(self) -> Incarnation | None:
         """Register until it succeeds, under one lease id; None when the instance is closed meanwhile."""
         role = None if self._role is None else Role.STANDBY
-        lease_id = self._runtime.new_id(16)
+        lease_id, last = self._runtime.new_id(16), self._incarnation
         pause = 0.05
         try:
             with trio.CancelScope() as self._anew:
@@ -444,6 +445,8 @@ class Instance:
                         return await self._begin(role, lease_id)
                     except AegisError as exc:
                         _log.warning("cannot register %s anew yet: %s", self.instance_id, exc, extra=self.log_fields())
+                        if isinstance(exc, InstanceConflict) and last is not None:
+                            await last.bury()
                     await self._node.committer.pause(pause)
                     pause = min(2 * pause, 1.0)
         except BaseException:

@@ -41,7 +41,6 @@ class Runtime:
         transports: By URL scheme.
         directory: The view of the store.
         subscriptions: Readers of this node's events.
-        listeners: The node's own parts that hear every event.
         touched: What hears every key that changed in the view, and None when the view was made anew.
     """
 
@@ -54,7 +53,6 @@ class Runtime:
     transports: Mapping[str, Transport]
     directory: Directory = attrs.field(init=False)
     subscriptions: Subscriptions = attrs.field(factory=Subscriptions)
-    listeners: list[Callable[[Event], None]] = attrs.field(factory=list)
     touched: list[Callable[[names.Key | None], None]] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -71,8 +69,6 @@ class Runtime:
 
     def emit(self, event: Event) -> None:
         """Hand *event* to observers and to readers of `node.events`; never blocks, never raises."""
-        for listener in self.listeners:
-            listener(event)
         self.plugins.notify(event)
         self.subscriptions.publish(event)
 

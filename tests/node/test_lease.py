@@ -124,7 +124,7 @@ async def test_a_renewal_acknowledged_after_the_deadline_is_not_believed(autojum
         await claim.wait_ended()
         assert trio.current_time() == DEADLINE
         assert claim.ended is EndReason.EXPIRED
-        await trio.sleep(TTL + INTERVAL)
+        await trio.sleep(2)  # and not only when the renewal that was not believed has expired
         assert instance.ready
         assert instance.lease_tag not in {"", tag}
         assert instance.claims["a"].epoch > claim.epoch
