@@ -80,7 +80,7 @@ async def test_nested_call_inherits_deadline_and_trace(autojump_clock: MockClock
         async def ask(call: Call) -> None:
             outer.append(call)
             await node.call("account-service", "who", timeout=60)
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as nursery:  # noqa: ASYNC112 - the nursery is the test's
                 nursery.start_soon(node.call, "account-service", "who")
 
         async with node.serve(front), node.serve(accounts(inner)):

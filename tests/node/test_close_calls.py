@@ -51,7 +51,7 @@ async def test_a_drain_that_is_cut_short_unwinds_what_it_was_moving(autojump_clo
 
         with trio.move_on_after(3):
             async with here.serve(service) as instance:
-                nursery.start_soon(first, instance)
+                nursery.start_soon(first, instance)  # noqa: ASYNC111 - the order of the blocks is what is tested
                 await trio.sleep(0.5)
                 nursery.start_soon(second)
                 await trio.sleep(0.5)

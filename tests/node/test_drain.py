@@ -186,7 +186,7 @@ async def test_what_is_lost_while_it_drains_is_not_claimed_again(autojump_clock:
 
             nursery.start_soon(call)
             await trio.sleep(0.1)
-            nursery.start_soon(one.drain)
+            nursery.start_soon(one.drain)  # noqa: ASYNC111 - the order of the blocks is what is tested
             await trio.sleep(1)
             await other.registry.deregister("svc", "one")
             assert await claim.wait_ended() is EndReason.ERASED

@@ -93,7 +93,7 @@ async def test_a_group_that_the_user_raises_leaves_as_it_is(autojump_clock: Mock
     """With nothing added."""
     async with open_node("memory://") as node, node.serve(make_service()) as instance:
         group = ExceptionGroup("mine", [Refused(), ValueError()])
-        with pytest.raises(ExceptionGroup) as caught:
+        with pytest.raises(ExceptionGroup) as caught:  # noqa: ASYNC401 - the user's own group
             async with instance.own("a"):
                 raise group
         assert caught.value is group
@@ -361,7 +361,7 @@ async def test_closing_the_instance_ends_bodies_elsewhere_silently(autojump_cloc
         assert ended == [EndReason.CLOSED]
         async with node.serve(make_service()) as instance:
             began = trio.Event()
-            nursery.start_soon(engine, instance, began)
+            nursery.start_soon(engine, instance, began)  # noqa: ASYNC111 - the order of the blocks is what is tested
             await began.wait()
         await trio.sleep(1)
         assert ended == [EndReason.CLOSED, EndReason.RELEASED]

@@ -335,7 +335,7 @@ async def test_a_stream_whose_block_was_left_is_closed(autojump_clock: MockClock
                 await stream.receive()  # type: ignore[attr-defined]
 
         async with node.events() as told:
-            nursery.start_soon(read, told)
+            nursery.start_soon(read, told)  # noqa: ASYNC111 - the order of the blocks is what is tested
             await trio.sleep(1)
         with pytest.raises(trio.ClosedResourceError):
             await told.receive()
