@@ -5,10 +5,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from aegis_core import names
 from aegis_core.engine import sweeping
 from aegis_core.errors import AegisError
 from aegis_core.events import OrphanSwept
@@ -33,7 +35,7 @@ class Janitor:
         self._limits: list[tuple[float, int, Claim]] = []
         self._most = _SLACK
         self._order = itertools.count()
-        self._limited = trio.Event()
+        self._sleeping = trio.CancelScope()
 
     @property
     def watched(self) -> int:
@@ -53,7 +55,7 @@ class Janitor:
             if len(self._limits) >= self._most:
                 self._forget_ended()
             heapq.heappush(self._limits, (claim.expires_at, next(self._order), claim))
-            self._limited.set()
+            self._sleeping.cancel()
 
     def _forget_ended(self) -> None:
         """Keep one entry of each claim that has not ended, so that the heap stays in proportion to what is held."""
@@ -100,13 +102,14 @@ class Janitor:
             _log.warning("what a dead instance left is swept later: %s", exc)
             await self._node.committer.pause(1.0)
             return True
-        if swept.resource_ids:
+        gone = tuple(target for target in swept.resource_ids if not names.is_role(target))
+        if gone:
             runtime.emit(
                 OrphanSwept(
                     service_name=swept.service_name,
                     instance_id=swept.instance_id,
                     at=runtime.wall(),
-                    resource_ids=swept.resource_ids,
+                    resource_ids=gone,
                     reason=audit.reason,
                 )
             )
@@ -131,7 +134,8 @@ class Janitor:
     async def _end_limited(self) -> None:
         clock = self._runtime.clock
         while True:
-            self._limited = trio.Event()
+            with trio.CancelScope() as self._sleeping:
+                await clock.sleep_until(self._limits[0][0] if self._limits else math.inf)
             now = clock.now()
             while self._limits and self._limits[0][0] <= now:
                 claim = heapq.heappop(self._limits)[2]
@@ -140,9 +144,3 @@ class Janitor:
                         self._runtime.nursery.start_soon(claim.holdings.expire, claim)
                     else:
                         self.watch_limit(claim)
-            if self._limits:
-                with trio.CancelScope(deadline=clock.trio_time(self._limits[0][0])):
-                    await self._limited.wait()
-                await clock.sleep_until(min(now, self._limits[0][0]))
-            else:
-                await self._limited.wait()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from os import PathLike
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar, overload
 
 import trio
 
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["Node", "open_node"]
 
 _log = logging.getLogger("aegis.node")
+
+E = TypeVar("E", bound=Event)
 
 DEFAULT_GROUP: Final = "default"
 SHORTEST_TTL: Final = 1.0
@@ -160,10 +162,20 @@ class Node:
         """Everything known about *resource_id*: owner, epoch, lease, line, history, and what the owner says of its calls."""
         return await self.registry.explain(resource_id)
 
+    @overload
+    def events(
+        self, *, service: str | None = None, resource_id: str | None = None
+    ) -> AbstractAsyncContextManager[EventStream[Event]]: ...
+
+    @overload
+    def events(
+        self, kind: type[E], /, *more: type[E], service: str | None = None, resource_id: str | None = None
+    ) -> AbstractAsyncContextManager[EventStream[E]]: ...
+
     @asynccontextmanager
     async def events(
-        self, *types: type[Event], service: str | None = None, resource_id: str | None = None
-    ) -> AsyncIterator[EventStream]:
+        self, *types: type[E], service: str | None = None, resource_id: str | None = None
+    ) -> AsyncIterator[EventStream[E]]:
         """The events from now on of any of *types* (none: all), while the block runs.
 
         Args:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Generic, TypeVar, cast
 
 import trio
 
@@ -16,12 +16,16 @@ __all__ = ["EventStream", "Subscriptions"]
 
 CAPACITY: Final = 1000
 
+E_co = TypeVar("E_co", bound=Event, covariant=True)
+E = TypeVar("E", bound=Event)
 
-class EventStream:
+
+class EventStream(Generic[E_co]):
     """The events one reader asked for, in order; iterate over it.
 
     It holds up to 1,000 events that were not taken yet. When more come, all of them are dropped and a `Resync` is
-    put in their place: the reader should look at the registry again.
+    put in their place: the reader should look at the registry again. A `Resync` comes whatever was asked for, also when
+    the node's own view had a gap.
     """
 
     def __init__(self, types: tuple[type[Event], ...], service: str | None, resource_id: str | None) -> None:
@@ -35,13 +39,13 @@ class EventStream:
     def __repr__(self) -> str:
         return f"<EventStream {len(self._events)} waiting>"
 
-    def __aiter__(self) -> AsyncIterator[Event]:
+    def __aiter__(self) -> AsyncIterator[E_co | Resync]:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> E_co | Resync:
         return await self.receive()
 
-    async def receive(self) -> Event:
+    async def receive(self) -> E_co | Resync:
         """The next event; waits for one. Cancelled, it has taken none.
 
         Raises:
@@ -53,7 +57,7 @@ class EventStream:
             await self._waiting.park()
         return self.receive_nowait()
 
-    def receive_nowait(self) -> Event:
+    def receive_nowait(self) -> E_co | Resync:
         """The next event.
 
         Raises:
@@ -64,7 +68,7 @@ class EventStream:
             raise trio.ClosedResourceError("the block of node.events() has been left")
         if not self._events:
             raise trio.WouldBlock
-        return self._events.popleft()
+        return cast("E_co | Resync", self._events.popleft())  # nothing else was put there
 
     def _close(self) -> None:
         self._closed = True
@@ -94,14 +98,14 @@ class Subscriptions:
     """All readers of one node."""
 
     def __init__(self) -> None:
-        self._streams: list[EventStream] = []
+        self._streams: list[EventStream[Event]] = []
 
     @contextmanager
     def open(
-        self, *types: type[Event], service: str | None = None, resource_id: str | None = None
-    ) -> Iterator[EventStream]:
+        self, *types: type[E], service: str | None = None, resource_id: str | None = None
+    ) -> Iterator[EventStream[E]]:
         """A stream of the events from now on of any of *types* (none: all), until the block is left."""
-        stream = EventStream(types, service, resource_id)
+        stream: EventStream[E] = EventStream(types, service, resource_id)
         self._streams.append(stream)
         try:
             yield stream

@@ -23,6 +23,7 @@ from aegis_core import (
     Resource,
     ResourceConflict,
     ResourceMetadata,
+    Resync,
     Role,
     RoleChanged,
     Service,
@@ -120,10 +121,11 @@ async def watched(node: Node) -> None:
     assert_type(node.owner_of("account:42"), Resource | None)
     async with node.events(RoleChanged, service="account-service") as events:
         async for event in events:
-            if isinstance(event, RoleChanged):
-                assert_type(event, RoleChanged)
-            else:
-                assert_type(event, Event)
+            assert_type(event, RoleChanged | Resync)
+            if not isinstance(event, Resync):
+                assert_type(event.new, Role | None)
+    async with node.events(resource_id="account:42") as everything:
+        assert_type(await everything.receive(), Event | Resync)
 
 
 async def main() -> None:
