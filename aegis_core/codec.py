@@ -35,7 +35,7 @@ from aegis_core.envelopes import (
     request_to_map,
 )
 from aegis_core.errors import AegisError, InvalidRequest, Problem, RemoteError
-from aegis_core.models import Ownership, Record, ResourceMetadata, ServiceInstance, Standby
+from aegis_core.models import DEFAULT_METADATA, Ownership, Record, ResourceMetadata, ServiceInstance, Standby
 from aegis_core.names import InstanceKey, Key, StandbyKey, TargetKey
 from aegis_core.parameters import READERS, SHOWN, UNFIT, Reader, read_parameters
 
@@ -84,7 +84,7 @@ def encode_record(record: Record, offset: tzinfo = UTC) -> bytes:
             case ServiceInstance():
                 return _encode_instance(record, offset)
             case Ownership():
-                known = record.metadata is records.DEFAULT_METADATA
+                known = record.metadata is DEFAULT_METADATA
                 metadata = b"" if known else _encode_metadata(record.metadata)
                 return _pack(records.ownership_to_map(record, metadata))
             case Standby():

@@ -21,6 +21,7 @@ import attrs
 
 __all__ = [
     "ABSENT",
+    "DEFAULT_METADATA",
     "BatchResult",
     "BulkReply",
     "ClaimReply",
@@ -138,6 +139,10 @@ class ResourceMetadata:
         return now >= self.last_modified + timedelta(seconds=self.ttl_seconds)
 
 
+DEFAULT_METADATA: Final = ResourceMetadata()
+"""The one object that stands for metadata nobody gave: most resources have it."""
+
+
 @attrs.frozen(kw_only=True)
 class ServiceInstance:
     """One registered copy of a service, as its store record says; `Instance` is the handle of one's own.
@@ -245,12 +250,29 @@ class Ownership:
     instance_id: str
     lease: str
     epoch: int = ABSENT
-    metadata: ResourceMetadata = ResourceMetadata()
+    metadata: ResourceMetadata = DEFAULT_METADATA
     registered_at: datetime
     reason: str = "claimed"
     previous: str = ""
     as_role: bool = False
     revision: int = ABSENT
+
+    def at(self, epoch: int, revision: int) -> Ownership:
+        """A copy with another epoch and revision."""
+        # Spelled out: copying by name costs twice as much, and every claim passes here.
+        return Ownership(
+            target=self.target,
+            service_name=self.service_name,
+            instance_id=self.instance_id,
+            lease=self.lease,
+            epoch=epoch,
+            metadata=self.metadata,
+            registered_at=self.registered_at,
+            reason=self.reason,
+            previous=self.previous,
+            as_role=self.as_role,
+            revision=revision,
+        )
 
 
 @attrs.frozen(kw_only=True)

@@ -10,12 +10,14 @@ The bytes themselves are `aegis_core.codec`'s business. Every function here rais
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, tzinfo
 from typing import Final, TypeVar
 
 from aegis_core.models import (
+    DEFAULT_METADATA,
     Health,
     Ownership,
     ResourceMetadata,
@@ -27,7 +29,6 @@ from aegis_core.models import (
 from aegis_core.names import InstanceKey, StandbyKey, TargetKey, TransferKey
 
 __all__ = [
-    "DEFAULT_METADATA",
     "instance_from_map",
     "instance_to_map",
     "metadata_from_map",
@@ -42,9 +43,6 @@ __all__ = [
 
 Plain = dict[str, object]
 T = TypeVar("T")
-
-DEFAULT_METADATA: Final = ResourceMetadata()
-"""The one object that stands for metadata nobody gave: most records have it."""
 
 _NO_TEXTS: Final[tuple[str, ...]] = ()
 _NOTHING: Final[Mapping[str, object]] = {}
@@ -129,13 +127,19 @@ def _text_map(value: object, name: str) -> Mapping[str, object]:
     return value
 
 
+@functools.lru_cache(maxsize=16)
+def _rendered(at: datetime) -> str:
+    """*at* as text; many records of one operation have the same time."""
+    return at.isoformat()
+
+
 def ownership_to_map(record: Ownership, metadata: bytes) -> Plain:
     """The stored fields of *record*; *metadata* is its packed metadata, empty for the default."""
     raw: Plain = {
         "svc": record.service_name,
         "inst": record.instance_id,
         "lease": record.lease,
-        "at": record.registered_at.isoformat(),
+        "at": _rendered(record.registered_at),
     }
     if record.epoch:
         raw["epoch"] = record.epoch

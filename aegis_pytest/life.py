@@ -179,7 +179,7 @@ class Life:
             claim
             for instance in self.instances
             for claim in instance.claims.values()
-            if claim.body is not None and not claim.body_done.is_set() and not self.holds(claim.body_task)
+            if claim.body_runs and not self.holds(claim.body_task)
         ]
 
     # -- the life itself --------------------------------------------------------------------------------------

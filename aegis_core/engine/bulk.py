@@ -35,7 +35,7 @@ from aegis_core.errors import (
     VersionConflict,
 )
 from aegis_core.models import ABSENT, BatchResult, BulkReply, Failure, Ownership, ResourceMetadata
-from aegis_core.names import TargetKey, resource_id_problem, target_key
+from aegis_core.names import TargetKey, resource_id_problem
 
 __all__ = [
     "BatchOutcome",
@@ -325,7 +325,7 @@ def claim_batch(
         back: dict[str, Write] = {}
         for (resource_id, write, before), revision in zip(written, revisions, strict=False):
             granted[resource_id] = granted[resource_id] or revision
-            back[resource_id] = Write(write.key, before, revision)
+            back[resource_id] = Write(write.key, before, revision, target=resource_id)
         return BatchOutcome(done=tuple(granted), failed=tuple(failed), epochs=granted, undo=back)
 
     writes = [write for _, write, _ in written]
@@ -354,15 +354,14 @@ def release_batch(view: View, plan: BulkPlan, batch: Sequence[BulkItem]) -> Deci
             failed.append(_failure(item.resource_id, found))
     if failed and not plan.continue_on_error:
         return answered(BatchOutcome(failed=tuple(failed)))
+    writes = tuple([Write.no_owner(r.target, r.revision) for r in records])
     outcome = BatchOutcome(
-        done=tuple(r.target for r in records),
+        done=tuple([r.target for r in records]),
         failed=tuple(failed),
         undo={
-            r.target: Write(target_key(r.target), attrs.evolve(r, epoch=ABSENT, revision=ABSENT), ABSENT)
-            for r in records
+            r.target: Write(write.key, r.at(ABSENT, ABSENT), ABSENT) for r, write in zip(records, writes, strict=True)
         },
     )
-    writes = tuple(Write(target_key(r.target), None, r.revision) for r in records)
     return Decision(writes, lambda _: outcome, refuses=bool(failed))
 
 

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from aegis_core.models import Ownership, Record
-from aegis_core.names import Key, TargetKey, parse_key
+from aegis_core.names import Key, TargetKey, parse_key, target_key
 
 __all__ = ["Audit", "Decision", "NotYetKnown", "Write", "answered"]
 
@@ -29,19 +29,30 @@ class Write:
         record: What to put there, with epoch (or joined) 0 where its own revision is meant; None deletes the key.
         expect: Revision that the key must have; `ABSENT` when it must not be there.
         ttl: Seconds until the store deletes the key by itself; None for never.
+        target: Whose ownership the key tells, where that is known; it spares reading the key.
     """
 
     key: str
     record: Record | None
     expect: int
     ttl: float | None = None
+    target: str = ""
+
+    @classmethod
+    def owner(cls, record: Ownership, expect: int) -> Write:
+        """*record* says who owns its target."""
+        return cls(target_key(record.target), record, expect, None, record.target)
+
+    @classmethod
+    def no_owner(cls, target: str, expect: int) -> Write:
+        """Nobody owns *target*."""
+        return cls(target_key(target), None, expect, None, target)
 
     @property
     def named(self) -> Key:
         """What `key` names."""
-        record = self.record
-        if isinstance(record, Ownership):  # most writes, and spelling keys out is a good part of their cost
-            return TargetKey(record.target)
+        if self.target:
+            return TargetKey(self.target)
         key = parse_key(self.key)
         if key is None:
             raise ValueError(f"{self.key!r} is no key of the engine's")

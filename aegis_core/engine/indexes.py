@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from aegis_core.models import Health, Ownership, ServiceInstance, Standby
+from aegis_core.models import ABSENT, Health, Ownership, ServiceInstance, Standby
 from aegis_core.names import is_role
 
 __all__ = ["Bucket", "LeaseEntry", "Ownerships"]
@@ -75,10 +75,16 @@ class Ownerships:
         self.tags: dict[str, Bucket] = {}
         self.limited: dict[str, Ownership] = {}
         self.steering: dict[str, dict[str, Ownership]] = {}
+        # The highest revision that was ever added, and the one up to which something may stand before an earlier one.
+        self._newest = self._misplaced = ABSENT
 
     def add(self, record: Ownership, *, alive: bool) -> None:
         """Put *record* at the end of its indexes; its target has none there."""
         target = record.target
+        if record.revision < self._newest:
+            self._misplaced = self._newest
+        else:
+            self._newest = record.revision
         shown = alive and not is_role(target)
         for index, name in self._places(record):
             bucket = index.get(name)
@@ -121,9 +127,9 @@ class Ownerships:
         for index, name in self._places(record):
             index[name].hidden += change
 
-    def is_last(self, record: Ownership) -> bool:
-        """Whether nothing came after *record*."""
-        return next(reversed(self.records)) == record.target
+    def is_in_place(self, record: Ownership) -> bool:
+        """Whether nothing of a lower revision came after *record*, for certain."""
+        return record.revision > self._misplaced
 
     def _places(self, record: Ownership) -> Iterator[tuple[dict[str, Bucket], str]]:
         yield self.services, record.service_name

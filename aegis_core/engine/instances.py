@@ -39,7 +39,6 @@ from aegis_core.names import (
     resource_id_problem,
     service_name_problem,
     standby_key,
-    target_key,
 )
 
 __all__ = [
@@ -130,7 +129,7 @@ def register(
     held: Ownership | None = None
     if role is Role.ACTIVE and target is not None:
         held = _acquisition(view, candidate, target, at)
-        writes.append(Write(target_key(target), held, view.expectation(TargetKey(target))))
+        writes.append(Write.owner(held, view.expectation(TargetKey(target))))
     elif role is Role.STANDBY and target is not None:
         writes += _place(view, candidate, target)
 

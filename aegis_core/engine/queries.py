@@ -11,20 +11,18 @@ from aegis_core.engine.requests import Problems
 from aegis_core.engine.view import View
 from aegis_core.errors import InvalidRequest, ResourceNotFound
 from aegis_core.models import (
+    DEFAULT_METADATA,
     Explanation,
     Health,
     Ownership,
     QueryReply,
     Resource,
-    ResourceMetadata,
     ServiceInstance,
     TransferRecord,
 )
 from aegis_core.names import is_role, resource_id_problem
 
 __all__ = ["explain", "get_owner", "query_resources"]
-
-_DEFAULT = ResourceMetadata()
 
 
 def query_resources(
@@ -156,7 +154,7 @@ def _shown(record: Ownership, owner: ServiceInstance, health: Health, *, include
         service_name=owner.service_name,
         epoch=record.epoch,
         registered_at=record.registered_at,
-        metadata=record.metadata if include_metadata else _DEFAULT,
+        metadata=record.metadata if include_metadata else DEFAULT_METADATA,
         is_healthy=health is Health.ONLINE,
     )
 

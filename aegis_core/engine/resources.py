@@ -26,6 +26,7 @@ from aegis_core.errors import (
 )
 from aegis_core.models import (
     ABSENT,
+    DEFAULT_METADATA,
     ClaimReply,
     Ownership,
     ReleaseReply,
@@ -33,7 +34,7 @@ from aegis_core.models import (
     ServiceInstance,
     TransferRecord,
 )
-from aegis_core.names import target_key, transfer_key
+from aegis_core.names import transfer_key
 
 __all__ = [
     "MAX_RESOURCES",
@@ -54,8 +55,6 @@ MAX_RESOURCES = 1000
 
 Metadata = ResourceMetadata | Mapping[str, ResourceMetadata] | None
 """Metadata of a claim: one for all ids, or one for each; None keeps what there is, or means the default."""
-
-_DEFAULT = ResourceMetadata()
 
 
 @attrs.frozen(kw_only=True)
@@ -118,13 +117,13 @@ def acquire(
         previous=previous,
     )
     taken_from = "" if holder is None else holder.instance_id
-    return Acquisition(write=Write(target_key(resource_id), fresh, expect), taken_from=taken_from)
+    return Acquisition(write=Write.owner(fresh, expect), taken_from=taken_from)
 
 
 def stamped(metadata: ResourceMetadata | None, at: datetime) -> ResourceMetadata:
     """Metadata of a new ownership: as given, with the time where it has none; the default where none are given."""
     if metadata is None or metadata.last_modified is not None:
-        return metadata or _DEFAULT
+        return metadata or DEFAULT_METADATA
     return attrs.evolve(metadata, last_modified=at)
 
 
@@ -141,7 +140,7 @@ def _again(record: Ownership, metadata: ResourceMetadata | None, at: datetime) -
     else:
         said = attrs.evolve(metadata, version=stored.version + 1, last_modified=metadata.last_modified or at)
     again = attrs.evolve(record, metadata=said, revision=ABSENT)
-    return Acquisition(write=Write(target_key(record.target), again, record.revision), epoch=record.epoch)
+    return Acquisition(write=Write.owner(again, record.revision), epoch=record.epoch)
 
 
 def check_limit(view: View, claimant: ServiceInstance, asked: int, *, limit: int, reserved: int) -> None:
@@ -323,7 +322,7 @@ def release(
     for resource_id in ids:
         found = owned_by(view, service_name, instance_id, resource_id, "release", admin=admin)
         if isinstance(found, Ownership):
-            writes.append(Write(target_key(resource_id), None, found.revision))
+            writes.append(Write.no_owner(resource_id, found.revision))
             released.append(resource_id)
         elif all_or_nothing:
             raise found
@@ -362,7 +361,7 @@ def give_up(view: View, targets: Iterable[str], *, lease: str) -> Decision[tuple
     Answers those that were deleted.
     """
     mine = [r for t in targets if (r := view.held(t)) is not None and r.lease == lease]
-    writes = tuple(Write(target_key(r.target), None, r.revision) for r in mine)
+    writes = tuple(Write.no_owner(r.target, r.revision) for r in mine)
     given = tuple(r.target for r in mine)
     return Decision(writes, lambda _: given)
 
@@ -388,6 +387,6 @@ def expire(view: View, resource_id: str, *, epoch: int, audit: Audit, at: dateti
     # The audit record comes first, so that views know why the other goes.
     writes = (
         audit_write(audit, kind="expired", ids=(resource_id,), old=record.instance_id, new="", at=at),
-        Write(target_key(resource_id), None, record.revision),
+        Write.no_owner(resource_id, record.revision),
     )
     return Decision(writes, lambda _: True)

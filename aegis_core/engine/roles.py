@@ -47,7 +47,6 @@ from aegis_core.names import (
     role_parts,
     role_target,
     standby_key,
-    target_key,
 )
 
 __all__ = ["join_line", "leave_line", "list_roles", "promote", "rank", "set_role"]
@@ -137,7 +136,7 @@ def promote(
         if holder.lease != lease:
             raise _taken(target, holder)
         # Written again, not merely confirmed; see `resources.acquire`.
-        again = Write(target_key(target), attrs.evolve(record, revision=ABSENT), record.revision)
+        again = Write.owner(attrs.evolve(record, revision=ABSENT), record.revision)
         return Decision((again,), lambda revisions: attrs.evolve(record, revision=revisions[0]))
     if not is_role(target):
         check_limit(view, instance, 1, limit=limit, reserved=reserved)
@@ -159,7 +158,7 @@ def promote(
     def answer(revisions: Sequence[int]) -> Ownership:
         return attrs.evolve(fresh, epoch=revisions[0], revision=revisions[0])
 
-    return Decision((Write(target_key(target), fresh, expect),), answer)
+    return Decision((Write.owner(fresh, expect),), answer)
 
 
 def rank(view: View, target: str, *, lease: str, ranking: Sequence[str] = ()) -> int:
@@ -308,7 +307,7 @@ def _hand_over(
         writes.append(_place_write(view, place))
     expect = view.expectation(TargetKey(target))
     if successor is None:
-        writes.append(Write(target_key(target), None, expect))
+        writes.append(Write.no_owner(target, expect))
         return writes
     fresh = Ownership(
         target=target,
@@ -320,7 +319,7 @@ def _hand_over(
         reason="transferred",
         previous=record.instance_id if record is not None else "",
     )
-    writes.append(Write(target_key(target), fresh, expect))
+    writes.append(Write.owner(fresh, expect))
     known = view.place(target, successor.instance_id)
     if known is not None:
         key = standby_key(target, successor.instance_id)

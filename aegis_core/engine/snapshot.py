@@ -363,10 +363,7 @@ class Snapshot(View):
         old = self._records.get(target)
         told = bool(self._revision)
         lined = told and (
-            is_role(target)
-            or target in self._places
-            or (old is not None and old.as_role)
-            or (new is not None and new.as_role)
+            target in self._places or (old is not None and steers(old)) or (new is not None and steers(new))
         )
         parts = self._parts(target) if lined else {}
         before = after = None
@@ -392,7 +389,7 @@ class Snapshot(View):
             self._index.add(new, alive=alive)
             if steers(new):
                 self._pools.pop(new.service_name, None)
-        expired = self._expiring.pop(target, None) is not None
+        expired = bool(self._expiring) and self._expiring.pop(target, None) is not None
         if not told:
             return []
         event = ownership_event(before, after, expired=expired, reason=reason, revision=revision, at=at)
@@ -455,7 +452,7 @@ class Snapshot(View):
         if not isinstance(key, TargetKey):
             return
         record = self._records.get(key.target)
-        if record is None or self._index.is_last(record):
+        if record is None or self._index.is_in_place(record):
             return
         alive = self._alive(record) is not None
         self._index.remove(record, alive=alive)
@@ -469,20 +466,7 @@ def _stored(record: Ownership, revision: int) -> Ownership:
     epoch = record.epoch if 0 < record.epoch < revision else revision
     if record.revision == revision and record.epoch == epoch:
         return record
-    # Spelled out: copying by name costs twice as much, and every claim passes here.
-    return Ownership(
-        target=record.target,
-        service_name=record.service_name,
-        instance_id=record.instance_id,
-        lease=record.lease,
-        epoch=epoch,
-        metadata=record.metadata,
-        registered_at=record.registered_at,
-        reason=record.reason,
-        previous=record.previous,
-        as_role=record.as_role,
-        revision=revision,
-    )
+    return record.at(epoch, revision)
 
 
 def _is_at(key: StandbyKey, record: Standby) -> bool:

@@ -19,7 +19,6 @@ from aegis_core.names import (
     TransferKey,
     lease_tag,
     standby_key,
-    target_key,
 )
 
 __all__ = ["Swept", "sweep", "sweeper"]
@@ -82,7 +81,7 @@ def sweep(view: View, lease: str, *, audit: Audit, max_transaction: int = 1000, 
     writes = _audit(view, lease, first.instance_id, targets, audit, at)
     room = max_transaction - len(writes)
     gone = targets[:room]
-    deletions = [Write(target_key(r.target), None, r.revision) for r in records]
+    deletions = [Write.no_owner(r.target, r.revision) for r in records]
     deletions += [Write(standby_key(p.target, p.instance_id), None, p.revision) for p in places]
     writes += deletions[:room]
     swept = Swept(

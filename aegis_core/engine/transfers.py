@@ -25,7 +25,7 @@ from aegis_core.errors import (
     ResourceNotFound,
 )
 from aegis_core.models import ABSENT, Ownership, ServiceInstance, TransferReply, ids_in_order
-from aegis_core.names import describe_target, is_role, target_key
+from aegis_core.names import describe_target, is_role
 
 __all__ = ["Transferable", "check_transfer", "transfer"]
 
@@ -171,7 +171,7 @@ def _move(record: Ownership, new: ServiceInstance, *, force: bool, at: datetime)
         previous=record.instance_id,
         revision=ABSENT,
     )
-    return Write(target_key(record.target), moved, record.revision)
+    return Write.owner(moved, record.revision)
 
 
 def _plan(

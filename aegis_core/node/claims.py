@@ -30,6 +30,23 @@ __all__ = ["Claim"]
 class Claim:
     """One acquisition of one resource by one instance of this node. Made by `Instance.claim` and `Instance.own`."""
 
+    # An instance may have many, and what is made with each is what the garbage collector goes through.
+    __slots__ = (
+        *(
+            "_acquired",
+            "_awaited",
+            "_clock",
+            "_ended",
+            "_instance",
+            "_is_leaving",
+            "_lease",
+            "_record",
+            "_relinquished",
+        ),
+        *("_scopes", "body", "body_grace", "body_runs", "body_task", "calls", "holdings", "interrupted", "is_ready"),
+        *("keep", "last_used", "moving", "state"),
+    )
+
     def __init__(
         self,
         instance: Instance,
@@ -38,31 +55,30 @@ class Claim:
         *,
         keep: bool,
         clock: Clock,
+        now: float,
     ) -> None:
         self._instance = instance
         self._lease = holdings.lease
         self._record = record
         self._clock = clock
         self._scopes: dict[trio.CancelScope, trio.lowlevel.Task] = {}
-        self._idle: trio.Event | None = None
-        self._ready = trio.Event()
-        self._leaving = trio.Event()
+        # By what is waited for, once somebody waits: most claims come and go without.
+        self._awaited: dict[str, trio.Event] | None = None
         self._ended: EndReason | None = None
-        self._end = trio.Event()
         self.holdings = holdings
         self.state: object = None
         self.keep = keep
         self.is_ready = False
+        self._is_leaving = False
         self.moving = False
-        self._moved = trio.Event()
         self._relinquished = False
         self.interrupted: EndReason | None = None
         self.body: trio.CancelScope | None = None
         self.body_task: trio.lowlevel.Task | None = None
         self.body_grace = 0.0
-        self.body_done = trio.Event()
+        self.body_runs = False
         self.calls = 0
-        self.last_used = self._acquired = clock.now()
+        self.last_used = self._acquired = now
 
     def __repr__(self) -> str:
         if self._ended is not None:
@@ -126,7 +142,7 @@ class Claim:
     @property
     def leaving(self) -> bool:
         """Whether it is being handed over (transfer, drain, release)."""
-        return self._leaving.is_set()
+        return self._is_leaving
 
     def check(self) -> None:
         """Raise unless the claim is held. Call it right before a write that no storage fences.
@@ -146,7 +162,7 @@ class Claim:
         """Let calls in, with *state* as their `Call.state`. For ``own(..., ready=False)``; the second call replaces the state."""
         self.state = state
         self.is_ready = True
-        self._ready.set()
+        self._tell("ready")
 
     async def release(self) -> None:
         """Give the resource up: running calls finish (within the drain time), ``on_release`` runs, the record is deleted.
@@ -159,18 +175,15 @@ class Claim:
 
     async def wait_ready(self) -> None:
         """Wait until calls are let in, or the claim ended: check `held` afterwards."""
-        if self.is_ready or self._ended is not None:
-            await trio.lowlevel.checkpoint()
-            return
-        await self._ready.wait()
+        await self._wait("ready", over=self.is_ready or self._ended is not None)
 
     async def wait_leaving(self) -> None:
         """Wait until the claim is being handed over or has ended: the moment to finish up."""
-        await self._leaving.wait()
+        await self._wait("leaving", over=self._is_leaving)
 
     async def wait_ended(self) -> EndReason:
         """Wait until the claim has ended, and why."""
-        await self._end.wait()
+        await self._wait("ended", over=self._ended is not None)
         assert self._ended is not None
         return self._ended
 
@@ -189,7 +202,7 @@ class Claim:
     @property
     def busy(self) -> bool:
         """Whether a handler, a hook, or an ``own`` body runs under the claim."""
-        return bool(self._scopes) or (self.body is not None and not self.body_done.is_set())
+        return bool(self._scopes) or self.body_runs
 
     @property
     def expires_at(self) -> float | None:
@@ -218,16 +231,14 @@ class Claim:
         """The work in *scope* is done; whether the claim is held still, as `held` would say."""
         self._scopes.pop(scope, None)
         now = self.last_used = self._clock.now()
-        if self._idle is not None and not self._scopes:
-            self._idle.set()
-            self._idle = None
+        if not self._scopes:
+            self._tell("idle")
         return self._ended is None and not self._relinquished and self._lease.believed_at(now)
 
     def leave(self) -> None:
         """Begin to hand over: no new work. Who does this moves the claim, until it calls `stay` or `end`."""
-        self.moving = True
-        self._moved = trio.Event()
-        self._leaving.set()
+        self.moving = self._is_leaving = True
+        self._tell("leaving")
 
     def relinquish(self, reason: EndReason) -> None:
         """Stop believing: the commit by which somebody else may have it is about to be sent."""
@@ -237,10 +248,10 @@ class Claim:
     def stay(self) -> None:
         """The hand-over did not come to be, and nothing had been ended for it."""
         self.moving = self._relinquished = False
-        self._moved.set()
+        self._tell("moved")
         if self._ended is None:
             self.interrupted = None
-            self._leaving = trio.Event()
+            self._is_leaving = False
 
     def interrupt(self, reason: EndReason, *, body: bool | None = None) -> None:
         """Cancel what runs under the claim, because of *reason*; it has not ended yet.
@@ -266,11 +277,10 @@ class Claim:
         if self._ended is not None:
             return
         self._ended = reason
-        self._moved.set()
-        self._leaving.set()
-        self._ready.set()
+        self._is_leaving = True
         self.interrupt(reason)
-        self._end.set()
+        for what in ("ready", "leaving", "moved", "ended") if self._awaited else ():
+            self._tell(what)
 
     def seen(self, record: Ownership) -> None:
         """A newer record of the same acquisition (metadata changed)."""
@@ -279,17 +289,41 @@ class Claim:
     async def wait_idle(self) -> None:
         """Wait until nothing runs under the claim but an ``own`` body."""
         while self._scopes:
-            if self._idle is None:
-                self._idle = trio.Event()
-            await self._idle.wait()
+            await self._wait("idle", over=False)
 
     async def wait_moved(self) -> None:
         """Wait until who moves the claim has ended it, or let it be."""
         if self.moving:
-            await self._moved.wait()
+            await self._wait("moved", over=self._ended is not None)
 
     async def wait_unwound(self) -> None:
         """Wait until nothing runs under the claim, an ``own`` body included."""
         await self.wait_idle()
-        if self.body is not None:
-            await self.body_done.wait()
+        await self.wait_body()
+
+    def begin_body(self, scope: trio.CancelScope, grace: float) -> None:
+        """An ``own`` body of the current task begins in *scope*, which may go on for *grace* seconds when it has to leave."""
+        self.body, self.body_grace, self.body_runs = scope, grace, True
+        self.body_task = trio.lowlevel.current_task()
+
+    def end_body(self) -> None:
+        """The ``own`` body has ended."""
+        self.body_runs = False
+        self._tell("body")
+
+    async def wait_body(self) -> None:
+        """Wait until no ``own`` body runs under the claim."""
+        if self.body_runs:
+            await self._wait("body", over=False)
+
+    async def _wait(self, what: str, *, over: bool) -> None:
+        if over:
+            await trio.lowlevel.checkpoint()
+            return
+        if self._awaited is None:
+            self._awaited = {}
+        await self._awaited.setdefault(what, trio.Event()).wait()
+
+    def _tell(self, what: str) -> None:
+        if self._awaited and (awaited := self._awaited.pop(what, None)) is not None:
+            awaited.set()

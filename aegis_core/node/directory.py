@@ -190,7 +190,7 @@ class Directory:
         expired: bool = False,
     ) -> None:
         snapshot = self.snapshot
-        if isinstance(key, names.TargetKey | names.StandbyKey):
+        if isinstance(key, (names.TargetKey, names.StandbyKey)):  # half as dear as a union
             self._wake_target(key.target)
         elif isinstance(key, names.InstanceKey):
             before = snapshot.instance(key.service_name, key.instance_id)
@@ -209,8 +209,7 @@ class Directory:
             self._emit(event)
 
     def _wake_target(self, target: str) -> None:
-        waiting = self._targets.pop(target, None)
-        if waiting is not None:
+        if self._targets and (waiting := self._targets.pop(target, None)) is not None:
             waiting.set()
 
     def _wake_all_targets(self) -> None:

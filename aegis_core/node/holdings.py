@@ -132,8 +132,10 @@ class Holdings:
             keep: Claim it again when the lease is lost and the instance registers anew.
         """
         fresh: list[Claim] = []
+        snapshot, clock = self._runtime.directory.snapshot, self._runtime.clock
+        now = clock.now()
         for target in targets:
-            record = self._runtime.directory.snapshot.held(target)
+            record = snapshot.held(target)
             if record is None or record.lease != self.lease.tag:
                 continue
             known = self.table.get(target)
@@ -141,7 +143,7 @@ class Holdings:
                 known.seen(record)
                 known.keep = known.keep or keep
                 continue
-            claim = Claim(self._instance, self, record, keep=keep, clock=self._runtime.clock)
+            claim = Claim(self._instance, self, record, keep=keep, clock=clock, now=now)
             if known is not None:
                 self._drop(known, EndReason.ERASED)
             if self.lease.ended is not None:
@@ -367,7 +369,7 @@ class Holdings:
             return
         clock = self._runtime.clock
         with trio.CancelScope(deadline=clock.trio_time(min(until, clock.now() + claim.body_grace))):
-            await claim.body_done.wait()
+            await claim.wait_body()
             return
         claim.interrupt(reason, body=True)
 

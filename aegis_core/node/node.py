@@ -201,8 +201,11 @@ class Node:
             if hosted is not None:
                 hosted.verify()
         elif isinstance(key, names.TargetKey):
-            for holdings in self._concerned(key.target):
-                holdings.touched(key.target)
+            claimed, named = self._concerned(key.target)
+            if claimed is not None:
+                claimed.touched(key.target)
+            if named is not None and named is not claimed:
+                named.touched(key.target)
 
     def require(self, principal: Principal, operation: str, target: Target) -> None:
         """Let *principal* carry *operation* out, or raise `Forbidden`; see `aegis_authorize`."""
@@ -213,11 +216,10 @@ class Node:
         target = Target(service_name=service_name, instance_id=instance_id, resource_ids=resource_ids)
         self.require(Principal("instance", instance_id), operation, target)
 
-    def _concerned(self, target: str) -> Sequence[Holdings]:
+    def _concerned(self, target: str) -> tuple[Holdings | None, Holdings | None]:
+        """Who of this node has a claim of *target*, and whom its record names."""
         record = self.runtime.directory.snapshot.held(target)
-        named = None if record is None else self.leases.get(record.lease)
-        claimed = self.claimed.get(target)
-        return [h for h in dict.fromkeys((claimed, named)) if h is not None]
+        return self.claimed.get(target), None if record is None else self.leases.get(record.lease)
 
     def _options(
         self,

@@ -60,8 +60,7 @@ async def own(
     else:
         claim = await _take_in_turn(node, instance, resource_id, priority, wait, metadata)
     scope = trio.CancelScope()
-    claim.body, claim.body_grace = scope, grace
-    claim.body_task = trio.lowlevel.current_task()
+    claim.begin_body(scope, grace)
     entered = finished = False
     why: EndReason | None = None
     try:
@@ -76,7 +75,7 @@ async def own(
             finished = True
     finally:
         why = claim.ended or claim.interrupted
-        claim.body_done.set()
+        claim.end_body()
         try:
             await _leave(node, claim, patient=finished)  # noqa: ASYNC102 - it shields itself, in limited time
         finally:

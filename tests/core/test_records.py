@@ -12,6 +12,7 @@ from hypothesis import given
 
 from aegis_core import codec, records
 from aegis_core.models import (
+    DEFAULT_METADATA,
     Health,
     Ownership,
     Record,
@@ -220,7 +221,7 @@ def test_default_metadata_is_one_object() -> None:
     owned = Ownership(target="account:42", service_name="s", instance_id="i", lease="l", registered_at=AT)
     read = round_trip(owned)
     assert isinstance(read, Ownership)
-    assert read.metadata is records.DEFAULT_METADATA
+    assert read.metadata is DEFAULT_METADATA
     equal = attrs.evolve(owned, metadata=ResourceMetadata())
     assert codec.encode_record(equal) == codec.encode_record(owned)
 
