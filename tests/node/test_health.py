@@ -91,10 +91,13 @@ def fail() -> Health:
     raise ValueError("cannot tell")
 
 
-@pytest.mark.parametrize("check", [fail, lambda: None, lambda: Health.OFFLINE, lambda: "fine"], ids=str)
-async def test_a_check_that_cannot_tell_means_unhealthy(
-    autojump_clock: MockClock, check: Callable[[], object]
-) -> None:
+@pytest.mark.parametrize(
+    "check",
+    [fail, lambda: None, lambda: Health.OFFLINE, lambda: "fine"],
+    ids=str,
+    ids=lambda check: check.__name__.strip("<>"),
+)
+async def test_a_check_that_cannot_tell_means_unhealthy(autojump_clock: MockClock, check: Callable[[], object]) -> None:
     """Whether it raises, or answers what is no health; the node lives on."""
     async with open_node("memory://a") as node, open_node("memory://a") as other:
         async with node.serve(make_service(check)) as instance:

@@ -103,6 +103,8 @@ async def test_registering_says_who_when_and_under_which_secret(autojump_clock: 
         assert "test" not in repr(node.registry)
         with pytest.raises(InstanceConflict):
             await node.registry.register("svc", "one")
+        assert (await node.registry.register("svc", "two", heartbeat_interval=2)).heartbeat_interval == 2
+        await node.registry.deregister("svc", "two")
         (view,) = await node.registry.list_services()
         assert [i.version for i in view.instances] == ["2"]
 
