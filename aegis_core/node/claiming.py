@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
+import trio
 
 from aegis_core.engine import resources
 from aegis_core.engine.decision import Decision
 from aegis_core.engine.requests import checked_ids
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import Forbidden, LeaseLost
+from aegis_core.errors import Forbidden, LeaseLost, ResourceConflict
 from aegis_core.models import ClaimReply, EndReason, ResourceMetadata
 
 if TYPE_CHECKING:
+    from aegis_core.node.claims import Claim
     from aegis_core.node.holdings import Holdings
     from aegis_core.node.incarnation import Incarnation
     from aegis_core.node.instance import Instance
@@ -47,6 +49,7 @@ async def acquire(node: Node, instance: Instance, ids: Sequence[str], wanted: Ac
     incarnation = await instance.wait_registered()
     holdings = incarnation.holdings
     targets = checked_ids(ids)
+    await _wait_moved(node, instance, holdings, targets)
     with holdings.attempt(targets):
         reply = await commit_claim(node, instance, incarnation, targets, wanted)
         check_stays(instance)
@@ -55,6 +58,8 @@ async def acquire(node: Node, instance: Instance, ids: Sequence[str], wanted: Ac
         await holdings.prepare(fresh)
         for target in reply.registered:
             await wait_ready(holdings, target, reply.epochs[target])
+        for target in reply.registered:  # those that were ready first may have been lost since
+            check_there(holdings, target, reply.epochs[target])
     except Exception:  # the service's on_acquire: what this call acquired is released before its caller hears of it
         await node.runtime.shelter(instance.give_up_now, fresh)  # noqa: ASYNC120 - then cancellation is what counts
         raise
@@ -64,14 +69,38 @@ async def acquire(node: Node, instance: Instance, ids: Sequence[str], wanted: Ac
     return reply
 
 
+async def _wait_moved(node: Node, instance: Instance, holdings: Holdings, targets: Sequence[str]) -> None:
+    """What is being handed over is not held any more, and not free yet: wait until it is one or the other."""
+    clock, until = node.runtime.clock, node.runtime.clock.now() + node.runtime.settings.request_timeout
+    for target in targets:
+        claim = holdings.table.get(target)
+        if claim is None or not claim.moving:
+            continue
+        with trio.CancelScope(deadline=clock.trio_time(until)) as scope:
+            await claim.wait_moved()
+        if scope.cancelled_caught:
+            why = "it is being released or moved, which takes long"
+            raise ResourceConflict(resource_id=target, owner=instance.instance_id, reason=why)
+
+
+def check_there(holdings: Holdings, target: str, epoch: int) -> Claim:
+    """The claim of *target* in the table.
+
+    Raises:
+        LeaseLost: It has gone since it was made or found.
+    """
+    claim = holdings.table.get(target)
+    if claim is None:
+        raise LeaseLost(resource_id=target, epoch=epoch, reason=holdings.lease.ended or EndReason.RELEASED)
+    return claim
+
+
 async def wait_ready(holdings: Holdings, target: str, epoch: int) -> None:
     """Wait until somebody else's claim that this one found is ready; for an ``own`` block its body sees to that.
 
     No checkpoint where nothing is waited for: what has been acquired stays acquired.
     """
-    claim = holdings.table.get(target)
-    if claim is None:
-        raise LeaseLost(resource_id=target, epoch=epoch, reason=holdings.lease.ended or EndReason.RELEASED)
+    claim = check_there(holdings, target, epoch)
     if claim.body is None and not claim.is_ready:
         await claim.wait_ready()
         claim.check()

@@ -145,7 +145,7 @@ class Holdings:
                 continue
             claim = Claim(self._instance, self, record, keep=keep, clock=clock, now=now)
             if known is not None:
-                self._drop(known, EndReason.ERASED)
+                self._drop(known, known.interrupted or EndReason.ERASED)
             if self.lease.ended is not None:
                 claim.end(self.lease.ended)
             else:

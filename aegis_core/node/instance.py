@@ -27,6 +27,7 @@ from aegis_core.errors import (
     Forbidden,
     InstanceConflict,
     InvalidRequest,
+    LeaseLost,
     ResourceConflict,
     StoreUnavailable,
     Unavailable,
@@ -553,13 +554,13 @@ class Instance:
         """Claim *resource_id* on demand, for a call that is on its way; it is given up when idle.
 
         Raises:
-            ResourceConflict: Another instance was quicker.
+            ResourceConflict: Another instance was quicker, or this one lost it again before it was ready.
         """
-        await self.acquire((resource_id,), Acquisition(reason="activated", keep=False))
-        claim = self.claims_table.get(resource_id)
-        if claim is None:
-            raise ResourceConflict(resource_id=resource_id, owner="")
-        return claim
+        try:
+            await self.acquire((resource_id,), Acquisition(reason="activated", keep=False))
+        except LeaseLost as exc:  # nothing was executed under it, so the caller may look elsewhere
+            raise ResourceConflict(resource_id=resource_id, owner="", reason=exc.message) from exc
+        return self.claims_table[resource_id]
 
     def log_fields(self, **more: object) -> dict[str, object]:
         """Structured fields for log records about this instance."""

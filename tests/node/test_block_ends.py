@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 import attrs
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from aegis_backends.memory import open_memory
@@ -530,3 +531,38 @@ async def test_waiting_for_signals_leaves_no_handler_behind(autojump_clock: Mock
             await wait(instance)
         await trio.sleep(0.1)
         assert signal.getsignal(signal.SIGUSR1) is before
+
+
+async def test_the_second_signal_hurries_every_instance_of_the_node(autojump_clock: MockClock) -> None:
+    """Also one whose block is left before that of the one which waited for the signal."""
+    seen: list[str] = []
+    async with open_node("memory://a") as node, open_node("memory://a") as other, trio.open_nursery() as nursery:
+
+        async def call() -> None:
+            with pytest.raises(TransportUnavailable):
+                await other.call("svc", "work", {"seconds": 1000}, instance_id="inner", timeout=2000)
+
+        async with node.serve(make_service(), instance_id="outer") as outer:
+            async with node.serve(make_service(seen), instance_id="inner"):
+                nursery.start_soon(call)
+                await trio.sleep(1)
+                async with trio.open_nursery() as waits:
+                    waits.start_soon(outer.run_until_signal, signal.SIGUSR1)
+                    await trio.testing.wait_all_tasks_blocked()
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                    await trio.testing.wait_all_tasks_blocked()
+                os.kill(os.getpid(), signal.SIGUSR1)
+                await trio.testing.wait_all_tasks_blocked()
+        assert seen == ["cut off"]
+        assert trio.current_time() < 4
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
+async def test_a_closed_node_says_so(autojump_clock: MockClock) -> None:
+    """Whatever is asked of it afterwards."""
+    async with open_node("memory://a") as node, node.serve(make_service()) as instance:
+        (claim,) = await instance.claim("a")
+    await claim.release()
+    with pytest.raises(StoreUnavailable) as caught:
+        await node.runtime.shelter(trio.sleep, 1)
+    assert caught.value.outcome is Outcome.NOT_SENT

@@ -554,3 +554,25 @@ async def test_a_lease_shows_its_state(autojump_clock: MockClock) -> None:
         assert lease.remaining == DEADLINE
         lease.end(EndReason.ERASED)
         assert show(lease) == "<Lease of one ERASED>"
+
+
+async def test_a_lease_kept_alive_by_a_late_renewal_expires_where_work_still_runs_under_it(
+    autojump_clock: MockClock,
+) -> None:
+    """Nobody may own what somebody still works on, as long as the store keeps it from them."""
+    faults = Faults()
+    async with faults.node() as node, open_node("memory://test") as other, node.serve(make_service()) as instance:
+        with pytest.raises(LeaseLost):
+            async with instance.own("a"):
+                await trio.sleep(0.1)  # the change of role is written at once
+                slow = faults.slow(25, INSTANCE_KEYS)
+                await slow.met.wait()
+                renewed = trio.current_time()
+                with trio.CancelScope(shield=True):
+                    await trio.sleep_until(renewed + TTL - 1)
+                    assert other.owner_of("a") is not None
+                    assert not instance.ready
+                await trio.lowlevel.checkpoint()
+        await trio.sleep(3)
+        assert other.owner_of("a") is None
+        assert instance.ready

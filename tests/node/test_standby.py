@@ -13,7 +13,7 @@ import trio
 import trio.lowlevel
 from trio.testing import MockClock
 
-from aegis_core.errors import ConfigError, LeaseLost, ResourceConflict, RoleConflict
+from aegis_core.errors import ConfigError, Forbidden, LeaseLost, ResourceConflict, RoleConflict
 from aegis_core.events import RoleChanged
 from aegis_core.hookspecs import hookimpl
 from aegis_core.models import Health, ResourceMetadata, Role, Standby
@@ -427,6 +427,20 @@ async def test_set_role_hands_over_and_back(autojump_clock: MockClock) -> None:
                     assert table.groups["default"].standbys == (standby.instance_id,)
                 assert await node.registry.set_role("svc", Role.STANDBY, "two") == ("two",)
                 await one.wait_role(Role.ACTIVE)
+
+
+async def test_a_change_of_role_that_is_refused_changes_nothing(autojump_clock: MockClock) -> None:
+    """Who holds the role keeps it, and believes in it again."""
+    async with open_node("memory://a") as node, open_node("memory://a") as other:
+        async with node.serve(make_service(), role=Role.ACTIVE, instance_id="one") as one:
+            async with other.serve(make_service(), role=Role.STANDBY, instance_id="two") as two:
+                await two.set_health(Health.UNHEALTHY)
+                with pytest.raises(Forbidden):
+                    await node.registry.set_role("svc", Role.ACTIVE, "two")
+                assert one.role is Role.ACTIVE
+                assert one.claims_table["%svc%default"].held
+                await trio.sleep(30)
+                assert one.role is Role.ACTIVE
 
 
 async def test_who_steps_down_alone_waits_for_somebody_else(autojump_clock: MockClock) -> None:
