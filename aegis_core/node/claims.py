@@ -43,7 +43,18 @@ class Claim:
             "_record",
             "_relinquished",
         ),
-        *("_scopes", "body", "body_grace", "body_runs", "body_task", "calls", "holdings", "interrupted", "is_ready"),
+        *(
+            "_scopes",
+            "body",
+            "body_grace",
+            "body_runs",
+            "body_task",
+            "calls",
+            "deleted",
+            "holdings",
+            "interrupted",
+            "is_ready",
+        ),
         *("keep", "last_used", "moving", "state"),
     )
 
@@ -69,6 +80,7 @@ class Claim:
         self.state: object = None
         self.keep = keep
         self.is_ready = False
+        self.deleted = False
         self._is_leaving = False
         self.moving = False
         self._relinquished = False

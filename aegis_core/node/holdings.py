@@ -315,7 +315,9 @@ class Holdings:
                 await self.wind_down(mine, until=until, reason=reason)
                 timeout = max(_LAST_CHANCE, until - self._runtime.clock.now())
                 timeout = min(timeout, self._runtime.settings.request_timeout)
-                await self._commit_release([c.resource_id for c in mine], timeout=timeout)
+                gone = frozenset(await self._commit_release([c.resource_id for c in mine], timeout=timeout))
+                for claim in mine:
+                    claim.deleted = claim.resource_id in gone
             except AegisError as exc:
                 _log.warning("a release is not recorded yet: %s", exc)
             finally:
@@ -467,8 +469,10 @@ class Holdings:
             if claim.busy:
                 self._runtime.nursery.start_soon(watch_overrun, self._runtime, claim)
 
-    async def _commit_release(self, targets: Sequence[str], *, timeout: float, strays: bool = False) -> None:
+    async def _commit_release(self, targets: Sequence[str], *, timeout: float, strays: bool = False) -> Sequence[str]:
+        """Delete the records of *targets* that name this lease; those that were there to be deleted."""
         most = self._runtime.store.capabilities.max_transaction
+        gone: list[str] = []
         for at in range(0, len(targets), most):
             part = targets[at : at + most]
 
@@ -476,4 +480,5 @@ class Holdings:
                 chosen = [target for target in part if self._stray(target) is not None] if strays else part
                 return resources.give_up(view, chosen, lease=self.lease.tag)
 
-            await self._committer.decide(decide, timeout=timeout, what="the release")
+            gone += await self._committer.decide(decide, timeout=timeout, what="the release")
+        return gone

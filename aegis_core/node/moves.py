@@ -93,8 +93,13 @@ class Moves:
             params = {"resource_ids": list(ids)}
             await self._node.errands.ask(record, "release", params, until=until + runtime.settings.drain)
         else:
-            await self._node.committer.check(decide, timeout=runtime.left(until), what="the release")
+            only = hosted.claims_table.get(ids[0]) if len(ids) == 1 else None
+            if only is None or not only.held:
+                await self._node.committer.check(decide, timeout=runtime.left(until), what="the release")
             await self.release_here(hosted, ids)
+            if only is not None and not only.deleted and not only.is_mine:
+                # Nothing was asked before, because releasing the only one proves that it was held; this did not.
+                await self._node.committer.check(decide, timeout=runtime.left(until), what="the release")
         return ReleaseReply(released=ids)
 
     async def release_here(self, instance: Instance, ids: Sequence[str]) -> None:

@@ -401,6 +401,20 @@ async def test_what_is_not_ones_own_is_not_released(autojump_clock: MockClock) -
             assert claim.held
 
 
+async def test_what_was_taken_a_moment_ago_is_not_released(autojump_clock: MockClock) -> None:
+    """Even though this node has not heard of it yet, and would have released it otherwise."""
+    async with open_node("memory://a", plugins=[ForceAllowed()]) as node, open_node("memory://a") as other:
+        async with node.serve(make_service()) as instance, other.serve(make_service()) as rival:
+            (old,) = await rival.claim("a")
+            await instance.claim("a", force=True)
+            assert old.held
+            with pytest.raises(NotOwner) as caught:
+                await rival.release("a")
+            assert caught.value.owner == instance.instance_id
+            assert old.ended is not None
+            assert instance.claims["a"].held
+
+
 async def test_a_failing_on_release_releases_all_the_same(autojump_clock: MockClock) -> None:
     """It is logged; one that hangs is cancelled a second after the drain time."""
     service = make_service()
