@@ -327,6 +327,20 @@ async def test_an_instance_that_is_closed_while_it_registers_anew_does_not_come_
         assert await live_instances(other) == []
 
 
+async def test_a_node_that_crashes_while_an_instance_registers_anew_says_so(autojump_clock: MockClock) -> None:
+    """And waits for nothing."""
+    faults = Faults()
+    error = ValueError("a bug")
+    with pytest.raises(NodeCrashed) as caught:
+        async with faults.node() as node, open_node("memory://test") as other:
+            async with node.serve(make_service(), instance_id="one"):
+                faults.break_down(error, INSTANCE_KEYS)
+                await other.registry.deregister("svc", "one")
+                await trio.sleep_forever()
+    assert caught.value.__cause__ is error
+    assert trio.current_time() < 5
+
+
 async def test_who_waits_for_a_registration_hears_that_the_instance_is_closed(autojump_clock: MockClock) -> None:
     """Or that it takes too long."""
     faults = Faults()

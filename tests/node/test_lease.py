@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -372,18 +373,11 @@ async def test_what_is_lost_by_a_refusal_is_told(autojump_clock: MockClock, capl
             held = trio.Event()
             faults.hold(held, INSTANCE_KEYS)
             await other.registry.deregister("svc", instance.instance_id)
-            node.runtime.settings = attrs_evolve(node.runtime.settings, max_resources_per_instance=1)
+            node.runtime.settings = attrs.evolve(node.runtime.settings, max_resources_per_instance=1)
             held.set()
             await trio.sleep(1)
             assert not instance.claims
     assert any("could not claim again" in record.getMessage() for record in caplog.records)
-
-
-def attrs_evolve(settings: backend.Capabilities | object, **changes: object) -> object:
-    """The same with *changes*."""
-    import attrs
-
-    return attrs.evolve(settings, **changes)
 
 
 async def test_health_is_written_at_once(autojump_clock: MockClock) -> None:

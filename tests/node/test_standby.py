@@ -443,6 +443,35 @@ async def test_a_change_of_role_that_is_refused_changes_nothing(autojump_clock: 
                 assert one.role is Role.ACTIVE
 
 
+async def test_a_change_of_role_that_is_refused_at_last_leaves_the_role_where_it_was(autojump_clock: MockClock) -> None:
+    """The target fell ill between the check and the commit: who holds the role believes in it again."""
+    faults = Faults()
+    async with faults.node() as node, open_node("memory://test") as other:
+        async with node.serve(make_service(), role=Role.ACTIVE, instance_id="one") as one:
+            async with other.serve(make_service(), role=Role.STANDBY, instance_id="two") as two:
+                await trio.sleep(1)
+                claim = one.claims_table["%svc%default"]
+                broken = faults.break_down(Conflict(key=None), names_key("transfers"))
+                faults.latency = 1
+                async with trio.open_nursery() as nursery:
+
+                    async def fall_ill() -> None:
+                        await trio.sleep(1.5)
+                        assert not claim.held
+                        assert claim.leaving
+                        await two.set_health(Health.UNHEALTHY)
+
+                    nursery.start_soon(fall_ill)
+                    with pytest.raises(Forbidden):
+                        await node.registry.set_role("svc", Role.ACTIVE, "two")
+                assert broken.seen == 1
+                faults.latency = 0
+                assert claim.held
+                assert not claim.leaving
+                assert claim.interrupted is None
+                assert one.role is Role.ACTIVE
+
+
 async def test_who_steps_down_alone_waits_for_somebody_else(autojump_clock: MockClock) -> None:
     """The group has no active then; after the next one has had it, the first may have it again."""
     async with open_node("memory://a") as node, open_node("memory://a") as other:

@@ -118,6 +118,7 @@ async def test_who_waits_for_a_change_is_woken(autojump_clock: MockClock) -> Non
             assert directory.watch_target("a") is a
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(directory.wait_change)
+                nursery.start_soon(directory.wait_change)
                 await trio.testing.wait_all_tasks_blocked()
                 await instance.claim("a")
             await a.wait()
