@@ -16,10 +16,12 @@ import trio
 
 from aegis_backends.memory import open_memory
 from aegis_core.backend import (
+    ANY,
     Backend,
     BackendAddress,
     Capabilities,
     Change,
+    Delete,
     Entry,
     Feed,
     Indeterminate,
@@ -30,9 +32,10 @@ from aegis_core.backend import (
     Transaction,
 )
 from aegis_core.hookspecs import BackendRegistrar, hookimpl
+from aegis_core.names import target_key
 from aegis_core.node.node import Node, open_node
 
-__all__ = ["Faults", "SlantedClock", "names_key"]
+__all__ = ["Faults", "SlantedClock", "erase", "names_key"]
 
 Wanted = Callable[[Transaction], bool]
 Items = Sequence[Change | Synced | Resync]
@@ -41,6 +44,11 @@ Items = Sequence[Change | Synced | Resync]
 def names_key(prefix: str) -> Wanted:
     """Transactions with an operation on a key that begins with *prefix*."""
     return lambda transaction: any(op.key.startswith(prefix) for op in transaction.operations)
+
+
+async def erase(node: Node, target: str) -> None:
+    """Delete the record of *target* behind everybody's back, as with other tools."""
+    await node.runtime.store.commit(Transaction(id="erase", operations=(Delete(target_key(target), ANY),)))
 
 
 def _any(_transaction: Transaction) -> bool:

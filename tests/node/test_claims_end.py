@@ -18,7 +18,7 @@ from aegis_core.node.call import Call
 from aegis_core.node.claims import Claim
 from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
-from tests.node.faulty import Faults, names_key
+from tests.node.faulty import Faults, erase, names_key
 
 RESOURCES = names_key("resources")
 
@@ -89,16 +89,6 @@ async def test_a_claim_whose_record_was_erased_ends(autojump_clock: MockClock) -
             await other.registry.claim("svc", instance.instance_id, "b")
             await erase(other, "a")
             assert await claim.wait_ended() is EndReason.ERASED
-
-
-async def erase(node: object, target: str) -> None:
-    """Delete the record of *target* behind everybody's back."""
-    from aegis_core.backend import ANY, Delete, Transaction
-    from aegis_core.names import target_key
-    from aegis_core.node.node import Node
-
-    assert isinstance(node, Node)
-    await node.runtime.store.commit(Transaction(id="erase", operations=(Delete(target_key(target), ANY),)))
 
 
 async def test_the_time_to_live_of_a_resource_ends_its_claim(autojump_clock: MockClock) -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aegis_core import backend, clock
+from aegis_core import clock
 from aegis_core.backend import Conflict
 from aegis_core.errors import LeaseLost, StoreUnavailable
 from aegis_core.events import LeaseEnded, ScopeOverran

@@ -13,6 +13,7 @@ import trio
 import trio.lowlevel
 from trio.testing import MockClock
 
+from aegis_core.backend import Conflict
 from aegis_core.errors import ConfigError, Forbidden, LeaseLost, ResourceConflict, RoleConflict
 from aegis_core.events import RoleChanged
 from aegis_core.hookspecs import hookimpl
@@ -21,7 +22,7 @@ from aegis_core.node.claims import Claim
 from aegis_core.node.instance import Instance
 from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
-from tests.node.faulty import Faults, names_key
+from tests.node.faulty import Faults, erase, names_key
 
 STEP = 0.03
 LINE = names_key("standbys")
@@ -487,8 +488,6 @@ async def test_who_steps_down_alone_waits_for_somebody_else(autojump_clock: Mock
 
 async def test_a_role_whose_record_was_erased_is_taken_again(autojump_clock: MockClock) -> None:
     """Nobody stepped down, so nobody has to be let first."""
-    from tests.node.test_claim import erase
-
     async with open_node("memory://a") as node, open_node("memory://a") as other:
         async with node.serve(make_service(), role=Role.ACTIVE) as one:
             await erase(other, "%svc%default")
