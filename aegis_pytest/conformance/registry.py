@@ -346,9 +346,10 @@ class RegistryConformance:
             before = await scene.registry.claim("rooms", "room-1", "lobby")
             with pytest.raises(InstanceNotFound):
                 await scene.other.transfer("rooms", ["lobby"], "room-1", "nobody")
-            for resource_id, source in (("lobby", "room-2"), ("nowhere", "room-1")):
-                refused = await scene.other.transfer("rooms", [resource_id], source, "room-3")
-                assert (refused.transferred, set(refused.failed)) == ((), {resource_id})
+            with pytest.raises(NotOwner):
+                await scene.other.transfer("rooms", ["lobby"], "room-2", "room-3")
+            with pytest.raises(ResourceNotFound):
+                await scene.other.transfer("rooms", ["lobby", "nowhere"], "room-1", "room-3")
             with pytest.raises(Forbidden):
                 await scene.other.transfer("rooms", ["lobby"], "room-2", "room-2", verify_ownership=False)
             assert (await scene.other.get_owner("lobby")).owner_instance_id == "room-1"
