@@ -1,4 +1,4 @@
-"""What holds for every test: nothing is skipped unless the list says why, and speed decides nothing."""
+"""What holds for every test: nothing is skipped unless the list says why, speed decides nothing, what is counted is shown."""
 
 from __future__ import annotations
 
@@ -40,3 +40,17 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Judge modules that skip themselves as they are imported."""
     return refuse_unlisted_skip((yield))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests counted and recorded as the property "counted", in whichever process they ran."""
+    counted = [
+        (report.nodeid.rpartition("/")[2], text)
+        for report in terminalreporter.getreports("passed")
+        for name, text in getattr(report, "user_properties", ())
+        if name == "counted" and report.when == "call"
+    ]
+    if counted:
+        terminalreporter.section("counted")
+        for nodeid, text in sorted(counted):
+            terminalreporter.write_line(f"{nodeid}: {text}")
