@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
@@ -58,6 +58,10 @@ class _Party:
         record = self._runtime.directory.snapshot.instance(self._service_name, self._instance_id)
         return record if record is not None and has_scopes(record) else None
 
+    def _reserve(self, ids: Iterable[str]) -> AbstractContextManager[Callable[[], int]]:
+        """While the block runs, a commit under way may add *ids*; see `Reservations.reserve`."""
+        return self._runtime.reservations.reserve(self._service_name, self._instance_id, ids)
+
     async def _decide(self, decide: Callable[[Snapshot], Decision[A]], *, until: float | None = None) -> A:
         runtime = self._runtime
         timeout = runtime.settings.request_timeout if until is None else runtime.left(until)
@@ -94,14 +98,9 @@ class BatchClaims(_Party):
         """
         runtime = self._runtime
         until = runtime.request_deadline()
-        lease: str | None = None
-        reserve: AbstractContextManager[Callable[[], int]] = nullcontext(int)
-        if self._hosted is not None:
-            incarnation = await self._hosted.wait_registered()
-            lease = incarnation.lease.tag
-            reserve = incarnation.holdings.reserve(())
+        lease = None if self._hosted is None else (await self._hosted.wait_registered()).lease.tag
         admin = self._may_force(asked, continue_on_error=continue_on_error)
-        with reserve as others:
+        with self._reserve(()) as others:
 
             def decide(view: Snapshot) -> Decision[BulkPlan]:
                 return bulk.plan_bulk_claim(
@@ -154,14 +153,16 @@ class BatchClaims(_Party):
             return await self._decide(decide)
 
         hosted = self._hosted
+        ids = [item.resource_id for item in batch]
         if hosted is None:
-            return await commit(plan, int)
+            with self._reserve(ids) as others:
+                return await commit(plan, others)
         check_stays(hosted)
         incarnation = await hosted.wait_registered()
         if plan.continue_on_error:  # what the lease that it was planned with held is claimed again by itself
             plan = attrs.evolve(plan, lease=incarnation.lease.tag)
-        holdings, ids = incarnation.holdings, [item.resource_id for item in batch]
-        with holdings.attempt(ids), holdings.reserve(ids) as others:
+        holdings = incarnation.holdings
+        with holdings.attempt(ids), self._reserve(ids) as others:
             outcome = await commit(plan, others)
             check_stays(hosted)
             fresh = holdings.take(outcome.done, keep=True)

@@ -156,20 +156,21 @@ class _Bulk:
         return bulk.bulk_reply(self._plan, self._outcomes[:till], self._seconds[:till], rolled_back=undone)
 
     async def _run_at_once(self) -> None:
-        limiter = trio.CapacityLimiter(self._request.concurrency)
+        waiting = iter(range(len(self._plan.batches)))
         raised: list[Exception] = []
 
-        async def run_one(at: int) -> None:
-            async with limiter:
+        async def work() -> None:
+            for at in waiting:  # in the order that was asked for: the first ones are those that fit under a limit
                 try:
                     await self._run_one(at)
                 except Exception as exc:  # noqa: BLE001 - the first is raised below, as itself
                     raised.append(exc)
                     nursery.cancel_scope.cancel()
+                    return
 
         async with trio.open_nursery() as nursery:
-            for at in range(len(self._plan.batches)):
-                nursery.start_soon(run_one, at)
+            for _ in range(min(self._request.concurrency, len(self._plan.batches))):
+                nursery.start_soon(work)
         if raised:
             raise raised[0]
 

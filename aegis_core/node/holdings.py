@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -76,7 +76,6 @@ class Holdings:
         self._committer = committer
         self._instance = instance
         self._attempting: Counter[str] = Counter()
-        self._reserved: dict[object, frozenset[str]] = {}
         self._given_up: dict[str, int] = {}
         self._lost: list[Claim] = []
         self._suspects: dict[str, None] = {}
@@ -101,28 +100,10 @@ class Holdings:
                     del self._attempting[target]
                 self.touched(target)
 
-    @contextmanager
-    def reserve(self, targets: Iterable[str]) -> Iterator[Callable[[], int]]:
-        """While the block runs, a commit under way may add *targets*; yields how many resources others may still add.
-
-        Only blocks that began earlier count: two commits that waited for each other would wait for ever.
-        """
-        mine = frozenset(target for target in targets if not names.is_role(target))
-        token = object()
-
-        def others() -> int:
-            found: set[str] = set()
-            for other, theirs in self._reserved.items():
-                if other is token:
-                    break
-                found |= theirs
-            return sum(1 for target in found if target not in mine and target not in self.table)
-
-        self._reserved[token] = mine
-        try:
-            yield others
-        finally:
-            del self._reserved[token]
+    def reserve(self, targets: Iterable[str]) -> AbstractContextManager[Callable[[], int]]:
+        """While the block runs, a commit under way may add *targets*; see `Reservations.reserve`."""
+        record = self.lease.record
+        return self._runtime.reservations.reserve(record.service_name, record.instance_id, targets)
 
     def take(self, targets: Iterable[str], *, keep: bool) -> list[Claim]:
         """Put what the view shows as acquired by this lease into the table; the claims that are new.

@@ -16,6 +16,7 @@ from aegis_core.errors import StoreUnavailable
 from aegis_core.events import Event
 from aegis_core.models import Outcome
 from aegis_core.node.directory import Directory
+from aegis_core.node.reservations import Reservations
 from aegis_core.node.subscription import Subscriptions
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Runtime:
         store: Where decisions are committed.
         transports: By URL scheme.
         directory: The view of the store.
+        reservations: What is about to be acquired.
         subscriptions: Readers of this node's events.
         touched: What hears every key that changed in the view, and None when the view was made anew.
     """
@@ -52,11 +54,13 @@ class Runtime:
     store: Store
     transports: Mapping[str, Transport]
     directory: Directory = attrs.field(init=False)
+    reservations: Reservations = attrs.field(init=False)
     subscriptions: Subscriptions = attrs.field(factory=Subscriptions)
     touched: list[Callable[[names.Key | None], None]] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self.directory = Directory(self.store, self.clock, wall=self.wall, emit=self.emit, touched=self._touch)
+        self.reservations = Reservations(self.directory.snapshot)
 
     def _touch(self, key: names.Key | None) -> None:
         for listener in self.touched:
