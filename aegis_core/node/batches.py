@@ -165,7 +165,7 @@ class BatchClaims(_Party):
         with holdings.attempt(ids), self._reserve(ids) as others:
             outcome = await commit(plan, others)
             check_stays(hosted)
-            fresh = holdings.take(outcome.done, keep=True)
+            fresh = holdings.take(outcome.done, keep=False)
         try:
             failed = await _prepare(holdings, fresh, outcome, stop=not plan.continue_on_error)
         except BaseException:
@@ -181,6 +181,14 @@ class BatchClaims(_Party):
         await self._undo(outcome, _restoring(outcome))
         self.gave_back = True
         return BatchOutcome(failed=tuple(failures))
+
+    def stand(self, outcome: BatchOutcome) -> None:
+        """The batch will not be undone: what it claimed is claimed again when the lease is lost."""
+        table = {} if self._hosted is None else self._hosted.claims_table
+        for target, epoch in outcome.epochs.items():
+            claim = table.get(target)
+            if claim is not None and claim.epoch == epoch:
+                claim.keep = True
 
     async def undo(self, plan: BulkPlan, outcome: BatchOutcome) -> None:
         """Release what the batch acquired, and put back the metadata of what was held before."""
@@ -301,6 +309,9 @@ class BatchReleases(_Party):
             failed=tuple(f for f in outcome.failed if f.resource_id not in gone),
             undo={**outcome.undo, **gone},
         )
+
+    def stand(self, outcome: BatchOutcome) -> None:
+        """The batch will not be undone: nothing hangs on that."""
 
     async def undo(self, plan: BulkPlan, outcome: BatchOutcome) -> None:
         """Let the instance own again what the batch released, under new epochs, with the same metadata."""

@@ -177,9 +177,14 @@ class _Bulk:
     async def _run_one(self, at: int) -> None:
         clock, batch = self._runtime.clock, self._plan.batches[at]
         began = clock.now()
-        self._outcomes[at] = await self._attempt(batch)
+        outcome = self._outcomes[at] = await self._attempt(batch)
         self._seconds[at] = clock.now() - began
-        await self._tell(self._outcomes[at])
+        if self._plan.continue_on_error:
+            self._batches.stand(outcome)
+        elif batch is self._plan.batches[-1] and not outcome.failed:
+            for each in self._outcomes:
+                self._batches.stand(each)
+        await self._tell(outcome)
 
     async def _attempt(self, batch: Sequence[BulkItem]) -> BatchOutcome:
         for _again in range(self._request.retries):

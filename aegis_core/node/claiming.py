@@ -53,13 +53,14 @@ async def acquire(node: Node, instance: Instance, ids: Sequence[str], wanted: Ac
     with holdings.attempt(targets):
         reply = await commit_claim(node, instance, incarnation, targets, wanted)
         check_stays(instance)
-        fresh = holdings.take(reply.registered, keep=wanted.keep)
+        fresh = holdings.take(reply.registered, keep=False)
     try:
         await holdings.prepare(fresh)
         for target in reply.registered:
             await wait_ready(holdings, target, reply.epochs[target])
-        for target in reply.registered:  # those that were ready first may have been lost since
-            check_there(holdings, target, reply.epochs[target])
+        # Those that were ready first may have been lost since. And who is told that it failed owns nothing later either.
+        for claim in [check_there(holdings, target, reply.epochs[target]) for target in reply.registered]:
+            claim.keep = claim.keep or wanted.keep
     except Exception:  # the service's on_acquire: what this call acquired is released before its caller hears of it
         await node.runtime.shelter(instance.give_up_now, fresh)  # noqa: ASYNC120 - then cancellation is what counts
         raise
