@@ -37,7 +37,7 @@ import attrs
 
 from aegis_core.clock import TrioClock
 from aegis_core.errors import Conflict, Indeterminate, StoreUnavailable, TransportUnavailable
-from aegis_core.models import ABSENT
+from aegis_core.models import ABSENT, Value
 
 __all__ = [
     "ABSENT",
@@ -76,8 +76,8 @@ def _expectation(_instance: object, _attribute: object, value: int) -> None:
         raise ValueError(f"expect must be a revision, ABSENT or ANY, got {value}")
 
 
-@attrs.frozen
-class Put:
+@attrs.frozen(eq=False, repr=False)
+class Put(Value):
     """Write *value* under *key* if its revision is *expect* (ABSENT: not there; ANY: whatever it is).
 
     Args:
@@ -94,8 +94,8 @@ class Put:
     ttl: float | None = None
 
 
-@attrs.frozen
-class Delete:
+@attrs.frozen(eq=False, repr=False)
+class Delete(Value):
     """Delete *key* if its revision is *expect*. Deleting with `ABSENT` only checks that the key is not there."""
 
     key: str
@@ -116,8 +116,8 @@ def _distinct_keys(_instance: object, _attribute: object, operations: tuple[Oper
         raise ValueError("a transaction may name each key only once")
 
 
-@attrs.frozen
-class Transaction:
+@attrs.frozen(eq=False, repr=False)
+class Transaction(Value):
     """Operations that happen together or not at all. `id` is unique per decision, and the same when it is repeated."""
 
     id: str
@@ -131,8 +131,8 @@ class DeleteReason(enum.Enum):
     EXPIRED = "EXPIRED"
 
 
-@attrs.frozen
-class Entry:
+@attrs.frozen(eq=False, repr=False)
+class Entry(Value):
     """A key's value, its revision, and the seconds of TTL it has left (None: permanent)."""
 
     value: bytes
@@ -140,8 +140,8 @@ class Entry:
     ttl_left: float | None = None
 
 
-@attrs.frozen
-class Change:
+@attrs.frozen(eq=False, repr=False)
+class Change(Value):
     """One key changed. `value` None is a deletion, with its `reason`."""
 
     key: str
@@ -150,8 +150,8 @@ class Change:
     reason: DeleteReason | None = None
 
 
-@attrs.frozen
-class Synced:
+@attrs.frozen(eq=False, repr=False)
+class Synced(Value):
     """The feed is level: the view shows the whole store as it was at `revision`, or at a later moment.
 
     Comes after the snapshot, and at the end of every batch after which nothing is pending. A view's revision moves by
@@ -162,8 +162,8 @@ class Synced:
     revision: int
 
 
-@attrs.frozen
-class Resync:
+@attrs.frozen(eq=False, repr=False)
+class Resync(Value):
     """The feed lost the thread: what follows is a new snapshot ending in `Synced`; keys that it lacks are gone."""
 
     reason: str
@@ -186,8 +186,8 @@ class Feed(Protocol):
         ...
 
 
-@attrs.frozen(kw_only=True)
-class Capabilities:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Capabilities(Value):
     """What a store can do, verified when it was opened.
 
     Args:
@@ -331,8 +331,8 @@ def _read_only(parameters: Mapping[str, str]) -> Mapping[str, str]:
     return MappingProxyType(dict(parameters))
 
 
-@attrs.frozen
-class BackendAddress:
+@attrs.frozen(eq=False, repr=False)
+class BackendAddress(Value):
     """A parsed backend URL: ``scheme://location?parameter=…``. Parameters that are settings of the node have been taken out."""
 
     url: str = attrs.field(repr=False)  # It may hold a password.
@@ -341,8 +341,8 @@ class BackendAddress:
     parameters: Mapping[str, str] = attrs.field(factory=dict, converter=_read_only)
 
 
-@attrs.frozen(kw_only=True)
-class Backend:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Backend(Value):
     """What opening a backend yields. `store` is None where the registry is a router's (HTTP)."""
 
     store: Store | None

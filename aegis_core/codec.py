@@ -12,17 +12,13 @@ worst some 100 times its length, for empty maps), so that `MAX_RECORD` and the t
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from decimal import Decimal
 from enum import Enum
 from typing import Final, NoReturn
-from uuid import UUID
 
 import attrs
 import msgpack  # type: ignore[import-untyped]
@@ -98,6 +94,9 @@ def encode_record(record: Record, offset: tzinfo = UTC) -> bytes:
 def _encode_instance(record: ServiceInstance, offset: tzinfo) -> bytes:
     if "aegis" in record.metadata:
         raise InvalidRequest.at("$.metadata.aegis", "this name is the library's own")
+    # With the first instance: it takes longer to import than most modules of ours.
+    import json  # noqa: PLC0415
+
     raw = records.instance_to_map(record, offset)
     text = json.dumps(raw, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode()
@@ -145,6 +144,8 @@ def _unpack_map(data: bytes) -> dict[str, object]:
 
 
 def _load_json(data: bytes) -> dict[str, object]:
+    import json  # noqa: PLC0415 - as above
+
     raw = json.loads(data, parse_constant=_refuse_constant)
     if type(raw) is not dict:
         raise ValueError(f"expected an object, got {type(raw).__name__}")
@@ -287,6 +288,11 @@ def _reason(exc: Exception) -> str:
 
 def _plain(value: object) -> object:
     """What MessagePack does not know, as what it knows; it asks again for the parts."""
+    # With the first such value: importing them takes longer than all else of this module.
+    import dataclasses  # noqa: PLC0415
+    from decimal import Decimal  # noqa: PLC0415
+    from uuid import UUID  # noqa: PLC0415
+
     kind = type(value)
     if attrs.has(kind):
         return {field.name: getattr(value, field.name) for field in attrs.fields(kind) if field.init}

@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 
 from aegis_core.errors import AegisError, InvalidRequest, Problem
+from aegis_core.models import Value
 
 __all__ = [
     "AnswerEnvelope",
@@ -29,8 +30,9 @@ _RARE: Final = frozenset({"message_id", "idempotency_key", "activate", "principa
 _NO_PARAMS: Final[Mapping[str, object]] = MappingProxyType({})
 
 
-@attrs.define  # not frozen: it is made for each call, and freezing would cost as much as all else of it
-class RequestEnvelope:
+# Not frozen: it is made for each call, and freezing would cost as much as all else of it.
+@attrs.define(eq=False, repr=False)
+class RequestEnvelope(Value):
     """One request to an instance.
 
     Args:
@@ -64,8 +66,8 @@ class RequestEnvelope:
     traceparent: str | None = None
 
 
-@attrs.frozen
-class AnswerEnvelope:
+@attrs.frozen(eq=False, repr=False)
+class AnswerEnvelope(Value):
     """The answer to a request: a result, or (when `error` is not None) the error that it ended in."""
 
     result: object = None

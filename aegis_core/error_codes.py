@@ -7,6 +7,7 @@ class, give a `RemoteError` that keeps the code.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -23,7 +24,7 @@ from aegis_core.errors import (
     Problem,
     RemoteError,
 )
-from aegis_core.models import EndReason, Outcome
+from aegis_core.models import EndReason, Outcome, Value
 
 __all__ = ["error_from_map", "error_to_map", "remote_error"]
 
@@ -72,14 +73,14 @@ def error_from_map(raw: object) -> AegisError:
         "kind": _string(raw.get("type")),
         "remote_details": _strings_as_keys(details) if isinstance(details, Mapping) else {},
     }
-    if isinstance(code, str) and code in _BY_CODE and isinstance(details, Mapping):
-        known = _BY_CODE[code]
+    if isinstance(code, str) and code in _by_code() and isinstance(details, Mapping):
+        known = _by_code()[code]
         try:
             return known.read({**told, **details} if known.kind is RemoteError else details)
         except ValueError:
             pass  # Its code is kept, and what it told.
     told["remote_code"] = code if isinstance(code, str) and code else RemoteError.code
-    return _BY_CODE[RemoteError.code].read(told)
+    return _by_code()[RemoteError.code].read(told)
 
 
 def _string(value: object) -> str:
@@ -150,8 +151,8 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
 }
 
 
-@attrs.frozen
-class _Known:
+@attrs.frozen(eq=False, repr=False)
+class _Known(Value):
     """How one class of error is made from its details."""
 
     kind: type[AegisError]
@@ -182,12 +183,15 @@ def _known(kind: type[AegisError]) -> _Known:
     )
 
 
-# Classes without attributes would lose their message, so their codes are kept in a RemoteError, too.
-_BY_CODE: Final[Mapping[str, _Known]] = {
-    kind.code: _known(kind)
-    for kind in map(vars(errors).__getitem__, errors.__all__)
-    if issubclass(kind, AegisError)
-    and "code" in vars(kind)
-    and any(field.init for field in attrs.fields(kind))
-    and not issubclass(kind, _LOCAL)
-}
+@functools.cache
+def _by_code() -> Mapping[str, _Known]:
+    """The classes that can be read, by code; looked at with the first error that is."""
+    # Classes without attributes would lose their message, so their codes are kept in a RemoteError, too.
+    return {
+        kind.code: _known(kind)
+        for kind in map(vars(errors).__getitem__, errors.__all__)
+        if issubclass(kind, AegisError)
+        and "code" in vars(kind)
+        and any(field.init for field in attrs.fields(kind))
+        and not issubclass(kind, _LOCAL)
+    }

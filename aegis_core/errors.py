@@ -46,7 +46,7 @@ from typing import ClassVar
 import attrs
 import trio
 
-from aegis_core.models import EndReason, Outcome
+from aegis_core.models import EndReason, Outcome, Value
 
 __all__ = [
     "AegisError",
@@ -187,8 +187,8 @@ class Indeterminate(AegisError):
         return f"the commit may or may not have happened: {self.reason}"
 
 
-@attrs.frozen
-class Problem:
+@attrs.frozen(eq=False, repr=False)
+class Problem(Value):
     """One thing wrong with a request: where (``$.resources[1].version``) and what."""
 
     path: str

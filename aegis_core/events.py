@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import attrs
 
-from aegis_core.models import Health, Role
+from aegis_core.models import Health, Role, Value
 
 __all__ = [
     "BulkProgress",
@@ -35,7 +35,7 @@ __all__ = [
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class Event:
+class Event(Value):
     """Base of all events.
 
     Args:
@@ -52,23 +52,6 @@ class Event:
     resource_id: str = ""
     revision: int = 0
     at: datetime
-
-    # Written once for all events: generating them for each class takes half as long as importing the module.
-
-    def __repr__(self) -> str:
-        shown = [f"{a.name}={getattr(self, a.name)!r}" for a in attrs.fields(type(self))]
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return self._values() == other._values()
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._values()))
-
-    def _values(self) -> tuple[object, ...]:
-        return tuple([getattr(self, a.name) for a in attrs.fields(type(self))])
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -29,7 +29,8 @@ import pluggy
 from aegis_core.backend import OpenBackend
 from aegis_core.engine import balancing
 from aegis_core.events import Event
-from aegis_core.models import ServiceInstance, Standby
+from aegis_core.models import ServiceInstance, Standby, Value
+from aegis_core.principals import Principal, Target
 
 if TYPE_CHECKING:
     from aegis_core.engine.view import View
@@ -69,46 +70,8 @@ hookimpl = pluggy.HookimplMarker("aegis")
 # --- What hooks are told, and what they hand over ----------------------------------------------
 
 
-@attrs.frozen
-class Principal:
-    """Who asks for something.
-
-    Args:
-        kind: ``instance`` (it showed its lease), ``node`` (the program itself, for none of its instances), or
-            ``token`` (the holder of a credential that a router knows).
-        name: The instance id, the node's name, or the token's.
-        is_admin: It may do everything, by configuration.
-    """
-
-    kind: Literal["instance", "node", "token"]
-    name: str
-    is_admin: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.name}"
-
-
-@attrs.frozen(kw_only=True)
-class Target:
-    """What something is asked for.
-
-    Args:
-        service_name: The service, or "".
-        instance_id: The instance that it concerns (whose registration, whose resources), or "".
-        resource_ids: The resources that it concerns, or none.
-    """
-
-    service_name: str = ""
-    instance_id: str = ""
-    resource_ids: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        shown = ", ".join(self.resource_ids[:3]) + (", ..." if len(self.resource_ids) > 3 else "")
-        return shown or self.instance_id or self.service_name
-
-
-@attrs.frozen(kw_only=True)
-class CallInfo:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class CallInfo(Value):
     """A call, as middleware sees it.
 
     Args:

@@ -15,7 +15,7 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import attrs
 
@@ -43,9 +43,11 @@ __all__ = [
     "RoleTable",
     "ServiceInstance",
     "ServiceView",
+    "Shown",
     "Standby",
     "TransferRecord",
     "TransferReply",
+    "Value",
     "ids_in_order",
 ]
 
@@ -104,8 +106,45 @@ def _tuple_of_str(value: Iterable[str]) -> tuple[str, ...]:
     return tuple(value)
 
 
-@attrs.frozen(kw_only=True)
-class ResourceMetadata:
+class Shown:
+    """Base of attrs classes: how they are shown, written once for all.
+
+    Generating that for each class, as attrs would, takes a good part of the time of importing the library.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:  # what asks for the annotations of a value does not mean this one
+        __attrs_attrs__: ClassVar[tuple[attrs.Attribute[Any], ...]]
+
+    def __repr__(self) -> str:
+        shown = []
+        for a in self.__attrs_attrs__:
+            if a.repr:
+                show = a.repr if callable(a.repr) else repr
+                shown.append(f"{a.name}={show(getattr(self, a.name))}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class Value(Shown):
+    """Base of frozen values: how they are compared, written once like how they are shown."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._compared() == other._compared()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._compared()))
+
+    def _compared(self) -> tuple[object, ...]:
+        return tuple([getattr(self, a.name) for a in self.__attrs_attrs__ if a.eq])
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ResourceMetadata(Value):
     """What an owner says about a resource; the engine reads `version`, `ttl_seconds`, `priority`, type and tags only.
 
     Args:
@@ -143,8 +182,8 @@ DEFAULT_METADATA: Final = ResourceMetadata()
 """The one object that stands for metadata nobody gave: most resources have it."""
 
 
-@attrs.frozen(kw_only=True)
-class ServiceInstance:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ServiceInstance(Value):
     """One registered copy of a service, as its store record says; `Instance` is the handle of one's own.
 
     Args:
@@ -227,8 +266,8 @@ class ServiceInstance:
         return (-self.priority, self.registered_at, self.instance_id)
 
 
-@attrs.frozen(kw_only=True)
-class Ownership:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Ownership(Value):
     """Who owns a target (a resource or a role group, see `aegis_core.names`): it holds while its lease lives.
 
     Args:
@@ -275,8 +314,8 @@ class Ownership:
         )
 
 
-@attrs.frozen(kw_only=True)
-class Standby:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Standby(Value):
     """One place in the line for a target.
 
     Args:
@@ -300,8 +339,8 @@ class Standby:
     revision: int = ABSENT
 
 
-@attrs.frozen(kw_only=True)
-class TransferRecord:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class TransferRecord(Value):
     """The audit record of ownership moved or swept, kept for `audit_retention` seconds.
 
     Args:
@@ -331,8 +370,8 @@ Record = ServiceInstance | Ownership | Standby | TransferRecord
 """Whatever a store keeps under a key of ours."""
 
 
-@attrs.frozen(kw_only=True)
-class Resource:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Resource(Value):
     """A resource as queries and `node.owner_of` show it. Two are equal when their `resource_id` is.
 
     Args:
@@ -354,8 +393,8 @@ class Resource:
     is_healthy: bool = attrs.field(default=True, eq=False)
 
 
-@attrs.frozen(kw_only=True)
-class Registration:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Registration(Value):
     """Answer of ``register``; `lease_id` is a secret of the registrant and is never shown in a repr."""
 
     success: bool = True
@@ -370,8 +409,8 @@ class Registration:
     epoch: int = ABSENT
 
 
-@attrs.frozen(kw_only=True)
-class HeartbeatReply:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class HeartbeatReply(Value):
     """Answer of ``heartbeat``."""
 
     service_name: str
@@ -379,8 +418,8 @@ class HeartbeatReply:
     updated_at: datetime
 
 
-@attrs.frozen(kw_only=True)
-class ClaimReply:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ClaimReply(Value):
     """Answer of ``claim``: what is now owned, and by whom the rest is held."""
 
     registered: tuple[str, ...] = ()
@@ -393,8 +432,8 @@ class ClaimReply:
         return not self.conflicts
 
 
-@attrs.frozen(kw_only=True)
-class ReleaseReply:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ReleaseReply(Value):
     """Answer of ``release``: what is free now, and why the rest is not."""
 
     released: tuple[str, ...] = ()
@@ -406,8 +445,8 @@ class ReleaseReply:
         return not self.errors
 
 
-@attrs.frozen(kw_only=True)
-class Failure:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Failure(Value):
     """One id that a bulk operation could not serve: why, with the stable error code, and who holds it."""
 
     resource_id: str
@@ -416,8 +455,8 @@ class Failure:
     current_owner: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class BatchResult:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class BatchResult(Value):
     """One batch of a bulk operation. `batch_number` counts from 1."""
 
     batch_number: int
@@ -426,8 +465,8 @@ class BatchResult:
     duration_ms: float
 
 
-@attrs.frozen(kw_only=True)
-class BulkReply:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class BulkReply(Value):
     """Report of ``bulk_claim`` or ``bulk_release``: `done` ids in the order asked, and every failure.
 
     `rollback_performed` says that earlier batches were undone because a later one failed; then `done` is empty.
@@ -446,8 +485,8 @@ class BulkReply:
         return not self.failed
 
 
-@attrs.frozen(kw_only=True)
-class TransferReply:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class TransferReply(Value):
     """Answer of ``transfer``: what moved, what did not and why, and the id of the audit record."""
 
     transfer_id: str
@@ -462,8 +501,8 @@ class TransferReply:
         return not self.failed
 
 
-@attrs.frozen(kw_only=True)
-class QueryReply:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class QueryReply(Value):
     """One page of resources; `total_count` counts all that match."""
 
     resources: tuple[Resource, ...] = ()
@@ -471,24 +510,24 @@ class QueryReply:
     has_more: bool = False
 
 
-@attrs.frozen(kw_only=True)
-class ServiceView:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class ServiceView(Value):
     """One service and its live instances, with health as seen from here and role as the ownership records say."""
 
     service_name: str
     instances: tuple[ServiceInstance, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
-class GroupRoles:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class GroupRoles(Value):
     """Who is active for a target, and who waits, in order."""
 
     active: str | None = None
     standbys: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
-class RoleTable:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class RoleTable(Value):
     """Roles of a service: per resource with a line, and per role group."""
 
     service_name: str
@@ -496,8 +535,8 @@ class RoleTable:
     groups: Mapping[str, GroupRoles] = attrs.field(default=_EMPTY, converter=_frozen_mapping)
 
 
-@attrs.frozen(kw_only=True)
-class Explanation:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Explanation(Value):
     """Everything known about one resource, for people asking "why is it there?".
 
     Args:

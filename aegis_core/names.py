@@ -18,6 +18,8 @@ from typing import Final
 
 import attrs
 
+from aegis_core.models import Shown
+
 __all__ = [
     "InstanceKey",
     "Key",
@@ -172,31 +174,31 @@ def unescape(token: str) -> str:
     return text
 
 
-@attrs.frozen
-class InstanceKey:
+@attrs.frozen(repr=False)
+class InstanceKey(Shown):
     """``service-instances.{service}.{instance}``: an instance record; its TTL is the instance's life."""
 
     service_name: str
     instance_id: str
 
 
-@attrs.frozen
-class TargetKey:
+@attrs.frozen(repr=False)
+class TargetKey(Shown):
     """``resources.{escaped id}`` or ``roles.{service}.{group}``: who owns it."""
 
     target: str
 
 
-@attrs.frozen
-class StandbyKey:
+@attrs.frozen(repr=False)
+class StandbyKey(Shown):
     """``standbys.{key of the target}.{instance}``: who waits for it."""
 
     target: str
     instance_id: str
 
 
-@attrs.frozen
-class TransferKey:
+@attrs.frozen(repr=False)
+class TransferKey(Shown):
     """``transfers.{id}``: an audit record."""
 
     transfer_id: str

@@ -9,19 +9,19 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from typing import Final, TypeVar
-from uuid import UUID
 
 import attrs
 
-__all__ = ["READERS", "SHOWN", "UNFIT", "Parameters", "Reader", "as_is", "read_parameters"]
+from aegis_core.models import Value
+
+__all__ = ["READERS", "SHOWN", "UNFIT", "Parameters", "Reader", "as_is", "read_parameters", "read_text"]
 
 T = TypeVar("T")
 
 
-@attrs.frozen
-class Parameters:
+@attrs.frozen(eq=False, repr=False)
+class Parameters(Value):
     """The parameters of a handler after the first, which is the call.
 
     Args:
@@ -132,7 +132,13 @@ def _read_float(value: object) -> object:
     raise TypeError(f"expected float, got {type(value).__name__}")
 
 
-def _read_text(parse: Callable[[str], T], value: object) -> T:
+def read_text(parse: Callable[[str], T], value: object) -> T:
+    """What *parse* makes of *value*, which has to be text.
+
+    Raises:
+        TypeError: It is none.
+        ValueError: *parse* does not take it.
+    """
     if type(value) is not str:
         raise TypeError(f"expected str, got {type(value).__name__}")
     try:
@@ -145,7 +151,7 @@ def _read_datetime(value: object) -> object:
     from_timestamp = getattr(value, "to_datetime", None)  # of MessagePack's own timestamp, which is UTC
     if from_timestamp is not None:
         return from_timestamp()
-    at = _read_text(datetime.fromisoformat, value)
+    at = read_text(datetime.fromisoformat, value)
     if at.tzinfo is None:
         raise ValueError("expected a time with its offset, e.g. 2030-01-31T12:00:00+00:00")
     return at
@@ -161,10 +167,8 @@ READERS: Final[Mapping[object, Reader]] = {
     **{kind: _exactly(kind) for kind in (str, int, bool, bytes, dict, list, types.NoneType)},
     float: _read_float,
     datetime: _read_datetime,
-    date: functools.partial(_read_text, date.fromisoformat),
-    time: functools.partial(_read_text, time.fromisoformat),
+    date: functools.partial(read_text, date.fromisoformat),
+    time: functools.partial(read_text, time.fromisoformat),
     timedelta: _read_timedelta,
-    Decimal: functools.partial(_read_text, Decimal),
-    UUID: functools.partial(_read_text, UUID),
 }
 """Readers of the types that most handlers make do with; `aegis_core.structuring` knows the others."""

@@ -17,15 +17,17 @@ import types
 import typing
 from collections import abc
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from functools import partial
 from typing import Final
+from uuid import UUID
 
 import attrs
 import cattrs
 from cattrs.cols import is_namedtuple
 
 from aegis_core.errors import Problem
-from aegis_core.parameters import READERS, SHOWN, UNFIT, Reader
+from aegis_core.parameters import READERS, SHOWN, UNFIT, Reader, read_text
 
 __all__ = ["problems", "reader"]
 
@@ -294,6 +296,8 @@ def _make_converter() -> cattrs.Converter:
             factory(partial(operator.is_, base), partial(_only, read))
         elif isinstance(base, type) and base not in (dict, list):
             converter.register_structure_hook(base, _plain(read, base))
+    for text in (Decimal, UUID):
+        converter.register_structure_hook(text, _plain(partial(read_text, text), text))
     return converter
 
 

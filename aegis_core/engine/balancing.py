@@ -16,7 +16,7 @@ from typing import Protocol
 import attrs
 
 from aegis_core.engine.view import View
-from aegis_core.models import Health, Ownership, ServiceInstance
+from aegis_core.models import Health, Ownership, ServiceInstance, Shown, Value
 from aegis_core.names import is_role
 
 __all__ = [
@@ -133,8 +133,8 @@ class Weighted:
         return state.next()
 
 
-@attrs.define(eq=False)
-class _Strides:
+@attrs.define(eq=False, repr=False)
+class _Strides(Shown):
     """Turns of one service: `passes` is how much each instance has cost so far, `heap` who is next."""
 
     candidates: Sequence[ServiceInstance] = ()
@@ -237,8 +237,8 @@ def _hash(text: str) -> int:
     return int.from_bytes(digest, "big")
 
 
-@attrs.frozen(kw_only=True)
-class Move:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Move(Value):
     """One resource that a rebalance moves."""
 
     resource_id: str

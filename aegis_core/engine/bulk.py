@@ -34,7 +34,7 @@ from aegis_core.errors import (
     ResourceLimitExceeded,
     VersionConflict,
 )
-from aegis_core.models import ABSENT, BatchResult, BulkReply, Failure, Ownership, ResourceMetadata
+from aegis_core.models import ABSENT, BatchResult, BulkReply, Failure, Ownership, ResourceMetadata, Value
 from aegis_core.names import TargetKey, resource_id_problem
 
 __all__ = [
@@ -51,8 +51,8 @@ __all__ = [
 ]
 
 
-@attrs.frozen(kw_only=True)
-class BulkItem:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class BulkItem(Value):
     """One resource of a bulk operation; *metadata* and *force* as of `aegis_core.engine.resources.claim`."""
 
     resource_id: str
@@ -60,8 +60,8 @@ class BulkItem:
     force: bool = False
 
 
-@attrs.frozen(kw_only=True)
-class BulkPlan:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class BulkPlan(Value):
     """How a bulk operation is carried out.
 
     Args:
@@ -95,8 +95,8 @@ class BulkPlan:
         return bool(outcome.failed) and not self.continue_on_error
 
 
-@attrs.frozen(kw_only=True)
-class BatchOutcome:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class BatchOutcome(Value):
     """What became of one batch.
 
     Args:

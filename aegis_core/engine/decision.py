@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import attrs
 
-from aegis_core.models import Ownership, Record
+from aegis_core.models import Ownership, Record, Value
 from aegis_core.names import Key, TargetKey, parse_key, target_key
 
 __all__ = ["Audit", "Decision", "NotYetKnown", "Write", "answered"]
@@ -20,8 +20,8 @@ class NotYetKnown(Exception):
     """The view may not judge yet: sync, then decide again. No refusal; it never reaches a user."""
 
 
-@attrs.frozen
-class Write:
+@attrs.frozen(eq=False, repr=False)
+class Write(Value):
     """One operation of a transaction.
 
     Args:
@@ -59,8 +59,8 @@ class Write:
         return key
 
 
-@attrs.frozen
-class Decision(Generic[A_co]):
+@attrs.frozen(eq=False, repr=False)
+class Decision(Value, Generic[A_co]):
     """What to commit, and what it means.
 
     Args:
@@ -85,8 +85,8 @@ def answered(value: A) -> Decision[A]:
     return Decision((), lambda _: value)
 
 
-@attrs.frozen(kw_only=True)
-class Audit:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Audit(Value):
     """How an operation that moves ownership is recorded.
 
     Args:

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 
 import attrs
 
-from aegis_core.models import ABSENT, Health, Ownership, ServiceInstance, Standby
+from aegis_core.models import ABSENT, Health, Ownership, ServiceInstance, Shown, Standby
 from aegis_core.names import is_role
 
 __all__ = ["Bucket", "LeaseEntry", "Ownerships"]
 
 
-@attrs.define(eq=False)
-class Bucket:
+@attrs.define(eq=False, repr=False)
+class Bucket(Shown):
     """Records of one kind by target, in order of revision.
 
     `hidden` of them are not shown by queries: their lease is dead, or they are about a role.
@@ -27,8 +27,8 @@ class Bucket:
     hidden: int = 0
 
 
-@attrs.define(eq=False)
-class LeaseEntry:
+@attrs.define(eq=False, repr=False)
+class LeaseEntry(Shown):
     """One lease: the live instance that has it (None once it is dead), and the records that name it.
 
     Args:

@@ -26,6 +26,7 @@ from aegis_core.models import (
     ServiceInstance,
     ServiceView,
     Standby,
+    Value,
 )
 from aegis_core.names import (
     InstanceKey,
@@ -60,8 +61,8 @@ _STATUS: Final = {
 }
 
 
-@attrs.frozen(kw_only=True)
-class Registered:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Registered(Value):
     """Answer of `register`.
 
     Args:

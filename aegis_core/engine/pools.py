@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from aegis_core.models import Health, Role, ServiceInstance
+from aegis_core.models import Health, Role, ServiceInstance, Value
 from aegis_core.names import is_role
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ __all__ = ["Pool", "build_pool"]
 _RECHECK: Final = 1.0
 
 
-@attrs.frozen(kw_only=True)
-class Pool:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Pool(Value):
     """The instances among which calls for a service are balanced.
 
     Args:

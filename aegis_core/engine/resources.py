@@ -33,6 +33,7 @@ from aegis_core.models import (
     ResourceMetadata,
     ServiceInstance,
     TransferRecord,
+    Value,
 )
 from aegis_core.names import transfer_key
 
@@ -57,8 +58,8 @@ Metadata = ResourceMetadata | Mapping[str, ResourceMetadata] | None
 """Metadata of a claim: one for all ids, or one for each; None keeps what there is, or means the default."""
 
 
-@attrs.frozen(kw_only=True)
-class Acquisition:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Acquisition(Value):
     """What claiming one resource comes to.
 
     Args:

@@ -19,13 +19,13 @@ from aegis_core.errors import (
     ResourceNotFound,
     ServiceNotFound,
 )
-from aegis_core.models import ABSENT, ServiceInstance
+from aegis_core.models import ABSENT, ServiceInstance, Value
 
 __all__ = ["Route", "route"]
 
 
-@attrs.frozen
-class Route:
+@attrs.frozen(eq=False, repr=False)
+class Route(Value):
     """Where a call goes.
 
     Args:

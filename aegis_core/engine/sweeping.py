@@ -14,7 +14,7 @@ import attrs
 from aegis_core.engine.decision import Audit, Decision, Write, answered
 from aegis_core.engine.resources import audit_write
 from aegis_core.engine.view import View
-from aegis_core.models import Ownership, ServiceInstance, Standby
+from aegis_core.models import Ownership, ServiceInstance, Standby, Value
 from aegis_core.names import (
     TransferKey,
     lease_tag,
@@ -26,8 +26,8 @@ __all__ = ["Swept", "sweep", "sweeper"]
 R = TypeVar("R", Ownership, Standby)
 
 
-@attrs.frozen(kw_only=True)
-class Swept:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Swept(Value):
     """Answer of `sweep`.
 
     Args:

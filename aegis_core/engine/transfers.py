@@ -24,22 +24,22 @@ from aegis_core.errors import (
     ResourceConflict,
     ResourceNotFound,
 )
-from aegis_core.models import ABSENT, Ownership, ServiceInstance, TransferReply, ids_in_order
+from aegis_core.models import ABSENT, Ownership, ServiceInstance, TransferReply, Value, ids_in_order
 from aegis_core.names import describe_target, is_role
 
 __all__ = ["Transferable", "check_transfer", "transfer"]
 
 
-@attrs.frozen(kw_only=True)
-class Transferable:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Transferable(Value):
     """Answer of `check_transfer`: what can move, and why the rest cannot."""
 
     targets: tuple[str, ...] = ()
     failed: dict[str, str] = attrs.field(factory=dict)
 
 
-@attrs.frozen(kw_only=True)
-class _Plan:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class _Plan(Value):
     target: ServiceInstance
     records: list[Ownership]
     failed: dict[str, str]

@@ -18,10 +18,10 @@ from aegis_core.models import ABSENT, Outcome
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aegis_core.hookspecs import Principal
     from aegis_core.node.claims import Claim
     from aegis_core.node.runtime import Runtime
     from aegis_core.node.service import Service
+    from aegis_core.principals import Principal
 
 __all__ = ["Admission", "ServedInstance", "may_serve"]
 

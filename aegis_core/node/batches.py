@@ -19,11 +19,11 @@ from aegis_core.engine.bulk import BatchOutcome, BulkItem, BulkPlan
 from aegis_core.engine.decision import Decision, Write, answered
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import AegisError, Forbidden, LeaseLost, RemoteError, ResourceNotFound, Unavailable
-from aegis_core.hookspecs import Principal
 from aegis_core.models import EndReason, Failure, Outcome, Ownership, ServiceInstance
 from aegis_core.node.claiming import check_stays, wait_ready
 from aegis_core.node.claims import Claim
 from aegis_core.node.errands import has_scopes
+from aegis_core.principals import Principal
 
 if TYPE_CHECKING:
     from aegis_core.node.holdings import Holdings

@@ -29,7 +29,7 @@ from aegis_core.errors import (
     TransportUnavailable,
 )
 from aegis_core.events import BulkProgress
-from aegis_core.models import BulkReply, ResourceMetadata
+from aegis_core.models import BulkReply, ResourceMetadata, Value
 from aegis_core.node.batches import BatchClaims, Batches, BatchReleases
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ _PAUSE: Final = 0.1
 _TRANSIENT: Final = (StoreUnavailable, TransportUnavailable, NoInstance, CallTimeout)
 
 
-@attrs.frozen(kw_only=True)
-class BulkRequest:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class BulkRequest(Value):
     """How a bulk operation goes about it.
 
     Args:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from aegis_core.models import Shown
+
 if TYPE_CHECKING:
     from aegis_core.node.claims import Claim
     from aegis_core.node.instance import Instance
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["Call", "current_call"]
 
 
-@attrs.define(eq=False)  # not frozen: one is made for each call, and freezing would double what that costs
-class Call:
+# Not frozen: one is made for each call, and freezing would double what that costs.
+@attrs.define(eq=False, repr=False)
+class Call(Shown):
     """One call, as its handler sees it. Every field has a default, so that a test can call a handler by hand.
 
     Args:

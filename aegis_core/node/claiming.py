@@ -13,7 +13,7 @@ from aegis_core.engine.decision import Decision
 from aegis_core.engine.requests import checked_ids
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import Forbidden, LeaseLost, ResourceConflict
-from aegis_core.models import ClaimReply, EndReason, ResourceMetadata
+from aegis_core.models import ClaimReply, EndReason, ResourceMetadata, Value
 
 if TYPE_CHECKING:
     from aegis_core.node.claims import Claim
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Acquisition", "acquire", "check_stays", "commit_claim", "wait_ready"]
 
 
-@attrs.frozen(kw_only=True)
-class Acquisition:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Acquisition(Value):
     """How resources are claimed.
 
     Args:

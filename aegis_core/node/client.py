@@ -20,12 +20,12 @@ from aegis_core import codec
 from aegis_core.engine.routing import Route, route
 from aegis_core.envelopes import request_map
 from aegis_core.errors import AegisError, CallTimeout, InvalidRequest, NotFound
-from aegis_core.hookspecs import CallInfo, Principal
 from aegis_core.models import ABSENT, Outcome, ServiceInstance
 from aegis_core.node.call import Call, current_call
 from aegis_core.node.peer import Peer, Peers
 from aegis_core.node.retry import TRIED_AGAIN, UNREGISTERED, Order, Retry
 from aegis_core.node.service import Declaration, declaration_of
+from aegis_core.principals import Principal
 
 if TYPE_CHECKING:
     from aegis_core.node.runtime import Runtime
@@ -420,6 +420,8 @@ class Client:
         return Route(instance, reason=UNREGISTERED)
 
     async def _request_in_middleware(self, order: Order, peer: Peer, request: dict[str, object], left: float) -> object:
+        from aegis_core.hookspecs import CallInfo  # noqa: PLC0415 - with the first call that middleware sees
+
         info = CallInfo(
             side="sent",
             service_name=order.service_name,

@@ -13,7 +13,7 @@ from aegis_core.backend import Conflict, Delete, Indeterminate, Operation, Put, 
 from aegis_core.engine.decision import Decision, NotYetKnown, Write, answered
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import AegisError, InvalidRequest
-from aegis_core.models import Outcome
+from aegis_core.models import Outcome, Shown
 from aegis_core.node.breaker import CircuitBreaker
 from aegis_core.node.runtime import Runtime
 
@@ -25,8 +25,8 @@ _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.2
 
 
-@attrs.define(eq=False)
-class _Attempt:
+@attrs.define(eq=False, repr=False)
+class _Attempt(Shown):
     """How far an operation came: whether a commit's fate is open, and whether the store still owes an answer."""
 
     is_open: bool = False

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from aegis_core.errors import InvalidRequest, ResourceNotFound
-from aegis_core.hookspecs import Principal, Target
-from aegis_core.models import Health, Role, ServiceInstance, TransferReply
+from aegis_core.models import Health, Role, ServiceInstance, TransferReply, Value
+from aegis_core.principals import Principal, Target
 
 if TYPE_CHECKING:
     from aegis_core.node.instance import Instance
@@ -32,8 +32,8 @@ def has_scopes(record: ServiceInstance) -> bool:
     return bool(record.endpoints and record.lease)
 
 
-@attrs.frozen
-class OwnersWord:
+@attrs.frozen(eq=False, repr=False)
+class OwnersWord(Value):
     """What the owner of a resource tells of its calls: how many, and seconds since the last (None: there was none)."""
 
     calls: int

@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from aegis_core.backend import Clock
+from aegis_core.models import Shown
 
 __all__ = ["AnswerCache", "Attempt", "Key"]
 
@@ -26,8 +27,8 @@ Key = tuple[str, str | None, str]
 """Method, resource id and idempotency key; the service is the instance's own."""
 
 
-@attrs.define(eq=False)
-class Attempt:
+@attrs.define(eq=False, repr=False)
+class Attempt(Shown):
     """The one execution of a call with a key.
 
     Args:

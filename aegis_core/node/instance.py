@@ -32,7 +32,6 @@ from aegis_core.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from aegis_core.hookspecs import Principal
 from aegis_core.models import (
     BulkReply,
     ClaimReply,
@@ -44,7 +43,6 @@ from aegis_core.models import (
     ServiceInstance,
     TransferReply,
 )
-from aegis_core.node.bulk import BulkOptions, Claimable
 from aegis_core.node.claiming import Acquisition, acquire
 from aegis_core.node.claims import Claim
 from aegis_core.node.incarnation import Incarnation
@@ -52,8 +50,10 @@ from aegis_core.node.options import InstanceOptions
 from aegis_core.node.service import Service
 from aegis_core.node.signals import wait_signals
 from aegis_core.node.tenure import own
+from aegis_core.principals import Principal
 
 if TYPE_CHECKING:
+    from aegis_core.node.bulk import BulkOptions, Claimable
     from aegis_core.node.node import Node
 
 __all__ = ["Instance"]

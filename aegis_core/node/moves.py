@@ -19,11 +19,11 @@ from aegis_core.engine.decision import Audit, Decision, answered
 from aegis_core.engine.requests import authentic, checked_ids
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import AegisError, InvalidRequest, StoreUnavailable
-from aegis_core.hookspecs import Principal
 from aegis_core.models import EndReason, Outcome, ReleaseReply, ServiceInstance, TransferReply, ids_in_order
 from aegis_core.node.claims import Claim
 from aegis_core.node.errands import has_scopes
 from aegis_core.node.holdings import Holdings
+from aegis_core.principals import Principal
 
 if TYPE_CHECKING:
     from aegis_core.node.instance import Instance

@@ -19,7 +19,6 @@ from aegis_core import names
 from aegis_core.backend import Backend
 from aegis_core.errors import ConfigError, InvalidRequest, NodeCrashed
 from aegis_core.events import CircuitStateChanged, Event
-from aegis_core.hookspecs import Principal, Target
 from aegis_core.models import Explanation, Health, Resource, Role
 from aegis_core.node.breaker import CircuitBreaker, CircuitState
 from aegis_core.node.client import Client
@@ -35,6 +34,7 @@ from aegis_core.node.role_changes import RoleChanges
 from aegis_core.node.runtime import Runtime
 from aegis_core.node.service import Service
 from aegis_core.node.subscription import EventStream
+from aegis_core.principals import Principal, Target
 
 if TYPE_CHECKING:
     from aegis_core.config import Settings

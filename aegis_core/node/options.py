@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import attrs
 
-from aegis_core.models import Role
+from aegis_core.models import Role, Value
 
 __all__ = ["InstanceOptions"]
 
 
-@attrs.frozen(kw_only=True)
-class InstanceOptions:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class InstanceOptions(Value):
     """What `Node.serve` was given, checked."""
 
     instance_id: str

@@ -23,7 +23,6 @@ from aegis_core.engine import instances, queries, resources, roles
 from aegis_core.engine.decision import Decision, answered
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import AegisError
-from aegis_core.hookspecs import Principal
 from aegis_core.models import (
     BulkReply,
     ClaimReply,
@@ -41,11 +40,12 @@ from aegis_core.models import (
     ServiceView,
     TransferReply,
 )
-from aegis_core.node.bulk import BulkOptions, BulkRequest, Claimable, bulk_claim, bulk_release
 from aegis_core.node.claiming import Acquisition
 from aegis_core.node.errands import OwnersWord, has_scopes
+from aegis_core.principals import Principal
 
 if TYPE_CHECKING:
+    from aegis_core.node.bulk import BulkOptions, Claimable
     from aegis_core.node.instance import Instance
     from aegis_core.node.node import Node
 
@@ -384,6 +384,8 @@ class Registry:
             InvalidRequest: The request itself cannot be, or (without *continue_on_error*) bad ids.
             InstanceNotFound, Forbidden, ResourceLimitExceeded: Nothing was claimed.
         """
+        from aegis_core.node.bulk import BulkRequest, bulk_claim  # noqa: PLC0415 - with the first that is asked for
+
         return await bulk_claim(self._node, service_name, instance_id, items, BulkRequest(**options))
 
     async def bulk_release(
@@ -395,6 +397,8 @@ class Registry:
             InvalidRequest: The request itself cannot be, or (without *continue_on_error*) bad ids.
             InstanceNotFound: No such instance lives.
         """
+        from aegis_core.node.bulk import BulkRequest, bulk_release  # noqa: PLC0415 - with the first that is asked for
+
         return await bulk_release(self._node, service_name, instance_id, items, BulkRequest(**options))
 
     async def transfer(

@@ -38,7 +38,7 @@ from aegis_core.errors import (
     TransportUnavailable,
     Unavailable,
 )
-from aegis_core.models import ABSENT, Outcome
+from aegis_core.models import ABSENT, Outcome, Shown
 
 if TYPE_CHECKING:
     from aegis_core.node.runtime import Runtime
@@ -52,8 +52,8 @@ TRIED_AGAIN: Final = (Misdirected, NotFound, Overloaded, Unavailable)
 """The errors after which another attempt may be made."""
 
 
-@attrs.define(eq=False)
-class Order:
+@attrs.define(eq=False, repr=False)
+class Order(Shown):
     """One call: what was asked, and what is known of its attempts.
 
     All times are Trio's: `now` is when the next attempt is made, `until` when the call's own time is over, `outer` when

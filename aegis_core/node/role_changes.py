@@ -14,10 +14,10 @@ from aegis_core.engine import roles
 from aegis_core.engine.decision import Decision
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import AegisError, StoreUnavailable
-from aegis_core.hookspecs import Principal
 from aegis_core.models import EndReason, Outcome, Role, ServiceInstance, ids_in_order
 from aegis_core.node.claims import Claim
 from aegis_core.node.errands import has_scopes
+from aegis_core.principals import Principal
 
 if TYPE_CHECKING:
     from aegis_core.node.node import Node

@@ -14,7 +14,7 @@ from aegis_core import names
 from aegis_core.backend import Clock, Store, Transport
 from aegis_core.errors import StoreUnavailable
 from aegis_core.events import Event
-from aegis_core.models import Outcome
+from aegis_core.models import Outcome, Shown
 from aegis_core.node.directory import Directory
 from aegis_core.node.reservations import Reservations
 from aegis_core.node.subscription import Subscriptions
@@ -28,8 +28,8 @@ __all__ = ["Runtime"]
 R = TypeVar("R")
 
 
-@attrs.define(eq=False)
-class Runtime:
+@attrs.define(eq=False, repr=False)
+class Runtime(Shown):
     """One per node, made by `open_node`, closed with it.
 
     Args:

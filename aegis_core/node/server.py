@@ -44,12 +44,12 @@ from aegis_core.errors import (
     Unauthorized,
     Unavailable,
 )
-from aegis_core.hookspecs import CallInfo, Principal
-from aegis_core.models import Outcome
+from aegis_core.models import Outcome, Shown
 from aegis_core.node.admission import Admission, ServedInstance, may_serve
 from aegis_core.node.call import Call, current_call
 from aegis_core.node.idempotency import AnswerCache, Attempt, Key
 from aegis_core.node.service import RESERVED, Method
+from aegis_core.principals import Principal
 
 if TYPE_CHECKING:
     from aegis_core.node.claims import Claim
@@ -65,8 +65,8 @@ _STEPS: Final = 128.0
 _COARSE_FROM: Final = 1.0
 
 
-@attrs.define(eq=False)
-class _Job:
+@attrs.define(eq=False, repr=False)
+class _Job(Shown):
     """One request on its way to its answer."""
 
     inbound: Inbound
@@ -285,6 +285,8 @@ class Server:
         self, job: _Job, method: Method, call: Call, arguments: Mapping[str, object]
     ) -> object:
         traceparent = job.request.traceparent
+        from aegis_core.hookspecs import CallInfo  # noqa: PLC0415 - with the first call that middleware sees
+
         info = CallInfo(
             side="handled",
             service_name=call.service_name,

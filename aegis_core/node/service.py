@@ -28,7 +28,7 @@ import attrs
 
 from aegis_core import codec, names
 from aegis_core.errors import ConfigError
-from aegis_core.models import Health
+from aegis_core.models import Health, Shown
 from aegis_core.node.call import Call
 from aegis_core.parameters import Parameters, read_parameters
 
@@ -45,8 +45,8 @@ AcquireT = TypeVar("AcquireT", bound="Callable[[Claim], Awaitable[object]]")
 HealthT = TypeVar("HealthT", bound=Callable[[], Awaitable[Health]])
 
 
-@attrs.define(eq=False)
-class Method:
+@attrs.define(eq=False, repr=False, slots=False)
+class Method(Shown):
     """One method of a service.
 
     Args:
@@ -71,8 +71,8 @@ class Method:
         return codec.structure_params(self.function)
 
 
-@attrs.define(eq=False)
-class Declaration:
+@attrs.define(eq=False, repr=False, slots=False)
+class Declaration(Shown):
     """Of which service a function is a method, and under which name."""
 
     service_name: str
