@@ -85,7 +85,7 @@ def run_pytest(session: nox.Session, *launcher: str, options: Sequence[str] = ()
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests on the wheel, with branch coverage measured once over the three packages."""
-    install_wheel(session, "cli", "test", group="tests")
+    install_wheel(session, "cli", "nats", "test", group="tests")
     config = f"--rcfile={CHECKOUT / 'pyproject.toml'}"
     data = {"COVERAGE_FILE": str(Path(session.create_tmp()).resolve() / "coverage")}
     session.env.update(data)
@@ -102,7 +102,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS, default=False)
 def pythons(session: nox.Session) -> None:
     """All tests on the wheel, without coverage, on every supported interpreter found here."""
-    install_wheel(session, "cli", "test", group="tests")
+    install_wheel(session, "cli", "nats", "test", group="tests")
     run_pytest(session)
 
 
@@ -124,7 +124,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Mypy (strict) and pyright over the code, the examples and the typed use of the API."""
-    session.install("-e", ".[cli,test]", "nox", *dependency_group("typing"))
+    session.install("-e", ".[cli,nats,test]", "nox", *dependency_group("typing"))
     checked = [*PACKAGES, "tests/typing", "docs/examples", "noxfile.py"]
     session.run("mypy", *checked)
     session.run("pyright", *checked)
@@ -133,7 +133,7 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def conformance(session: nox.Session) -> None:
     """The contract of the ports, against every backend that this machine can run."""
-    install_wheel(session, "cli", "test", group="tests")
+    install_wheel(session, "cli", "nats", "test", group="tests")
     run_pytest(session, tests="tests/conformance")
 
 

@@ -32,7 +32,7 @@ from typing import ClassVar, Final
 import attrs
 import trio
 
-from aegis_backends.memory.alarm import Alarm
+from aegis_backends.alarm import Alarm
 from aegis_core.backend import (
     ABSENT,
     ANY,

@@ -20,7 +20,7 @@ from typing import Final
 import attrs
 import trio
 
-from aegis_backends.memory.alarm import Alarm
+from aegis_backends.alarm import Alarm
 from aegis_core.backend import Inbound, TransportUnavailable
 from aegis_core.models import Outcome
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aegis_backends.memory.alarm import Alarm
+from aegis_backends.alarm import Alarm
 from aegis_backends.memory.store import CAPABILITIES, MemoryFeed, StoreState
 from aegis_core.backend import ABSENT, ANY, Change, Conflict, Delete, DeleteReason, Put, Resync, Synced, Transaction
 
