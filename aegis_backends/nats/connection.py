@@ -1,6 +1,7 @@
 """A connection to a NATS cluster: publish, request, subscribe, over one server at a time.
 
-This is what users of it see; which server it is, and what happens when that one goes, is the supervisor's business.
+This is what users of it see; which server it is, and what happens when that one goes, is the supervisor's business. The
+file is long for its docstrings: each operation says what it promises when servers go.
 """
 
 from __future__ import annotations
