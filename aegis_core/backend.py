@@ -294,6 +294,9 @@ class Transport(Protocol):
             tag: Lease tag; another incarnation of the same id has another, and never gets this one's requests. Empty
                 for an instance that is not registered.
             receive: Called once for each request, in the order of arrival of one sender; must not block nor raise.
+
+        Raises:
+            ValueError: This transport knows that somebody listens under that id and tag already.
         """
         ...
 

@@ -17,7 +17,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
@@ -41,6 +41,7 @@ __all__ = [
     "RetrySettings",
     "Settings",
     "ambient",
+    "check_parameters",
     "environment_variable",
     "load_settings",
     "parse_backend",
@@ -392,10 +393,10 @@ class _Merge:
             if name in variables:
                 self.put(variables[name], _Text(text), name)
             elif name.startswith("AEGIS_") and name != "AEGIS_CONFIG":
-                # Other programs may have variables that begin so; one letter off is no coincidence.
-                close = difflib.get_close_matches(name, variables, 1, 0.9)
-                if close:
-                    raise ConfigError(source=name, problem=f"there is no such setting; did you mean {close[0]}?")
+                # Other programs may have variables that begin so; one slip of a finger off is no coincidence.
+                for known in (*variables, "AEGIS_CONFIG"):
+                    if _is_slip(name, known):
+                        raise ConfigError(source=name, problem=f"there is no such setting; did you mean {known}?")
 
     def url(self, url: str) -> None:
         for name, text in _parameters(url):
@@ -415,6 +416,20 @@ class _Merge:
 
     def _in(self, section: tuple[str, ...]) -> dict[str, object]:
         return {path[-1]: value for path, (value, _) in self.values.items() if path[:-1] == section}
+
+
+def _is_slip(name: str, known: str) -> bool:
+    """Whether *name* is *known* with one letter wrong, missing, too many, or changed for the next one."""
+    if abs(len(name) - len(known)) > 1:
+        return False
+    same = next((at for at, (a, b) in enumerate(zip(name, known, strict=False)) if a != b), min(len(name), len(known)))
+    mine, right = name[same:], known[same:]
+    return (
+        mine[1:] == right[1:]
+        or mine[1:] == right
+        or mine == right[1:]
+        or (mine[:2] == right[1::-1] and mine[2:] == right[2:])
+    )
 
 
 class _Text(str):
@@ -512,6 +527,27 @@ def _parameters(url: str) -> list[tuple[str, str]]:
         return parse_qsl(match[3] or "", keep_blank_values=True, strict_parsing=bool(match[3]))
     except ValueError as exc:
         raise ConfigError(source="backend URL", key="backend", problem=f"expected ?name=value&..., {exc}") from exc
+
+
+def check_parameters(address: BackendAddress, known: Iterable[str] = ()) -> None:
+    """For backends: refuse parameters of the URL that are neither settings nor among *known*.
+
+    Args:
+        address: As the backend's opener is given it, without the settings.
+        known: The parameters of the backend's own.
+
+    Raises:
+        ConfigError: There is one; says which is much like it.
+    """
+    own = tuple(known)
+    for name in address.parameters:
+        if name not in own:
+            close = difflib.get_close_matches(name, (*own, *setting_names()[1:]), 1)  # the first is the backend
+            listed = (
+                f"{address.scheme}:// knows {', '.join(own)}" if own else f"{address.scheme}:// has none of its own"
+            )
+            hint = f"did you mean {close[0]}?" if close else f"{listed}, besides the settings"
+            raise ConfigError(source="backend URL", key=name, problem=f"there is no such parameter; {hint}")
 
 
 def parse_backend(url: str) -> BackendAddress:

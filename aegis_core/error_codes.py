@@ -142,6 +142,7 @@ def _read_problems(value: object) -> object:
 _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "str": _exactly(str),
     "int": _exactly(int),
+    "bool": _exactly(bool),
     "float": _read_float,
     "Mapping[str, str]": _read_text_map,
     "Mapping[str, object]": _read_map,

@@ -41,7 +41,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import attrs
 import trio
@@ -271,15 +271,17 @@ class NotFound(AegisError):
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class ServiceNotFound(NotFound):
-    """No instance of the service is registered."""
+    """No instance of the service is registered; `similar` is a registered service with a name much like it, or ""."""
 
     code: ClassVar[str] = "SERVICE_NOT_FOUND"
     service_name: str
+    similar: str = ""
 
     @property
     def message(self) -> str:
-        """Which service."""
-        return f"no instance of service {self.service_name!r} is registered"
+        """Which service, and which one may be meant."""
+        hint = f"; did you mean {self.similar!r}?" if self.similar else ""
+        return f"no instance of service {self.service_name!r} is registered{hint}"
 
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)
@@ -323,15 +325,30 @@ class Held(AegisError):
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class InstanceConflict(Held):
-    """Another process is registered under this instance id and its lease lives."""
+    """The instance id is in use: serve under another one, or leave it out, so that each start has one of its own.
+
+    Who is started again under the id that it had when it crashed waits `lease_left` seconds: then its old lease has ended
+    (0.0: not known). `is_local` says that it is this very node that serves the id.
+    """
 
     code: ClassVar[str] = "DUPLICATE_INSTANCE"
     service_name: str
+    lease_left: float = 0.0
+    is_local: bool = False
 
     @property
     def message(self) -> str:
-        """Which id."""
-        return f"instance id {self.owner!r} of service {self.service_name!r} is in use by a live instance"
+        """Which id, who has it for how long, and what to do."""
+        what = f"instance id {self.owner!r} of service {self.service_name!r} is in use"
+        if self.is_local:
+            return f"{what} by this very node: give each instance an id of its own, or leave instance_id out"
+        if not self.lease_left:
+            return f"{what} by a live instance"
+        return (
+            f"{what} by a live instance, whose lease ends in {self.lease_left:.1f} s unless it is renewed; "
+            f"if that is this program before it crashed, wait so long, or leave instance_id out: each start has an id of "
+            f"its own then"
+        )
 
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)
@@ -459,21 +476,35 @@ class Unavailable(AegisError):
     outcome: Outcome
 
 
+_WHY_NO_INSTANCE: Final = {
+    "draining": "all of them are draining",
+    "excluded": "each of them was tried",
+    "wait": "none is active, and none was promoted in time",
+}
+
+
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class NoInstance(Unavailable):
-    """No instance of the service can take the call now (all gone, draining, or their circuits open)."""
+    """No instance of the service can take the call now (all gone, draining, or their circuits open).
+
+    `reason` is a sentence, or one of ``draining`` (all of them), ``wait`` (nobody is active, and nobody was promoted in
+    time), ``excluded`` (each of them was tried). `retry_after` are the seconds until an open circuit lets a call through
+    again, 0.0 where that is not the reason.
+    """
 
     code: ClassVar[str] = "NO_INSTANCE"
     service_name: str
     reason: str = ""
+    retry_after: float = 0.0
     outcome: Outcome = Outcome.NOT_SENT
 
     @property
     def message(self) -> str:
-        """Which service, and why."""
-        return f"no instance of service {self.service_name!r} can take the call" + (
-            f": {self.reason}" if self.reason else ""
-        )
+        """Which service, why, and for how long."""
+        why = _WHY_NO_INSTANCE.get(self.reason, self.reason)
+        if self.retry_after:
+            why = f"{why}; tried again in {self.retry_after:.1f} s"
+        return f"no instance of service {self.service_name!r} can take the call" + (f": {why}" if why else "")
 
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)

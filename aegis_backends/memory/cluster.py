@@ -10,7 +10,7 @@ import trio
 from aegis_backends.memory.store import CAPABILITIES, MemoryStore, StoreState
 from aegis_backends.memory.transport import MemoryTransport
 from aegis_core.backend import Backend, BackendAddress, Capabilities, Clock, TrioClock
-from aegis_core.errors import ConfigError
+from aegis_core.config import check_parameters
 
 __all__ = ["DEFAULT_NAME", "MemoryCluster", "open_memory"]
 
@@ -89,8 +89,7 @@ async def open_memory(address: BackendAddress) -> AsyncIterator[Backend]:
     Raises:
         ConfigError: The URL has a parameter; this backend knows none.
     """
-    for parameter in address.parameters:
-        raise ConfigError(source=address.url, key=parameter, problem="the memory backend has no such parameter")
+    check_parameters(address)
     name = address.location.strip("/") or DEFAULT_NAME
     try:
         clusters = _clusters.get()

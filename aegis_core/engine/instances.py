@@ -9,13 +9,12 @@ from typing import Final
 import attrs
 
 from aegis_core.engine.decision import Decision, Write, answered
-from aegis_core.engine.requests import Problems, authentic, target_problem
+from aegis_core.engine.requests import Problems, authentic, target_problem, unknown_service
 from aegis_core.engine.view import View
 from aegis_core.errors import (
     InstanceConflict,
     InvalidRequest,
     RoleConflict,
-    ServiceNotFound,
 )
 from aegis_core.models import (
     ABSENT,
@@ -86,6 +85,7 @@ def register(
     target: str | None = None,
     resource_id: object = None,
     min_ttl: float = 0.0,
+    now: float | None = None,
     at: datetime,
 ) -> Decision[Registered]:
     """Register *candidate*: its record, and the role that it asks for, in one transaction or not at all.
@@ -99,6 +99,7 @@ def register(
         target: A role group of the service, or a resource (then holding it is a role); without one *role* is only shown.
         resource_id: In the place of *target*, what the registration's metadata name as the resource of its role.
         min_ttl: The shortest TTL that the store keeps, seconds.
+        now: The node's clock, monotonic seconds, to tell how long a lease that is in the way lives; None not to.
         at: Aware UTC.
 
     Raises:
@@ -113,7 +114,8 @@ def register(
     service, name = candidate.service_name, candidate.instance_id
     known = view.instance(service, name)
     if known is not None and known.lease != candidate.lease:
-        raise InstanceConflict(owner=name, service_name=service)
+        left = 0.0 if now is None else view.lease_left(known, now)
+        raise InstanceConflict(owner=name, service_name=service, lease_left=left)
     shown = Role.ACTIVE if role is Role.ACTIVE else Role.STANDBY
     # One that is there already is written again, not merely confirmed: that renews its lease, and a deregistration
     # that was given up while its fate was open finds another revision when it arrives after all.
@@ -344,7 +346,7 @@ def get_service(view: View, service_name: str, *, now: float) -> ServiceView:
     """
     live = view.live(service_name)
     if not live:
-        raise ServiceNotFound(service_name=service_name)
+        raise unknown_service(view, service_name)
     shown = (
         attrs.evolve(i, health=view.health(i, now), role=view.shown_role(i))
         for i in sorted(live, key=lambda i: i.instance_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from aegis_core.engine.view import View
 from aegis_core.errors import (
@@ -12,6 +13,7 @@ from aegis_core.errors import (
     InvalidRequest,
     NotOwner,
     Problem,
+    ServiceNotFound,
 )
 from aegis_core.models import Health, ServiceInstance, ids_in_order
 from aegis_core.names import (
@@ -29,7 +31,10 @@ __all__ = [
     "checked_ids",
     "checked_target",
     "lease_holder",
+    "unknown_service",
 ]
+
+_MOST_COMPARED: Final = 1000
 
 
 class Problems:
@@ -168,3 +173,12 @@ def check_able(view: View, instance: ServiceInstance, operation: str, *, now: fl
         reason = "it is UNHEALTHY"
     if reason is not None:
         raise Forbidden(operation=operation, target=instance.instance_id, reason=reason)
+
+
+def unknown_service(view: View, service_name: str) -> ServiceNotFound:
+    """The error that names a service without live instances, and the one with live instances whose name is most like it."""
+    from difflib import get_close_matches  # noqa: PLC0415 - not needed where nobody mistypes
+
+    # Comparing takes time for each, and who has that many services has names by rule.
+    known = view.services()[:_MOST_COMPARED]
+    return ServiceNotFound(service_name=service_name, similar="".join(get_close_matches(service_name, known, 1)))

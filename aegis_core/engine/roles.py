@@ -19,6 +19,7 @@ from aegis_core.engine.requests import (
     check_able,
     checked_target,
     lease_holder,
+    unknown_service,
 )
 from aegis_core.engine.resources import MAX_RESOURCES, audit_write, check_limit, stamped
 from aegis_core.engine.view import View
@@ -27,7 +28,6 @@ from aegis_core.errors import (
     Forbidden,
     ResourceConflict,
     RoleConflict,
-    ServiceNotFound,
 )
 from aegis_core.models import (
     ABSENT,
@@ -335,7 +335,7 @@ def list_roles(view: View, service_name: str) -> RoleTable:
     """
     live = view.live(service_name)
     if not live:
-        raise ServiceNotFound(service_name=service_name)
+        raise unknown_service(view, service_name)
     targets = dict.fromkeys(view.lines(service_name))
     for instance in live:
         if instance.sticky_active_group is not None:

@@ -12,6 +12,7 @@ import attrs
 
 from aegis_core.engine.balancing import Balancer, rendezvous
 from aegis_core.engine.pools import Pool
+from aegis_core.engine.requests import unknown_service
 from aegis_core.engine.view import View
 from aegis_core.errors import (
     InstanceNotFound,
@@ -94,13 +95,13 @@ def route(
     if excluded:
         candidates = tuple(i for i in candidates if i.instance_id not in excluded)
     if not candidates:
-        raise _nobody(pool)
+        raise _nobody(view, pool)
     return Route(balancer.choose(candidates, key=key, pending=pending), reason=pool.reason)
 
 
-def _nobody(pool: Pool) -> NoInstance | ServiceNotFound:
+def _nobody(view: View, pool: Pool) -> NoInstance | ServiceNotFound:
     if pool.reason == "unknown":
-        return ServiceNotFound(service_name=pool.service_name)
+        return unknown_service(view, pool.service_name)
     reason = "excluded" if pool.candidates else pool.reason
     return NoInstance(service_name=pool.service_name, reason=reason)
 

@@ -12,7 +12,8 @@ a new snapshot is told (`resync`), only what it tells counts as seen; a commit f
 a record can be there before the instance record that it names; a record newer than `revision` is therefore never judged
 dead (`holder` raises `NotYetKnown`).
 
-The first snapshot is no news: no events before the first `advance`.
+The first snapshot is no news: no events before the end of the first `advance`, whatever its revision (an empty store
+may be at 0).
 
 All that changes the view is in one file, past 400 lines, because records, indexes and events must move together.
 """
@@ -165,7 +166,7 @@ class Snapshot(View):
                 if self.expectation(key) <= revision:
                     events += self._remove(key, revision=revision, expired=True, at=at, reason="released")
         self._revision = max(self._revision, revision)
-        self._synced = True
+        self._synced = self._tells = True
         if self._deleted:
             self._deleted = {k: r for k, r in self._deleted.items() if r > self._revision}
         return tuple(events)
@@ -240,7 +241,7 @@ class Snapshot(View):
     ) -> list[Event]:
         old, entry.told = entry.told, health
         instance = entry.instance
-        if old is health or instance is None or not self._revision:
+        if old is health or instance is None or not self._tells:
             return []
         return [
             InstanceHealthChanged(
@@ -271,7 +272,7 @@ class Snapshot(View):
             self._index.turn(record, alive=True)
             entry.count(record, 1)
         self._pools.pop(service, None)
-        if not self._revision:
+        if not self._tells:
             return []
         events: list[Event] = [InstanceRegistered(service_name=service, instance_id=name, revision=revision, at=at)]
         for record in owned:
@@ -302,7 +303,7 @@ class Snapshot(View):
             self._dead[old.lease] = entry
             self._forget(old.lease)
         self._pools.pop(service, None)
-        if not self._revision:
+        if not self._tells:
             return []
         kind, reason = (InstanceLost, "lease_expired") if lost else (InstanceDeregistered, "deregistered")
         events: list[Event] = [
@@ -340,7 +341,7 @@ class Snapshot(View):
 
     def _lined(self, entry: LeaseEntry) -> list[str]:
         """The targets of *entry* that have roles, as far as anybody is told."""
-        if not self._revision:
+        if not self._tells:
             return []
         waits = [target for target, _ in entry.places]
         held = [t for t, r in entry.held.items() if steers(r) or t in self._places]
@@ -361,7 +362,7 @@ class Snapshot(View):
         self, target: str, new: Ownership | None, *, revision: int, at: datetime, reason: str
     ) -> list[Event]:
         old = self._records.get(target)
-        told = bool(self._revision)
+        told = self._tells
         lined = told and (
             target in self._places or (old is not None and steers(old)) or (new is not None and steers(new))
         )
@@ -402,7 +403,7 @@ class Snapshot(View):
     def _set_place(
         self, target: str, instance_id: str, new: Standby | None, *, revision: int, at: datetime
     ) -> list[Event]:
-        parts = self._parts(target) if self._revision else {}
+        parts = self._parts(target) if self._tells else {}
         old = self.place(target, instance_id)
         if old is not None:
             _drop(self._places, target, instance_id)
@@ -415,7 +416,7 @@ class Snapshot(View):
             self._places.setdefault(target, {})[instance_id] = new
             self._entry(new.lease).places[target, instance_id] = new
             self._pools.pop(new.service_name, None)
-        if not self._revision:
+        if not self._tells:
             return []
         why = "left" if new is None else "joined"
         return role_events(target, parts, self._parts(target), reason=why, revision=revision, at=at)

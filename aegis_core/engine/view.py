@@ -39,6 +39,7 @@ class View:
     def __init__(self) -> None:
         self._revision = ABSENT
         self._synced = False
+        self._tells = False
         self._heard_at = 0.0
         self._services: dict[str, dict[str, LeaseEntry]] = {}
         self._ids: dict[str, dict[str, LeaseEntry]] = {}

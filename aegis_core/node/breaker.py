@@ -60,6 +60,11 @@ class CircuitBreaker:
     def __repr__(self) -> str:
         return f"<CircuitBreaker {self.state.value}, {self._failures} failures in a row>"
 
+    @property
+    def remaining(self) -> float:
+        """Seconds until the next attempt is let through; 0.0 when one is now."""
+        return 0.0 if self.state is CircuitState.CLOSED else max(0.0, self._next_try - self._clock.now())
+
     def would_allow(self) -> bool:
         """Whether `allow` would answer True now; changes nothing."""
         return self.state is CircuitState.CLOSED or self._clock.now() >= self._next_try

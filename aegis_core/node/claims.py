@@ -170,6 +170,10 @@ class Claim:
         reason = self._ended or self.interrupted or EndReason.EXPIRED
         return LeaseLost(resource_id=self.resource_id, epoch=self.epoch, reason=reason)
 
+    def is_named_by(self, exc: LeaseLost) -> bool:
+        """Whether *exc* says that this very claim ended."""
+        return (exc.resource_id, exc.epoch) == (self.resource_id, self.epoch)
+
     def set_ready(self, state: object = None) -> None:
         """Let calls in, with *state* as their `Call.state`. For ``own(..., ready=False)``; the second call replaces the state."""
         self.state = state

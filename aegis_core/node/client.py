@@ -19,10 +19,10 @@ import trio
 from aegis_core import codec
 from aegis_core.engine.routing import Route, route
 from aegis_core.envelopes import request_map
-from aegis_core.errors import AegisError, CallTimeout, InvalidRequest, NotFound
+from aegis_core.errors import AegisError, CallTimeout, InvalidRequest, NoInstance, NotFound
 from aegis_core.models import ABSENT, Outcome, ServiceInstance
 from aegis_core.node.call import Call, current_call
-from aegis_core.node.peer import Peer, Peers
+from aegis_core.node.peer import Peer, Peers, circuits_open
 from aegis_core.node.retry import TRIED_AGAIN, UNREGISTERED, Order, Retry
 from aegis_core.node.service import Declaration, declaration_of
 from aegis_core.principals import Principal
@@ -349,8 +349,9 @@ class Client:
             pool = snapshot.pool(order.service_name, self._about_now(order.now))
             if pool.candidates:
                 return Route(self._balancer.choose(pool.candidates, key=None, pending=self.pending), 0, pool.reason)
-        if self._peers.troubled:
-            excluded += self._peers.refusing(order.service_name)
+        refusing = self._peers.refusing(order.service_name) if self._peers.troubled else ()
+        if refusing:
+            excluded += tuple([peer.instance.instance_id for peer in refusing])
         try:
             return route(
                 snapshot,
@@ -366,6 +367,10 @@ class Client:
             if order.instance_id is None or not order.fresh:
                 raise
             return self._unregistered(order.service_name, order.instance_id)
+        except NoInstance as exc:
+            if not refusing or exc.reason != "excluded":
+                raise
+            raise circuits_open(refusing) from None
 
     def _about_now(self, now: float) -> float:
         """The node's clock, read at most every 10 ms of Trio's time *now*: enough to see who has fallen silent."""

@@ -396,14 +396,17 @@ class Holdings:
         record = self._runtime.directory.snapshot.held(target)
         return record is not None and record.lease == self.lease.tag
 
-    async def release_records(self, targets: Sequence[str]) -> None:
-        """Delete the records of *targets* that still name this lease; if the store does not answer, later."""
+    async def release_records(self, targets: Sequence[str], *, strays: bool = False) -> None:
+        """Delete the records of *targets* that still name this lease; if the store does not answer, later.
+
+        With *strays* only those that nobody here has taken, or is taking, again meanwhile.
+        """
         for target in targets:
             record = self._runtime.directory.snapshot.held(target)
             if record is not None:
                 self._given_up[target] = record.epoch  # nor is it to be adopted meanwhile
         try:
-            await self._commit_release(targets, timeout=self._runtime.settings.request_timeout)
+            await self._commit_release(targets, timeout=self._runtime.settings.request_timeout, strays=strays)
         except AegisError as exc:
             _log.warning("a release is not recorded yet: %s", exc)
 

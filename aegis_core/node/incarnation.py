@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import trio
 
 from aegis_core import names
 from aegis_core.engine import instances
 from aegis_core.engine.decision import Decision
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError, Forbidden, Unavailable
+from aegis_core.errors import AegisError, Forbidden, InstanceConflict, Unavailable
 from aegis_core.models import EndReason, Health, ResourceMetadata, Role, ServiceInstance
 from aegis_core.node.claiming import Acquisition, commit_claim
 from aegis_core.node.claims import Claim
@@ -98,12 +99,14 @@ class Incarnation:
         tag = names.lease_tag(lease_id)
         async with AsyncExitStack() as stack:
             server = Server(runtime, instance, tag)
-            endpoints = [
-                await stack.enter_async_context(
-                    transport.listen(instance.instance_id, tag if options.register else "", server.receive)
-                )
-                for transport in runtime.transports.values()
-            ]
+            listened = instance.instance_id, tag if options.register else ""
+            try:
+                endpoints = [
+                    await stack.enter_async_context(transport.listen(*listened, server.receive))
+                    for transport in runtime.transports.values()
+                ]
+            except ValueError:  # without a lease the id alone tells instances apart
+                raise InstanceConflict(owner=instance.instance_id, service_name=instance.service.name) from None
             at = runtime.wall()
             record = ServiceInstance(
                 service_name=instance.service.name,
@@ -130,11 +133,18 @@ class Incarnation:
             if options.register:
                 runtime.plugins.check_registration(record)
                 candidate = record
-                registered = await node.committer.decide(
-                    lambda view: instances.register(view, candidate, role=role, target=target, at=at),
-                    timeout=runtime.settings.request_timeout,
-                    what=f"the registration of {instance.instance_id}",
-                )
+                try:
+                    registered = await node.committer.decide(
+                        lambda view: instances.register(
+                            view, candidate, role=role, target=target, now=runtime.clock.now(), at=at
+                        ),
+                        timeout=runtime.settings.request_timeout,
+                        what=f"the registration of {instance.instance_id}",
+                    )
+                except InstanceConflict as exc:
+                    if node.hosted.get((record.service_name, record.instance_id), instance) is instance:
+                        raise
+                    raise attrs.evolve(exc, is_local=True) from None
                 record = registered.instance
             incarnation = cls(node, instance, record, lease_id, sent, server, stack.pop_all())
         if options.register:

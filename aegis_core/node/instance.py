@@ -278,7 +278,7 @@ class Instance:
 
         The target is checked before anything ends. Then calls finish (within the drain time), ``on_release`` runs while
         the lease still holds, and one transaction moves all of them and writes the audit record. If that fails they are
-        released, and listed in `TransferReply.failed`.
+        released, and listed in `TransferReply.failed`; a role goes on to who is in line for it, this instance first.
 
         Raises:
             InstanceNotFound, Forbidden, NotOwner, ResourceNotFound: Before anything was ended.
@@ -329,8 +329,18 @@ class Instance:
         raise StoreUnavailable(reason=late, outcome=Outcome.MAYBE_EXECUTED)
 
     async def wait_role(self, role: Role) -> None:
-        """Wait until `role` is *role*."""
+        """Wait until `role` is *role*.
+
+        Raises:
+            Forbidden: It never will be: the instance is closed, drains (ACTIVE), or was served with ``register=False``.
+        """
         while self.role is not role:
+            if self._closing:
+                raise self._refuses("it is closed", operation="wait_role")
+            if role is Role.ACTIVE and self._draining:
+                raise self._refuses("it is draining", operation="wait_role")
+            if not self._options.register:
+                raise self._refuses("it was served with register=False", operation="wait_role")
             await self._role_changed.wait()
         await trio.lowlevel.checkpoint_if_cancelled()
 
@@ -343,12 +353,12 @@ class Instance:
         Cancelled, the hand-over goes on in the background. The instance stays registered, and out of the rotation.
         """
         left = self._runtime.settings.drain if deadline is None else max(0.0, deadline - trio.current_time())
-        self._draining = True
+        self._begin_draining()
         await self._runtime.shelter(self._drain, left, trio.Event())
 
     async def hand_over(self) -> None:
         """`drain` for a call that this instance itself serves: returns when all claims are released; the rest follows."""
-        self._draining = True
+        self._begin_draining()
         released = trio.Event()
         self._runtime.nursery.start_soon(self._drain, self._runtime.settings.drain, released)
         await released.wait()
@@ -409,6 +419,7 @@ class Instance:
                     await self.drain()
         finally:
             self._closing = True
+            self._tell_role()
             self._registered.set()
             self._anew.cancel()
             with trio.move_on_after(_TEARDOWN, shield=True):
@@ -455,6 +466,10 @@ class Instance:
             raise
         self._runtime.nursery.start_soon(Incarnation.withdraw, self._node, self, lease_id)
         return None
+
+    def _begin_draining(self) -> None:
+        self._draining = True
+        self._tell_role()
 
     async def _drain(self, seconds: float, released: trio.Event) -> None:
         incarnation, clock = self._incarnation, self._runtime.clock
@@ -505,8 +520,8 @@ class Instance:
         reason = f"{self.instance_id} could not register anew within {timeout:g} s"
         raise StoreUnavailable(reason=reason, outcome=Outcome.NOT_SENT)
 
-    def _refuses(self, reason: str) -> Forbidden:
-        return Forbidden(operation="claim", target=self.instance_id, reason=reason)
+    def _refuses(self, reason: str, *, operation: str = "claim") -> Forbidden:
+        return Forbidden(operation=operation, target=self.instance_id, reason=reason)
 
     # -- for the node's own parts -------------------------------------------------------------------------------
 
@@ -529,11 +544,15 @@ class Instance:
 
     def role_moved(self) -> None:
         """The role may have changed: wake who waits for it, and write it down."""
-        self._role_changed.set()
-        self._role_changed = trio.Event()
+        self._tell_role()
         incarnation = self._incarnation
         if incarnation is not None and incarnation.lease.record.role is not self.role:
             incarnation.lease.renew_soon()
+
+    def _tell_role(self) -> None:
+        """Wake who waits for a role: it may have changed, or never will."""
+        self._role_changed.set()
+        self._role_changed = trio.Event()
 
     def suspend(self) -> None:
         """The lease has run so low that nothing new is begun under it, or has ended."""

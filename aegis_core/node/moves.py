@@ -219,7 +219,9 @@ class Moves:
         for claim in moving:
             moved = claim.resource_id in reply.transferred
             holdings.finish(claim, EndReason.TRANSFERRED if moved else EndReason.RELEASED)
-        await holdings.release_records([c.resource_id for c in moving if c.resource_id in failed])
+        # Who waits for one of them, and had to let it go for this, may have it again already: under a new revision,
+        # so that what was given up here and is still under way finds another one.
+        await holdings.release_records([c.resource_id for c in moving if c.resource_id in failed], strays=True)
         return TransferReply(
             transfer_id=audit.transfer_id, transferred=reply.transferred, failed=failed, epochs=reply.epochs
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -17,9 +17,11 @@ from aegis_core.node.breaker import CircuitBreaker, CircuitState
 if TYPE_CHECKING:
     from aegis_core.node.runtime import Runtime
 
-__all__ = ["Peer", "Peers"]
+__all__ = ["Peer", "Peers", "circuits_open"]
 
 _log = logging.getLogger("aegis.client")
+
+_MOST_SHOWN: Final = 5
 
 
 class Peer:
@@ -103,8 +105,7 @@ class Peer:
             why = f"{len(payload)} bytes are more than the {self._transport.max_payload} that the transport carries"
             raise InvalidRequest.at("$.params", why)
         if not self.breaker.allow():
-            reason = f"the circuit of {self.instance.instance_id} is open after repeated failures"
-            raise NoInstance(service_name=self.instance.service_name, reason=reason)
+            raise circuits_open((self,))
         self.pending += 1
         if timeout > self.instance.heartbeat_interval:
             return self._request_watched(payload, timeout)
@@ -183,10 +184,10 @@ class Peers:
         peer = self.known.get(instance.lease)
         return 0 if peer is None else peer.pending
 
-    def refusing(self, service_name: str) -> tuple[str, ...]:
-        """Ids of the instances of a service whose circuits let nothing through now."""
+    def refusing(self, service_name: str) -> tuple[Peer, ...]:
+        """The instances of a service whose circuits let nothing through now."""
         return tuple(
-            peer.instance.instance_id
+            peer
             for peer in self.troubled
             if peer.instance.service_name == service_name and not peer.breaker.would_allow()
         )
@@ -258,3 +259,14 @@ class Peers:
                 new=new.value,
             )
         )
+
+
+def circuits_open(peers: Sequence[Peer]) -> NoInstance:
+    """The error of a call that nobody can take, because the circuits of *peers* are open."""
+    shown = ", ".join(sorted(peer.instance.instance_id for peer in peers)[:_MOST_SHOWN])
+    more = f" and {len(peers) - _MOST_SHOWN} more" if len(peers) > _MOST_SHOWN else ""
+    return NoInstance(
+        service_name=peers[0].instance.service_name,
+        reason=f"circuit open after repeated failures of {shown}{more}",
+        retry_after=min(peer.breaker.remaining for peer in peers),
+    )

@@ -132,7 +132,7 @@ class Registry:
         runtime.plugins.check_registration(candidate)
         registered = await self._decide(
             lambda view: instances.register(
-                view, candidate, role=role, resource_id=resource_id, min_ttl=min_ttl, at=at
+                view, candidate, role=role, resource_id=resource_id, min_ttl=min_ttl, now=runtime.clock.now(), at=at
             ),
             f"the registration of {instance_id}",
         )

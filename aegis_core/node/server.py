@@ -37,6 +37,7 @@ from aegis_core.errors import (
     AegisError,
     CallTimeout,
     InvalidRequest,
+    LeaseLost,
     NoInstance,
     Overloaded,
     RemoteError,
@@ -359,6 +360,8 @@ class Server:
             return exc
         if isinstance(exc, InvalidRequest) and not exc.answered_by:
             return exc
+        if isinstance(exc, LeaseLost) and job.claim is not None and job.claim.is_named_by(exc):
+            return exc  # its `Claim.check` refused a write, though the lease has been renewed since
         return self._crashed(job, exc)
 
     def interrupt(self, job: _Job, scope: trio.CancelScope) -> AegisError:

@@ -206,7 +206,12 @@ async def test_unknown_parameter_is_refused_by_name() -> None:
     with pytest.raises(ConfigError) as caught:
         async with open_memory(address("a", bucket="b")):
             raise AssertionError("not reached")
-    assert (caught.value.key, caught.value.source) == ("bucket", "memory://a")
+    assert str(caught.value) == (
+        "backend URL: bucket: there is no such parameter; memory:// has none of its own, besides the settings"
+    )
+    with pytest.raises(ConfigError, match=r"heartbeat_intervall: .* did you mean heartbeat_interval"):
+        async with open_memory(address("a", heartbeat_intervall="3")):
+            raise AssertionError("not reached")
 
 
 def test_hook_offers_the_scheme() -> None:

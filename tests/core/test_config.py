@@ -215,6 +215,12 @@ def test_wrong_setting_is_named_with_what_would_be_right(given: Mapping[str, obj
         ("AEGIS_LOG_JSON", "perhaps", "AEGIS_LOG_JSON: log.json: expected true or false, got 'perhaps'"),
         ("AEGIS_LIMITS_QUEUE", "1.5", "AEGIS_LIMITS_QUEUE: limits.queue: expected a whole number"),
         ("AEGIS_REQUEST_TIMOUT", "5", "there is no such setting; did you mean AEGIS_REQUEST_TIMEOUT?"),
+        ("AEGIS_TLL", "5", "AEGIS_TLL: there is no such setting; did you mean AEGIS_TTL?"),
+        ("AEGIS_TTTL", "5", "did you mean AEGIS_TTL?"),
+        ("AEGIS_TL", "5", "did you mean AEGIS_TTL?"),
+        ("AEGIS_DRIAN", "5", "did you mean AEGIS_DRAIN?"),
+        ("AEGIS_DRAINS", "5", "did you mean AEGIS_DRAIN?"),
+        ("AEGIS_CONFG", "5", "did you mean AEGIS_CONFIG?"),
     ],
 )
 def test_wrong_variable_is_named(name: str, text: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,9 +229,10 @@ def test_wrong_variable_is_named(name: str, text: str, told: str, monkeypatch: p
     assert told in refusal(lambda: load_settings("memory://"))
 
 
-def test_variables_of_other_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is like no setting is not ours."""
-    monkeypatch.setenv("AEGIS_OF_ATHENA", "1")
+@pytest.mark.parametrize("name", ["AEGIS_OF_ATHENA", "AEGIS_TESTED_WHEEL", "AEGIS_TLS", "AEGIS_TRAINS", "AEGIS_"])
+def test_variables_of_other_programs_are_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is two slips or more from any setting is not ours."""
+    monkeypatch.setenv(name, "1")
     assert load_settings("memory://").backend == "memory://"
 
 

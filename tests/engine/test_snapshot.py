@@ -56,6 +56,29 @@ def test_an_empty_view_is_not_whole(driver: Driver) -> None:
     assert driver.view.by_lease("nobody") is None
 
 
+def test_what_comes_into_an_empty_store_is_news() -> None:
+    """Also when the store's revisions begin at 0: that the first snapshot was empty is known all the same."""
+    view = Snapshot()
+    assert view.advance(0, now=0.0, at=AT) == ()
+    key = InstanceKey("svc", "a")
+    told = [
+        *view.put(key, candidate("a"), 1, now=0.0, at=AT),
+        *view.put(TargetKey("x"), ownership("x", "a"), 2, now=0.0, at=AT),
+        *view.put(
+            StandbyKey(GROUP, "a"),
+            Standby(target=GROUP, service_name="svc", instance_id="a", lease="a-lease"),
+            3,
+            now=0.0,
+            at=AT,
+        ),
+        *view.delete(key, 4, expired=True, now=0.0, at=AT),
+    ]
+    assert [type(event) for event in told] == [
+        *(InstanceRegistered, ResourceRegistered, RoleChanged),
+        *(InstanceLost, ResourceReleased, RoleChanged),
+    ]
+
+
 def test_the_first_snapshot_is_no_news(driver: Driver) -> None:
     """Whatever it brings; afterwards everything is."""
     view = Snapshot()

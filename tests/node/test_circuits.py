@@ -108,7 +108,7 @@ async def test_circuit_opens_and_closes_and_says_so(autojump_clock: MockClock) -
         for _ in range(5):
             with pytest.raises(TransportUnavailable):
                 await it.call()
-        with pytest.raises(NoInstance, match="circuit of a is open") as caught:
+        with pytest.raises(NoInstance, match="circuit open after repeated failures of a;") as caught:
             await it.call(timeout=1)
         assert caught.value.outcome is Outcome.NOT_SENT
         assert len(it.wire.sent) == 5

@@ -9,18 +9,25 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aegis_core.backend import Transaction
+from aegis_core.backend import Delete, Transaction
 from aegis_core.errors import InvalidRequest, StoreUnavailable
 from aegis_core.models import Outcome, ResourceMetadata, Role
+from aegis_core.names import target_key
 from aegis_core.node.call import Call
 from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
-from tests.node.faulty import Faults
+from tests.node.faulty import Faults, names_key
 
 
 def is_move(transaction: Transaction) -> bool:
     """A change of role, with its audit record; renewals and places in the line are smaller."""
     return len(transaction.operations) > 2
+
+
+def deletes(target: str) -> Callable[[Transaction], bool]:
+    """The deletion of the record of *target*."""
+    key = target_key(target)
+    return lambda transaction: any(isinstance(op, Delete) and op.key == key for op in transaction.operations)
 
 
 async def test_a_role_is_not_believed_in_while_a_change_of_it_may_still_arrive(autojump_clock: MockClock) -> None:
@@ -48,6 +55,34 @@ async def test_a_role_is_not_believed_in_while_a_change_of_it_may_still_arrive(a
             believers.append(len(holders))
         assert set(believers) <= {0, 1}
         assert believers[-1] == 1
+
+
+async def test_a_role_whose_transfer_failed_is_taken_again_for_good(autojump_clock: MockClock) -> None:
+    """What was given up for the transfer is deleted late, and must not delete what its instance has again since."""
+    faults, service, go_on = Faults(), Service("svc", version="1"), trio.Event()
+    async with (
+        faults.node() as first,
+        open_node("memory://test") as second,
+        first.serve(service, role=Role.ACTIVE) as a,
+        second.serve(service, role=Role.STANDBY) as b,
+    ):
+        await trio.sleep(1)
+        (target,) = a.claims_table
+        faults.break_down(InvalidRequest.at("$", "by the test"), names_key("transfers"))
+        faults.hold(go_on, deletes(target), times=2)
+
+        async def transfer() -> None:
+            reply = await a.transfer(target, to=b.instance_id)
+            assert list(reply.failed) == [target]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transfer)
+            await trio.sleep(2)
+            claim = a.claims_table[target]
+            go_on.set()
+        await trio.sleep(2)
+        assert claim.held
+        assert (a.role, b.role) == (Role.ACTIVE, Role.STANDBY)
 
 
 async def test_a_bulk_claim_that_is_undone_keeps_what_was_held_before(autojump_clock: MockClock) -> None:
