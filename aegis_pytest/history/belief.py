@@ -1,0 +1,79 @@
+"""Who believes to hold what, as seen from inside the program: looked at after each step of each task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from aegis_core.node.claims import Claim
+from aegis_core.node.instance import Instance
+from aegis_pytest.history.recorder import Recorder
+
+__all__ = ["BeliefProbe", "watch_beliefs"]
+
+
+class BeliefProbe(trio.abc.Instrument):
+    """Records when each claim of the watched instances begins and ceases to be held.
+
+    A claim that ceased within a step is noted as held until the step began, and one that was acquired in a step as held
+    since that ended: what is noted was believed for sure, so an overlap of two notes is one. A belief that ran out
+    while the process was stopped is noted as of its deadline.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._instances: list[Instance] = []
+        self._known: dict[Claim, None] = {}
+        self._step = recorder.clock()
+
+    def __repr__(self) -> str:
+        return f"<BeliefProbe of {len(self._instances)} instances: {len(self._known)} claims held>"
+
+    def watch(self, instance: Instance) -> None:
+        """Look at *instance* from now on."""
+        self._instances.append(instance)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Note the time."""
+        self._step = self._recorder.clock()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Note what began and what ceased."""
+        self.look()
+
+    def look(self) -> None:
+        """Note what began and what ceased since the last look."""
+        for claim in [claim for claim in self._known if not claim.held]:
+            del self._known[claim]
+            self._ceased(claim)
+        for instance in self._instances:
+            for claim in instance.claims_table.values():
+                if claim not in self._known and claim.held:
+                    self._known[claim] = None
+                    forced = claim.record.reason == "forced"
+                    self._recorder.believes(instance.instance_id, claim.resource_id, claim.epoch, forced=forced)
+
+    def _ceased(self, claim: Claim) -> None:
+        ran_out = self._recorder.clock() + claim.deadline - trio.current_time()
+        reason = claim.ended or claim.interrupted
+        self._recorder.believed(
+            claim.instance.instance_id,
+            claim.resource_id,
+            claim.epoch,
+            until=min(self._step, ran_out),
+            reason="the lease ran out" if reason is None else reason.value,
+        )
+
+
+@contextmanager
+def watch_beliefs(recorder: Recorder) -> Iterator[BeliefProbe]:
+    """Look at the instances given to `BeliefProbe.watch` while the block runs, within one Trio run."""
+    probe = BeliefProbe(recorder)
+    trio.lowlevel.add_instrument(probe)
+    try:
+        yield probe
+    finally:
+        trio.lowlevel.remove_instrument(probe)
+        probe.look()

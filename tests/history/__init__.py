@@ -1,0 +1,1 @@
+"""What the checker of histories accepts and refuses."""
