@@ -1,4 +1,7 @@
-"""Events: what each thing that happens is told as, once by every node, and what only the node knows where it happens."""
+"""Events: what each thing that happens is told as, once by every node, and what only the node knows where it happens.
+
+The file is long, because half of it is the list of the things that happen.
+"""
 
 from __future__ import annotations
 
