@@ -1,0 +1,1 @@
+"""HTTP: a small server for ASGI applications, on Trio."""

@@ -1,0 +1,1 @@
+"""The HTTP backend beyond the contract that the conformance suites prove."""
