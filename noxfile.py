@@ -134,7 +134,7 @@ def typing(session: nox.Session) -> None:
 def conformance(session: nox.Session) -> None:
     """The contract of the ports, against every backend that this machine can run."""
     install_wheel(session, "cli", "nats", "test", group="tests")
-    run_pytest(session, tests="tests/conformance")
+    run_pytest(session, options=["-m", ""], tests="tests/conformance")
 
 
 @nox.session

@@ -66,6 +66,7 @@ BUILTINS: Final = (
     BuiltIn("aegis_core.balancers"),
     BuiltIn("aegis_core.observe.logs"),
     BuiltIn("aegis_backends.memory", schemes=("memory",)),
+    BuiltIn("aegis_backends.nats", schemes=("nats",), extra="nats"),
 )
 """What every node loads first."""
 

@@ -162,12 +162,21 @@ class WatchConformance:
                     revisions = await commit(store, *(put(key) for key in keys))
                     written.extend(zip(revisions, keys, strict=True))
 
-            async with trio.open_nursery() as nursery:
-                for seed, store in enumerate((a, b, a)):
-                    nursery.start_soon(write, store, seed)
-                while len(written) < 240 or mirror.revision < max(written)[0]:
+            async def read() -> None:
+                while True:
                     mirror.fold(await feed.receive())
                     views.append((mirror.revision, dict(mirror.revisions)))
+
+            async with trio.open_nursery() as reading:
+                reading.start_soon(read)
+                async with trio.open_nursery() as writing:
+                    for seed, store in enumerate((a, b, a)):
+                        writing.start_soon(write, store, seed)
+                # A change may have been told before its writer was.
+                await mirror.catch_up(a)
+                reading.cancel_scope.cancel()
+            assert len(written) == 240
+            assert mirror.revision >= max(written)[0]
             for level, view in views:
                 for revision, key in written:
                     assert revision > level or view[key] >= revision

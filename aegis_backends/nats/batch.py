@@ -1,0 +1,160 @@
+"""A transaction as messages: one, or an atomic batch of several. Pure; what is sent is decided here, sending is not.
+
+**Every message has an expectation**, even that of an operation without condition: it expects what is known to be there.
+So a transaction that was sent twice is stored once at most, whatever became of the first, and however late.
+
+**A check of absence** writes nothing under its key. It needs a message to travel with, as one message has one
+expectation: a deletion of a key of our own that nobody else uses, and that is forgotten after seconds. Such keys begin
+with ``~``, which no key of a user can.
+
+Checks come first in a batch, so that what is written has consecutive revisions: one that is known tells the others.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import urllib.parse
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from aegis_backends.nats.headers import Headers
+from aegis_core.backend import ABSENT, Delete, Put, Transaction
+
+__all__ = [
+    "INTERNAL",
+    "MARKER",
+    "MARKER_TTL",
+    "TRANSACTION",
+    "Outgoing",
+    "encode_transaction",
+    "fence",
+    "is_check",
+    "is_deletion",
+    "named",
+    "revisions",
+    "settled_revisions",
+    "ttl_seconds",
+]
+
+TRANSACTION: Final = "Aegis-Transaction"
+"""The header that says which transaction wrote a message."""
+
+INTERNAL: Final = "~"
+"""What the keys begin with that are no user's."""
+
+MARKER: Final = "Nats-Marker-Reason"
+"""The header of the server's own deletions: a TTL ended."""
+
+MARKER_TTL: Final = 600
+"""Seconds for which the server remembers that a key was deleted."""
+
+_FENCE_TTL: Final = 2
+_EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+_FORGOTTEN: Final = (("KV-Operation", "PURGE"), ("Nats-Rollup", "sub"), ("Nats-TTL", f"{_FENCE_TTL}s"))
+
+
+@attrs.frozen
+class Outgoing:
+    """A message to publish."""
+
+    subject: str
+    payload: bytes
+    headers: Headers
+
+
+def named(transaction: str) -> str:
+    """*transaction*'s id as a header may hold it."""
+    return urllib.parse.quote(transaction, safe="")
+
+
+def is_check(operation: Put | Delete) -> bool:
+    """Whether *operation* writes nothing."""
+    return isinstance(operation, Delete) and operation.expect == ABSENT
+
+
+def is_deletion(headers: Headers, payload: bytes) -> bool:
+    """Whether a stored message says that its key is gone: by whomever, or because its TTL ended."""
+    return not payload and (headers.get("KV-Operation") in ("PURGE", "DEL") or MARKER in headers)
+
+
+_DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def ttl_seconds(text: str) -> int:
+    """The seconds of a TTL as a header tells it ("10m0s", "600s", "600"); 0 for none, and for what cannot be read."""
+    if text.isdecimal():
+        return int(text)
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        return 0
+    hours, minutes, seconds = (int(number or 0) for number in found.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def fence(prefix: str, nonce: str) -> Outgoing:
+    """A message that changes nothing, and has a revision all the same. *nonce* must be new: nobody may overwrite it.
+
+    It is a deletion, because the server forgets one without a word when its TTL ends.
+    """
+    return Outgoing(f"{prefix}{INTERNAL}fence.{nonce}", b"", Headers(_FORGOTTEN))
+
+
+def encode_transaction(
+    transaction: Transaction, expected: Sequence[int], *, prefix: str, nonce: str
+) -> tuple[Outgoing, ...]:
+    """The messages of *transaction*; more than one are an atomic batch.
+
+    Args:
+        transaction: Whose expectations have been looked up:
+        expected: For each operation the revision of the key's last message, deletions included; 0 for none.
+        prefix: What the subjects begin with.
+        nonce: Of this attempt alone, 64 characters at most.
+    """
+    checks: list[Outgoing] = []
+    writes: list[Outgoing] = []
+    origin = (TRANSACTION, named(transaction.id))
+    for op, last in zip(transaction.operations, expected, strict=True):
+        subject = prefix + op.key
+        holds = (_EXPECTED, str(last))
+        if is_check(op):
+            carrier = f"{prefix}{INTERNAL}check.{nonce}.{len(checks)}"
+            checks.append(Outgoing(carrier, b"", Headers((*_FORGOTTEN, holds, (f"{_EXPECTED}-Subject", subject)))))
+        elif isinstance(op, Put):
+            ttl = () if op.ttl is None else (("Nats-TTL", f"{math.ceil(op.ttl)}s"),)
+            writes.append(Outgoing(subject, op.value, Headers((holds, origin, *ttl))))
+        else:
+            gone = (("KV-Operation", "PURGE"), ("Nats-Rollup", "sub"), ("Nats-TTL", f"{MARKER_TTL}s"))
+            writes.append(Outgoing(subject, b"", Headers((holds, origin, *gone))))
+    messages = (*checks, *writes)
+    if len(messages) == 1:
+        return messages
+    return tuple(_member(message, nonce, number, len(messages)) for number, message in enumerate(messages, 1))
+
+
+def _member(message: Outgoing, batch: str, number: int, count: int) -> Outgoing:
+    place = (("Nats-Batch-Id", batch), ("Nats-Batch-Sequence", str(number)))
+    commit = (("Nats-Batch-Commit", "1"),) if number == count else ()
+    return attrs.evolve(message, headers=Headers((*message.headers.pairs, *place, *commit)))
+
+
+def revisions(transaction: Transaction, last: int) -> tuple[int, ...]:
+    """The revision of each operation, when the last message has *last*; `ABSENT` for checks."""
+    following = last - sum(not is_check(op) for op in transaction.operations)
+    found = []
+    for op in transaction.operations:
+        if is_check(op):
+            found.append(ABSENT)
+        else:
+            following += 1
+            found.append(following)
+    return tuple(found)
+
+
+def settled_revisions(transaction: Transaction, key: str, revision: int) -> tuple[int, ...]:
+    """The revisions of a *transaction* that gave *key* its *revision*."""
+    places = revisions(transaction, 0)
+    (place,) = (at for op, at in zip(transaction.operations, places, strict=True) if op.key == key and not is_check(op))
+    return revisions(transaction, revision - place)

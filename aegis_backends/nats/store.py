@@ -1,0 +1,233 @@
+"""The store on a bucket: commits by expectation, one watch, read barriers. What each is, its own module says."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Final
+
+import trio
+
+from aegis_backends.nats.background import open_background
+from aegis_backends.nats.batch import MARKER_TTL, is_deletion, named, ttl_seconds
+from aegis_backends.nats.bucket import BucketSettings, ensure_bucket
+from aegis_backends.nats.commits import Commits
+from aegis_backends.nats.connection import Connection, ConnectionState
+from aegis_backends.nats.errors import NatsError
+from aegis_backends.nats.jetstream import JetStream, StreamInfo
+from aegis_backends.nats.watch import Watch
+from aegis_core.backend import Capabilities, Clock, Entry, Feed, Put, StoreUnavailable, Transaction, TrioClock
+
+__all__ = ["NatsStore", "open_store"]
+
+_KEY: Final = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*")
+_MAX_KEY: Final = 3500
+_MAX_ID: Final = 256
+# What a message of the store has beside the value: the headers, with an id of full length.
+_HEADERS: Final = 1024
+_LOAD_WITHIN: Final = 30.0
+
+
+class NatsStore:
+    """See `aegis_core.backend.Store`. Made by `open_store`.
+
+    Args:
+        connection: The client.
+        settings: Which bucket.
+        inbox_prefix: What the subjects begin with that this user may subscribe to.
+        clock: What absences are measured by.
+        random: Where names and jitter come from.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        settings: BucketSettings,
+        *,
+        inbox_prefix: str = "_INBOX",
+        clock: Clock | None = None,
+        random: random.Random,
+    ) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._jetstream = JetStream(connection, random=random)
+        self._watch = Watch(
+            connection,
+            self._jetstream,
+            settings,
+            check=self._check,
+            inbox_prefix=inbox_prefix,
+            clock=clock or TrioClock(),
+            random=random,
+        )
+        self._commits = Commits(connection, self._jetstream, self._watch, settings, random=random)
+        self._capabilities = Capabilities()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<NatsStore on bucket {self._settings.name!r}, {self._watch.mirror!r}>"
+
+    async def prepare(self) -> None:
+        """Make sure of the bucket, and learn its limits. Comes first.
+
+        Raises:
+            ConfigError: It cannot be used; says what to do.
+            StoreUnavailable: No answer.
+        """
+        config = (await self._check()).config
+        largest = config.get("max_msg_size")
+        most = self._connection.max_payload
+        if isinstance(largest, int) and 0 < largest < most:
+            most = largest
+        self._capabilities = Capabilities(
+            min_ttl=1.0,
+            ttl_resolution=1.0,
+            max_transaction=1000,
+            max_value=max(1, most - _HEADERS),
+            settle_for=float(MARKER_TTL),
+            durable=config.get("storage") == "file",
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The limits of the store: TTLs are whole seconds."""
+        return self._capabilities
+
+    async def commit(self, transaction: Transaction) -> tuple[int, ...]:
+        """Apply *transaction*; see `aegis_core.backend.Store.commit`.
+
+        Cancelled, its fate is open, as when it raises `Indeterminate`: the server may store it even much later.
+
+        Raises:
+            Conflict: An expectation did not hold; nothing was changed.
+            Indeterminate: There was no answer; repeat.
+            StoreUnavailable: There is no server, or no leader; nothing was stored.
+            ValueError: No state of the store could take it.
+        """
+        self._judge(transaction)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_usable()
+        return await self._commits.commit(transaction)
+
+    def _judge(self, transaction: Transaction) -> None:
+        """Refuse what no state of the store could take."""
+        limits = self._capabilities
+        count = len(transaction.operations)
+        if count > limits.max_transaction:
+            raise ValueError(f"a transaction has at most {limits.max_transaction} operations, this one {count}")
+        if not 0 < len(named(transaction.id)) <= _MAX_ID:
+            raise ValueError(f"a transaction's id has 1 to {_MAX_ID} characters, this one {len(transaction.id)}")
+        for op in transaction.operations:
+            key = op.key
+            if len(key) > _MAX_KEY or not _KEY.fullmatch(key):
+                raise ValueError(f"{key[:80]!r} is not a key: tokens of A-Z a-z 0-9 _ = / - joined by dots")
+            if isinstance(op, Put):
+                if len(op.value) > limits.max_value:
+                    raise ValueError(f"a value has at most {limits.max_value} bytes, that of {key!r} {len(op.value)}")
+                if op.ttl is not None and not limits.min_ttl <= op.ttl < math.inf:
+                    raise ValueError(f"a TTL is at least {limits.min_ttl:g} s, that of {key!r} {op.ttl:g}")
+
+    async def sync(self) -> int:
+        """A read barrier: the revision of a message that was sent after this call and changes nothing.
+
+        Raises:
+            StoreUnavailable: It could not be stored, or there was no answer.
+        """
+        await trio.lowlevel.checkpoint()
+        self._check_usable()
+        return await self._watch.fences.barrier()
+
+    def watch(self) -> AbstractAsyncContextManager[Feed]:
+        """A feed of the whole bucket; all feeds of a store share one watch of the server."""
+        return self._watch.open_feed()
+
+    async def get(self, key: str) -> Entry | None:
+        """What the leader of the bucket says is under *key*.
+
+        Raises:
+            StoreUnavailable: No answer.
+        """
+        await trio.lowlevel.checkpoint()
+        self._check_usable()
+        if not _KEY.fullmatch(key):
+            return None
+        try:
+            found = await self._jetstream.last_message(self._settings.stream, self._settings.prefix + key)
+        except NatsError as exc:
+            raise StoreUnavailable(reason=exc.message) from exc
+        if found is None or is_deletion(found.headers, found.payload):
+            return None
+        ttl = ttl_seconds(found.headers.get("Nats-TTL", ""))
+        if ttl:
+            age = (datetime.now(UTC) - datetime.fromisoformat(found.stored_at)).total_seconds()
+            return Entry(found.payload, found.sequence, min(max(0.001, ttl - age), ttl))
+        return Entry(found.payload, found.sequence)
+
+    async def run(self) -> None:
+        """Do what has to be done all the time, until cancelled. `prepare` comes first."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch.fences.run)
+            nursery.start_soon(self._watch.send_wanted_fences)
+            nursery.start_soon(self._watch.run)
+
+    async def wait_loaded(self) -> None:
+        """Wait until the whole bucket has been read.
+
+        Raises:
+            StoreUnavailable: It has not within 30 s.
+        """
+        with trio.move_on_after(_LOAD_WITHIN):
+            await self._watch.wait_level(1)
+            return
+        raise StoreUnavailable(reason=f"the bucket could not be read within {_LOAD_WITHIN:g} s")
+
+    def close(self) -> None:
+        """End this store: its feeds close, and it answers no more."""
+        self._closed = True
+        self._watch.close()
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise StoreUnavailable(reason="the NATS backend has been left")
+        if self._connection.state is not ConnectionState.CONNECTED:
+            raise StoreUnavailable(reason="there is no connection to a NATS server now")
+
+    async def _check(self) -> StreamInfo:
+        return await ensure_bucket(self._jetstream, self._settings, version=self._connection.server.version)
+
+
+@asynccontextmanager
+async def open_store(
+    connection: Connection,
+    settings: BucketSettings,
+    *,
+    inbox_prefix: str = "_INBOX",
+    clock: Clock | None = None,
+    random: random.Random,
+) -> AsyncIterator[NatsStore]:
+    """The store on a bucket, which is made if it is not there; whole as soon as the block begins.
+
+    Args:
+        connection: The client, connected.
+        settings: Which bucket.
+        inbox_prefix: What the subjects begin with that this user may subscribe to.
+        clock: What absences are measured by.
+        random: Where names and jitter come from.
+
+    Raises:
+        ConfigError: The bucket cannot be used; says what to do.
+        StoreUnavailable: No answer.
+    """
+    store = NatsStore(connection, settings, inbox_prefix=inbox_prefix, clock=clock, random=random)
+    await store.prepare()
+    async with open_background() as nursery:
+        nursery.start_soon(store.run)
+        try:
+            await store.wait_loaded()
+            yield store
+        finally:
+            store.close()

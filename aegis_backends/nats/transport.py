@@ -1,0 +1,141 @@
+"""Calls over NATS: a request to an instance's own subject, and the answer to the subject that came with it.
+
+An instance listens on ``ipc.instance.{id}.inbox.{tag}`` for those who know its lease, and on ``ipc.instance.{id}.inbox``
+for those who know no leases. On the latter incarnations of one id are one queue group, lest two answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import attrs
+import trio
+
+from aegis_backends.nats.connection import Connection
+from aegis_backends.nats.errors import Disconnected, NatsError, PayloadTooLarge
+from aegis_backends.nats.protocol import Message
+from aegis_core.backend import Inbound, TransportUnavailable
+from aegis_core.models import Outcome
+
+__all__ = ["NatsTransport"]
+
+_SCHEME: Final = "nats"
+_QUEUE: Final = "instance"
+# Nothing else is ever published to: endpoints come from records that anybody may have written.
+_ENDPOINT: Final = re.compile(rf"{_SCHEME}:(ipc\.instance\.[A-Za-z0-9_-]{{1,128}}\.inbox(?:\.[A-Za-z0-9_-]{{1,128}})?)")
+_MOST_KNOWN: Final = 10_000
+_GOODBYE: Final = 1.0
+
+
+@attrs.define(eq=False)
+class _Request:
+    """A request that arrived; see `aegis_core.backend.Inbound`."""
+
+    payload: bytes
+    reply: str
+    connection: Connection
+
+    def respond(self, payload: bytes) -> None:
+        """Publish the answer, once. Dropped: a second one, one too large, one that nobody asked for, one without a server."""
+        reply, self.reply = self.reply, ""
+        if reply:
+            try:
+                self.connection.publish(reply, payload)
+            except NatsError:
+                return
+
+
+class NatsTransport:
+    """See the module, and `aegis_core.backend.Transport`.
+
+    Args:
+        connection: The client.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._subjects: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<NatsTransport over {self._connection!r}>"
+
+    @property
+    def scheme(self) -> str:
+        """``"nats"``."""
+        return _SCHEME
+
+    @property
+    def max_payload(self) -> int:
+        """What the server takes; 1 MiB unless it was told otherwise."""
+        return self._connection.max_payload
+
+    def endpoint(self, instance_id: str, tag: str) -> str:
+        """``nats:ipc.instance.{instance_id}.inbox.{tag}``; without a tag, without its part."""
+        endpoint = f"{_SCHEME}:ipc.instance.{instance_id}.inbox"
+        return f"{endpoint}.{tag}" if tag else endpoint
+
+    @asynccontextmanager
+    async def listen(self, instance_id: str, tag: str, receive: Callable[[Inbound], None]) -> AsyncIterator[str]:
+        """Serve both of the instance's subjects while the block runs.
+
+        What is unanswered when it ends stays so: its callers wait for their time-outs.
+
+        Raises:
+            ValueError: *instance_id* or *tag* cannot be part of a subject.
+            TransportUnavailable: The connection is closed, or the server does not allow it.
+        """
+        endpoint = self.endpoint(instance_id, tag)
+        subject = self._subject(endpoint)
+
+        def arrived(message: Message) -> None:
+            receive(_Request(message.payload, message.reply, self._connection))
+
+        async with AsyncExitStack() as listening:
+            listening.push_async_callback(self._wait_unsubscribed)
+            try:
+                if tag:
+                    await listening.enter_async_context(self._connection.listen(subject, arrived))
+                untagged = self._subject(self.endpoint(instance_id, ""))
+                await listening.enter_async_context(self._connection.listen(untagged, arrived, queue=_QUEUE))
+            except NatsError as exc:
+                raise TransportUnavailable(reason=exc.message, endpoint=endpoint, outcome=Outcome.NOT_SENT) from exc
+            yield endpoint
+
+    async def _wait_unsubscribed(self) -> None:
+        """Wait until the server has dealt with what was said before: who asks now learns at once that nobody is there."""
+        with trio.CancelScope(shield=True), contextlib.suppress(NatsError, trio.TooSlowError):
+            await self._connection.flush(_GOODBYE)
+
+    async def request(self, endpoint: str, payload: bytes, *, timeout: float) -> bytes:
+        """Publish *payload* to *endpoint* and wait for its answer.
+
+        Raises:
+            TransportUnavailable: NOT_SENT: nobody listens there, or there was no server in time. MAYBE_EXECUTED: the
+                connection broke.
+            trio.TooSlowError: No answer within *timeout* seconds.
+            ValueError: *payload* is too large, *timeout* negative, or *endpoint* not of this transport.
+        """
+        subject = self._subjects.get(endpoint) or self._subject(endpoint)
+        try:
+            answer = await self._connection.request(subject, payload, timeout=timeout)
+        except PayloadTooLarge:
+            raise
+        except Disconnected as exc:
+            outcome = Outcome.MAYBE_EXECUTED if exc.sent else Outcome.NOT_SENT
+            raise TransportUnavailable(reason=exc.message, endpoint=endpoint, outcome=outcome) from exc
+        except NatsError as exc:
+            raise TransportUnavailable(reason=exc.message, endpoint=endpoint, outcome=Outcome.NOT_SENT) from exc
+        return answer.payload
+
+    def _subject(self, endpoint: str) -> str:
+        found = _ENDPOINT.fullmatch(endpoint)
+        if found is None:
+            raise ValueError(f"{endpoint[:200]!r} is no endpoint of an instance on NATS")
+        if len(self._subjects) >= _MOST_KNOWN:
+            self._subjects.clear()
+        self._subjects[endpoint] = found[1]
+        return found[1]

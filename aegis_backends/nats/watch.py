@@ -1,0 +1,357 @@
+"""The one watch of a bucket, kept alive, and any number of local readers of it.
+
+A push consumer that dies says nothing. So it heartbeats, and whoever hears nothing for some heartbeats makes another one,
+which goes on after the last revision that is part of the view; as does whoever has been reconnected, or sees that a
+message is missing. Only where that could miss something is the whole bucket loaded anew, and the readers told so: after
+an absence so long that a deletion may have been forgotten, and when the bucket is not the one that it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from aegis_backends.nats.batch import MARKER_TTL
+from aegis_backends.nats.bucket import BucketSettings
+from aegis_backends.nats.connection import Connection, ConnectionState
+from aegis_backends.nats.errors import LocalProtocolError, NatsError
+from aegis_backends.nats.fences import Fences
+from aegis_backends.nats.jetstream import JetStream, StreamInfo
+from aegis_backends.nats.mirror import Action, Answer, Fence, Mirror, Renew
+from aegis_backends.nats.protocol import Message
+from aegis_core.backend import Change, Clock, Feed, Resync, Synced
+from aegis_core.errors import ConfigError, StoreUnavailable
+
+__all__ = ["HEARTBEAT", "NatsFeed", "Watch"]
+
+_log = logging.getLogger("aegis.nats")
+
+HEARTBEAT: Final = 1.0
+"""Seconds after which an idle consumer says that it is there."""
+
+_SILENCE: Final = 2.5 * HEARTBEAT
+# Away for longer, a deletion may have been forgotten before it was told.
+_LONGEST_ABSENCE: Final = MARKER_TTL / 2
+_ORPHANED: Final = 30.0
+_LEVEL_WITHIN: Final = 5.0
+_LONGEST_PAUSE: Final = 1.0
+_FIRST_PAUSE: Final = 0.02
+# Changes of keys that are gone, which a backlog may hold before a new snapshot is the cheaper way to tell them.
+_MAX_GONE: Final = 10_000
+_NANO: Final = 1_000_000_000
+
+
+class NatsFeed:
+    """One local reader of a `Watch`; see `aegis_core.backend.Feed`.
+
+    Args:
+        mirror: The view.
+        since: The least revision of its first snapshot: what was committed here before is in it.
+    """
+
+    def __init__(self, mirror: Mirror, since: int) -> None:
+        self._mirror = mirror
+        self._since = since
+        self._backlog: dict[str, Change] = {}
+        # Why a snapshot is to be told next; "" for the first, which needs no reason.
+        self._snapshot_due: str | None = ""
+        self._told = 0
+        self._closed = False
+        self._reader = trio.lowlevel.ParkingLot()
+
+    def __repr__(self) -> str:
+        return f"<NatsFeed with {len(self._backlog)} changes to tell>"
+
+    def offer(self, changes: Sequence[Change]) -> None:
+        """Add what changed, and wake the reader."""
+        if self._snapshot_due is not None:
+            return
+        backlog = self._backlog
+        for change in changes:
+            # Out and in again, because a dict keeps the place of a key that it has.
+            backlog.pop(change.key, None)
+            backlog[change.key] = change
+        if len(backlog) > len(self._mirror.records) + _MAX_GONE:
+            self.begin_again("the reader fell behind")
+        self._reader.unpark_all()
+
+    def begin_again(self, reason: str) -> None:
+        """Tell a new snapshot next."""
+        if self._snapshot_due is None:
+            self._snapshot_due = reason
+        self._backlog.clear()
+        self._reader.unpark_all()
+
+    def notice(self) -> None:
+        """The view may have become level."""
+        self._reader.unpark_all()
+
+    def close(self) -> None:
+        """End the feed: a reader that waits, or comes, gets `trio.ClosedResourceError`."""
+        self._closed = True
+        self._reader.unpark_all()
+
+    async def receive(self) -> Sequence[Change | Synced | Resync]:
+        """All that there is to tell; waits while that is nothing. The server's absence is a wait like any other.
+
+        Raises:
+            trio.ClosedResourceError: The watch's block has been left.
+        """
+        if self._closed or self._batch_is_due():
+            await trio.lowlevel.checkpoint()
+        while not self._closed:
+            if self._batch_is_due():
+                return self._batch()
+            await self._reader.park()
+        raise trio.ClosedResourceError("the watch has been left")
+
+    def _batch_is_due(self) -> bool:
+        mirror = self._mirror
+        if self._snapshot_due is not None:
+            return mirror.level and mirror.revision >= self._since
+        return bool(self._backlog) or (mirror.level and mirror.revision > self._told)
+
+    def _batch(self) -> Sequence[Change | Synced | Resync]:
+        mirror = self._mirror
+        batch: list[Change | Synced | Resync]
+        if self._snapshot_due is not None:
+            batch = [Resync(self._snapshot_due)] if self._snapshot_due else []
+            batch += [record.change for record in mirror.records.values()]
+            self._snapshot_due = None
+        else:
+            batch = list(self._backlog.values())
+            self._backlog.clear()
+        if mirror.level:
+            self._told = mirror.revision
+            batch.append(Synced(mirror.revision))
+        return batch
+
+
+class Watch:
+    """Keeps a mirror level with the bucket, and tells its readers.
+
+    Args:
+        connection: The client.
+        jetstream: Requests over it.
+        bucket: Which bucket.
+        check: Makes sure of the bucket, and tells what it is.
+        inbox_prefix: What the subjects begin with that this user may subscribe to.
+        clock: What absences are measured by.
+        random: Where names and jitter come from.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        jetstream: JetStream,
+        bucket: BucketSettings,
+        *,
+        check: Callable[[], Awaitable[StreamInfo]],
+        inbox_prefix: str,
+        clock: Clock,
+        random: random.Random,
+    ) -> None:
+        self.mirror: Final = Mirror(bucket.prefix, self._tell)
+        self.fences: Final = Fences(connection, self.mirror, prefix=bucket.prefix, stored=self._notice, random=random)
+        self.acknowledged = 0
+        """The highest revision that a commit over this connection was told."""
+        self._connection = connection
+        self._jetstream = jetstream
+        self._check = check
+        self._stream = bucket.stream
+        self._prefix = bucket.prefix
+        self._inbox_prefix = inbox_prefix
+        self._clock = clock
+        self._random = random
+        self._feeds: dict[NatsFeed, None] = {}
+        self._created = ""
+        # When anything was heard last, and when there was nothing left to be heard.
+        self._heard_at = self._current_at = clock.now()
+        self._loads = 0
+        self._why = "the bucket has not been read yet"
+        self._life = trio.CancelScope()
+        self._fence_wanted = trio.Event()
+        self._level_moved = trio.lowlevel.ParkingLot()
+
+    def __repr__(self) -> str:
+        return f"<Watch of {self._stream} for {len(self._feeds)} readers, {self.mirror!r}>"
+
+    # --- For its readers ---
+
+    @asynccontextmanager
+    async def open_feed(self) -> AsyncIterator[Feed]:
+        """A feed of the whole bucket; its snapshot is made when it is first read."""
+        await trio.lowlevel.checkpoint()
+        feed = NatsFeed(self.mirror, self.acknowledged)
+        self._feeds[feed] = None
+        try:
+            yield feed
+        finally:
+            self._feeds.pop(feed, None)
+            feed.close()
+
+    def close(self) -> None:
+        """End all feeds."""
+        for feed in tuple(self._feeds):
+            feed.close()
+        self._feeds.clear()
+
+    async def wait_level(self, revision: int) -> None:
+        """Wait until the view is level at *revision* or later."""
+        while not (self.mirror.level and self.mirror.revision >= revision):
+            await self._level_moved.park()
+
+    async def catch_up(self) -> None:
+        """Wait until the view shows all that anybody was told of before this call.
+
+        Raises:
+            StoreUnavailable: It does not come to.
+        """
+        with trio.move_on_after(_LEVEL_WITHIN):
+            await self.wait_level(await self.fences.barrier())
+            return
+        raise StoreUnavailable(reason=f"the watch of the bucket was not level within {_LEVEL_WITHIN:g} s")
+
+    # --- Staying alive ---
+
+    async def run(self) -> None:
+        """Watch until cancelled, whatever happens to the server."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await self._follow()
+                pause = _FIRST_PAUSE
+            except LocalProtocolError:
+                raise  # a bug of ours
+            except (StoreUnavailable, ConfigError, NatsError) as exc:
+                _log.warning("the watch of %s waits: %s", self._stream, exc.message)
+                await trio.sleep(pause * (0.5 + self._random.random()))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _follow(self) -> None:
+        """The life of one consumer. Returns when it has ended."""
+        await self._connection.wait_state(ConnectionState.CONNECTED)
+        connects = self._connection.connects
+        name = f"aegis-{self._random.getrandbits(64):016x}"
+        inbox = f"{self._inbox_prefix}.{name}"
+        async with self._connection.listen(inbox, self._receive):
+            self._begin(await self._check())
+            try:
+                with trio.CancelScope() as self._life:
+                    pending = await self._jetstream.create_consumer(self._stream, self._consumer(name, inbox))
+                    self._heard_at = self._clock.now()
+                    self._act(self.mirror.began(pending))
+                    self._notice()
+                    while not self._is_lost():
+                        with trio.move_on_after(max(0.0, self._heard_at + _SILENCE - self._clock.now())):
+                            await self._connection.wait_connects(connects)
+                            return
+            finally:
+                self._life.cancel()
+                self._jetstream.delete_consumer(self._stream, name)
+
+    def _is_lost(self) -> bool:
+        """Whether the consumer has fallen silent, or the view has been behind for too long."""
+        now = self._clock.now()
+        if now - self._heard_at >= _SILENCE:
+            _log.info("the consumer of %s fell silent", self._stream)
+            return True
+        return now - self._current_at > _LONGEST_ABSENCE
+
+    def _begin(self, bucket: StreamInfo) -> None:
+        """Decide whether the view can be gone on with."""
+        mirror, absence = self.mirror, self._clock.now() - self._current_at
+        if self._created != bucket.created:
+            self._why = "the bucket is another one" if self._created else ""
+        elif absence > _LONGEST_ABSENCE:
+            self._why = f"the view was behind for {absence:.0f} s, so that deletions may have been missed"
+        elif bucket.last < mirror.applied:
+            self._why = f"the bucket was set back from revision {mirror.applied} to {bucket.last}"
+        elif not mirror.loading:
+            mirror.begin(fresh=False)
+            return
+        self._created = bucket.created
+        mirror.begin(fresh=True)
+
+    def _consumer(self, name: str, inbox: str) -> dict[str, object]:
+        config: dict[str, object] = {
+            "name": name,
+            "deliver_subject": inbox,
+            "deliver_policy": "last_per_subject",
+            "ack_policy": "none",
+            "ack_wait": 22 * 3600 * _NANO,
+            "max_deliver": 1,
+            # In the plural, a filter is no part of the request's subject, where a wildcard may not stand.
+            "filter_subjects": [f"{self._prefix}>"],
+            "replay_policy": "instant",
+            "flow_control": True,
+            "idle_heartbeat": int(HEARTBEAT * _NANO),
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": int(_ORPHANED * _NANO),
+        }
+        if self.mirror.applied:
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self.mirror.applied + 1}
+        return config
+
+    def _receive(self, message: Message) -> None:
+        if self._life.cancel_called:
+            return
+        self._heard_at = self._clock.now()
+        actions = self.mirror.feed(message)
+        if actions:
+            self._act(actions)
+        if not self.mirror.behind:
+            self._current_at = self._heard_at
+        self._notice()
+
+    def _act(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Answer(subject):
+                    self._answer(subject)
+                case Fence():
+                    self._fence_wanted.set()
+                case Renew(reason):
+                    _log.info("the consumer of %s is made anew: %s", self._stream, reason)
+                    self._life.cancel()
+
+    def _answer(self, subject: str) -> None:
+        try:
+            self._connection.publish(subject)
+        except NatsError:
+            self._life.cancel()
+
+    async def send_wanted_fences(self) -> None:
+        """Send the fences that the mirror asks for, until cancelled."""
+        while True:
+            await self._fence_wanted.wait()
+            self._fence_wanted = trio.Event()
+            try:
+                await self.fences.barrier()
+            except StoreUnavailable:
+                await trio.sleep(_LONGEST_PAUSE * (0.5 + self._random.random()))
+                self._act(self.mirror.fence_lost())
+
+    # --- Telling ---
+
+    def _tell(self, changes: Sequence[Change]) -> None:
+        for feed in self._feeds:
+            feed.offer(changes)
+
+    def _notice(self) -> None:
+        """Wake whoever waits for a level view."""
+        mirror = self.mirror
+        if mirror.loads != self._loads:
+            self._loads = mirror.loads
+            for feed in self._feeds:
+                feed.begin_again(self._why)
+        if mirror.level:
+            self._level_moved.unpark_all()
+            for feed in self._feeds:
+                feed.notice()

@@ -1,0 +1,120 @@
+"""Servers of one's own: they start, answer, die, come back, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+from aegis_backends.nats.server import NatsServer, NatsServers, find_program, open_servers
+from aegis_core.errors import ConfigError, StoreUnavailable
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process has this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def greeting(server: NatsServer) -> bytes:
+    """What the server says first to a client."""
+    async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+        return await stream.receive_some()
+
+
+async def test_server_answers_while_its_block_runs() -> None:
+    """It is there as soon as the block begins, and gone with its data when that ends."""
+    async with open_servers() as servers:
+        (server,) = servers.servers
+        assert servers.url == server.url == f"nats://127.0.0.1:{server.port}"
+        assert (await greeting(server)).startswith(b"INFO {")
+        assert server.running
+        pid, directory = server.pid, server.directory
+        assert repr(server) == f"<NatsServer 'n1' at {server.url}, running as process {pid}>"
+        assert repr(servers) == f"<NatsServers: {server!r}>"
+    assert not is_there(pid)
+    assert not directory.exists()
+
+
+async def test_cluster_names_all_of_its_servers(tmp_path: Path) -> None:
+    """Three servers know each other; their addresses make one URL."""
+    async with open_servers(3, directory=tmp_path) as servers:
+        assert servers.location == ",".join(f"127.0.0.1:{server.port}" for server in servers.servers)
+        for server in servers.servers:
+            assert b'"cluster":"aegis"' in await greeting(server)
+    assert not any(server.running for server in servers.servers)
+
+
+async def test_server_that_is_killed_starts_again_where_it_was(tmp_path: Path) -> None:
+    """On the same port, from the same data, as another process."""
+    async with open_servers(directory=tmp_path) as servers:
+        (server,) = servers.servers
+        port, pid = server.port, server.pid
+        await server.kill()
+        assert not server.running
+        assert repr(server).endswith("not running>")
+        with pytest.raises(OSError, match=r"\S"):
+            await greeting(server)
+        await server.start()
+        assert server.port == port
+        assert server.pid != pid
+        assert (await greeting(server)).startswith(b"INFO {")
+    assert server.log
+
+
+async def test_server_that_hangs_is_ended_all_the_same() -> None:
+    """A stopped process is no reason to wait for ever."""
+    async with open_servers() as servers:
+        (server,) = servers.servers
+        server.signal(signal.SIGSTOP)
+    assert not is_there(server.pid)
+
+
+async def test_cancellation_ends_the_servers() -> None:
+    """At whatever moment: no process is left."""
+    pids: list[int] = []
+    for seconds in (0.0, 0.02, 5.0):
+        with trio.move_on_after(seconds):
+            async with open_servers() as servers:
+                pids.append(servers.servers[0].pid)
+                if seconds == 5.0:
+                    with trio.CancelScope() as scope:
+                        scope.cancel()
+                        await servers.servers[0].stop()
+                    assert scope.cancelled_caught
+                    break
+                await trio.sleep_forever()
+    assert pids
+    assert not any(map(is_there, pids))
+
+
+async def test_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    """With the end of its log; nothing is left running."""
+    servers = NatsServers(1, tmp_path, settings="authorization { no_such_setting: 1 }")
+    with pytest.raises(StoreUnavailable, match=r"ended; it logged last: .*no_such_setting"):
+        await servers.start()
+    assert not servers.servers[0].running
+    with pytest.raises(StoreUnavailable, match="no_such_setting"):
+        await servers.servers[0].start()
+
+
+async def test_server_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
+    """A server without JetStream for whom nobody is logged in never becomes ready."""
+    servers = NatsServers(1, tmp_path, settings='authorization { token: "secret" }')
+    with pytest.raises(StoreUnavailable, match=r"did not answer within 0\.3 s"):
+        await servers.start(timeout=0.3)
+    assert not is_there(servers.servers[0].pid)
+
+
+def test_missing_package_is_named() -> None:
+    """With the command that installs it."""
+    with pytest.raises(ConfigError, match="pip install no-such-package"):
+        find_program("no-such-package")
+    with pytest.raises(ConfigError, match="pip install pytest"):
+        find_program("pytest")
