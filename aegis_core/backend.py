@@ -44,6 +44,7 @@ __all__ = [
     "ANY",
     "Backend",
     "BackendAddress",
+    "Bus",
     "Capabilities",
     "Change",
     "Clock",
@@ -54,6 +55,7 @@ __all__ = [
     "Feed",
     "Inbound",
     "Indeterminate",
+    "Message",
     "OpenBackend",
     "Operation",
     "Put",
@@ -314,6 +316,39 @@ class Transport(Protocol):
         ...
 
 
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Message(Value):
+    """What came in on a subject. `reply` is where an answer goes; `unheard`: it stands for one, nobody had subscribed."""
+
+    subject: str
+    payload: bytes
+    reply: str = ""
+    headers: Mapping[str, str] = MappingProxyType({})
+    unheard: bool = False
+
+
+class Bus(Protocol):
+    """Publish and subscribe by subject (tokens joined by dots), for whoever speaks without our endpoints."""
+
+    @property
+    def max_payload(self) -> int:
+        """Most bytes of a message."""
+        ...
+
+    def subscribe(
+        self, subject: str, receive: Callable[[Message], None], *, queue: str = ""
+    ) -> AbstractAsyncContextManager[None]:
+        """Hand what is published on *subject* while the block runs to *receive*, which must not block nor raise.
+
+        A token ``*`` stands for any one, a last ``>`` for one or more; of each *queue* one member gets a message ("": all).
+        """
+        ...
+
+    def publish(self, subject: str, payload: bytes, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
+        """Send in order, without waiting; *reply* is told when nobody subscribed. `TransportUnavailable` if unconnected, ValueError if wrong."""
+        ...
+
+
 class Clock(Protocol):
     """The time a node lives by. All deciding time of a node goes through it, so that tests can skew, drift or stop one node."""
 
@@ -336,7 +371,7 @@ def _read_only(parameters: Mapping[str, str]) -> Mapping[str, str]:
 
 @attrs.frozen(eq=False, repr=False)
 class BackendAddress(Value):
-    """A parsed backend URL: ``scheme://location?parameter=…``. Parameters that are settings of the node have been taken out."""
+    """A parsed backend URL: ``scheme://location?parameter=…``, without the parameters that are settings of the node."""
 
     url: str = attrs.field(repr=False)  # It may hold a password.
     scheme: str
@@ -346,10 +381,13 @@ class BackendAddress(Value):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Backend(Value):
-    """What opening a backend yields. `store` is None where the registry is a router's (HTTP)."""
+    """What opening a backend yields; `store` is None where the registry is a router's. Routers need all of it."""
 
     store: Store | None
     transports: tuple[Transport, ...]
+    bus: Bus | None = None
+    # A second store that routers share and nobody mirrors: neither watch nor sync is used.
+    open_messages: Callable[[], AbstractAsyncContextManager[Store]] | None = None
     clock: Clock = attrs.field(factory=TrioClock)
     random: random.Random = attrs.field(factory=random.Random)
 

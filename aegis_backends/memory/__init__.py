@@ -5,6 +5,7 @@ Nodes of one Trio run that open the same name form a cluster, which lives as lon
 
 from __future__ import annotations
 
+from aegis_backends.memory.bus import MemoryBus
 from aegis_backends.memory.cluster import MemoryCluster, open_memory
 from aegis_backends.memory.store import MemoryStore
 from aegis_backends.memory.transport import MemoryTransport
@@ -12,6 +13,7 @@ from aegis_core.hookspecs import BackendRegistrar as _BackendRegistrar
 from aegis_core.hookspecs import hookimpl as _hookimpl
 
 __all__ = [
+    "MemoryBus",
     "MemoryCluster",
     "MemoryStore",
     "MemoryTransport",

@@ -1,4 +1,4 @@
-"""A store and a network in one process, joined by everybody who opens it under the same name."""
+"""Two stores and a network in one process, joined by everybody who opens it under the same name."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from aegis_backends.memory.bus import MemoryBus
 from aegis_backends.memory.store import CAPABILITIES, MemoryStore, StoreState
 from aegis_backends.memory.transport import MemoryTransport
-from aegis_core.backend import Backend, BackendAddress, Capabilities, Clock, TrioClock
+from aegis_core.backend import Backend, BackendAddress, Capabilities, Clock, Store, TrioClock
 from aegis_core.config import check_parameters
 
 __all__ = ["DEFAULT_NAME", "MemoryCluster", "open_memory"]
@@ -22,16 +23,16 @@ _clusters: trio.lowlevel.RunVar[dict[str, MemoryCluster]] = trio.lowlevel.RunVar
 
 
 class MemoryCluster:
-    """What nodes of one process share: a store and a transport.
+    """What nodes of one process share: the registry's store, that of messages, a transport and a bus.
 
-    Its two alarms (TTLs, timeouts of requests) run in a system task of Trio, because they belong to all openers
+    Its alarms (TTLs, timeouts of requests) run in a system task of Trio, because they belong to all openers
     and to none: the first opener starts it, the last one to leave ends it, and in between anybody may leave.
 
     Args:
         name: Its name, which its endpoints carry.
-        clock: What the store measures TTLs by; Trio's own clock if None.
+        clock: What the stores measure TTLs by; Trio's own clock if None.
         first_revision: The revision of the first operation; see `StoreState`. Give one where runs must be repeatable.
-        capabilities: The limits of the store.
+        capabilities: The limits of the stores.
     """
 
     def __init__(
@@ -44,7 +45,10 @@ class MemoryCluster:
     ) -> None:
         self._name = name
         self._state = StoreState(clock or TrioClock(), first_revision=first_revision, capabilities=capabilities)
+        # Of messages nothing is decided by revision, so that these need not be beyond those of another store.
+        self._messages = StoreState(clock or TrioClock(), first_revision=1, capabilities=capabilities)
         self._transport = MemoryTransport(name)
+        self._bus = MemoryBus()
         self._users = 0
         self._alarms = trio.CancelScope()
 
@@ -67,7 +71,7 @@ class MemoryCluster:
             trio.lowlevel.spawn_system_task(self._run_alarms, self._alarms)
         try:
             await trio.lowlevel.checkpoint()
-            yield Backend(store=store, transports=(self._transport,))
+            yield Backend(store=store, transports=(self._transport,), bus=self._bus, open_messages=self._open_messages)
         finally:
             store.close()
             self._users -= 1
@@ -75,10 +79,20 @@ class MemoryCluster:
                 self._state.retire()
                 self._alarms.cancel()
 
+    @asynccontextmanager
+    async def _open_messages(self) -> AsyncIterator[Store]:
+        store = MemoryStore(self._messages)
+        try:
+            await trio.lowlevel.checkpoint()
+            yield store
+        finally:
+            store.close()
+
     async def _run_alarms(self, scope: trio.CancelScope) -> None:
         with scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._state.alarm.run)
+                nursery.start_soon(self._messages.alarm.run)
                 nursery.start_soon(self._transport.alarm.run)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import pytest
 
 pytest.register_assert_rewrite(
+    "aegis_pytest.conformance.bus",
     "aegis_pytest.conformance.commits",
     "aegis_pytest.conformance.expiry",
     "aegis_pytest.conformance.lifecycle",
@@ -25,10 +26,18 @@ pytest.register_assert_rewrite(
     "aegis_pytest.conformance.watches",
 )
 
+from aegis_pytest.conformance.bus import BusConformance  # noqa: E402
 from aegis_pytest.conformance.harness import Harness  # noqa: E402
 from aegis_pytest.conformance.lifecycle import LifecycleConformance  # noqa: E402
 from aegis_pytest.conformance.registry import RegistryConformance  # noqa: E402
 from aegis_pytest.conformance.store import StoreConformance  # noqa: E402
 from aegis_pytest.conformance.transport import TransportConformance  # noqa: E402
 
-__all__ = ["Harness", "LifecycleConformance", "RegistryConformance", "StoreConformance", "TransportConformance"]
+__all__ = [
+    "BusConformance",
+    "Harness",
+    "LifecycleConformance",
+    "RegistryConformance",
+    "StoreConformance",
+    "TransportConformance",
+]

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import trio
 
-from aegis_core.backend import Backend, Transport
+from aegis_core.backend import Backend, Bus, Transport
 
 __all__ = ["Harness"]
 
@@ -52,3 +52,8 @@ class Harness(abc.ABC):
     def transport(self, backend: Backend) -> Transport:
         """The transport of *backend* that is tested: the first, unless you say otherwise."""
         return backend.transports[0]
+
+    def bus(self, backend: Backend) -> Bus:
+        """The bus of *backend*, which must have one."""
+        assert backend.bus is not None, "this backend has no bus, so that no bus can be tested"
+        return backend.bus

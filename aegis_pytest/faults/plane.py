@@ -19,6 +19,7 @@ import trio
 
 from aegis_core.backend import Backend, Transaction
 from aegis_core.errors import AegisError
+from aegis_pytest.faults.bus import FaultyBus, faulty_messages
 from aegis_pytest.faults.clock import NodeClock
 from aegis_pytest.faults.kinds import STORE, Cut, Delay, Doubling, Doubt, Drift, Fault, Loss, LostLease, Stop
 from aegis_pytest.faults.member import Member
@@ -53,7 +54,7 @@ class FaultPlane:
     # --- The nodes ---
 
     def attach(self, name: str, backend: Backend) -> Backend:
-        """*backend* as node *name* has it: its store, transports and clock go through this plane.
+        """*backend* as node *name* has it: its stores, transports, bus and clock go through this plane.
 
         A node that was killed may be attached again, for its next life; what is wrong with its name is so at once.
 
@@ -70,6 +71,8 @@ class FaultPlane:
             backend,
             store=None if backend.store is None else FaultyStore(backend.store, self, member),
             transports=tuple(FaultyTransport(transport, self, member) for transport in backend.transports),
+            bus=None if backend.bus is None else FaultyBus(backend.bus, member),
+            open_messages=faulty_messages(backend.open_messages, self, member),
             clock=clock,
         )
 

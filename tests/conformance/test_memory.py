@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from aegis_backends.memory import open_memory
 from aegis_core.backend import Backend, BackendAddress
 from aegis_pytest.conformance import (
+    BusConformance,
     Harness,
     LifecycleConformance,
     RegistryConformance,
@@ -57,6 +58,10 @@ class TestMemoryStore(OnMemory, StoreConformance):
 
 class TestMemoryTransport(OnMemory, TransportConformance):
     """The transport."""
+
+
+class TestMemoryBus(OnMemory, BusConformance):
+    """The bus."""
 
 
 class TestMemoryLifecycle(OnMemory, LifecycleConformance):
