@@ -12,11 +12,11 @@ __all__ = ["TrioClock"]
 _JITTER: Final = 0.05
 
 if hasattr(time, "CLOCK_BOOTTIME"):
-    from time import CLOCK_BOOTTIME, CLOCK_MONOTONIC, clock_gettime_ns
+    from time import CLOCK_BOOTTIME, clock_gettime, monotonic
 
     def _suspended() -> float:
         """Seconds for which the machine was suspended since it started; less when this is interrupted between two reads."""
-        return (clock_gettime_ns(CLOCK_BOOTTIME) - clock_gettime_ns(CLOCK_MONOTONIC)) / 1e9
+        return clock_gettime(CLOCK_BOOTTIME) - monotonic()
 
 else:
 
