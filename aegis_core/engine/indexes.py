@@ -51,8 +51,11 @@ class LeaseEntry(Shown):
 
     def count(self, record: Ownership, change: int) -> None:
         """*record*, which names the live instance, comes (1) or goes (-1)."""
-        self.resources += change * (not is_role(record.target))
-        self.steering += change * steers(record)
+        role = is_role(record.target)
+        if not role:
+            self.resources += change
+        if role or record.as_role:
+            self.steering += change
 
     def names(self, record: Ownership | Standby) -> bool:
         """Whether *record*, which has this lease, is of the instance that lives by it."""
@@ -85,7 +88,8 @@ class Ownerships:
             self._misplaced = self._newest
         else:
             self._newest = record.revision
-        shown = alive and not is_role(target)
+        role = is_role(target)
+        shown = alive and not role
         for index, name in self._places(record):
             bucket = index.get(name)
             if bucket is None:
@@ -96,13 +100,14 @@ class Ownerships:
         self.all.hidden += not shown
         if record.metadata.ttl_seconds is not None:
             self.limited[target] = record
-        if steers(record):
+        if role or record.as_role:
             self.steering.setdefault(record.service_name, {})[target] = record
 
     def remove(self, record: Ownership, *, alive: bool) -> None:
         """Take *record* out of its indexes."""
         target = record.target
-        shown = alive and not is_role(target)
+        role = is_role(target)
+        shown = alive and not role
         for index, name in self._places(record):
             bucket = index[name]
             del bucket.records[target]
@@ -112,7 +117,7 @@ class Ownerships:
         del self.records[target]
         self.all.hidden -= not shown
         self.limited.pop(target, None)
-        if steers(record):
+        if role or record.as_role:
             group = self.steering[record.service_name]
             del group[target]
             if not group:

@@ -363,9 +363,8 @@ class Snapshot(View):
     ) -> list[Event]:
         old = self._records.get(target)
         told = self._tells
-        lined = told and (
-            target in self._places or (old is not None and steers(old)) or (new is not None and steers(new))
-        )
+        steered, steering = old is not None and steers(old), new is not None and steers(new)
+        lined = told and (target in self._places or steered or steering)
         parts = self._parts(target) if lined else {}
         before = after = None
         if old is not None:
@@ -376,7 +375,7 @@ class Snapshot(View):
             del entry.held[target]
             if alive:
                 entry.count(old, -1)
-            if steers(old):
+            if steered:
                 self._pools.pop(old.service_name, None)
             if new is None or new.lease != old.lease:
                 self._forget(old.lease)
@@ -388,7 +387,7 @@ class Snapshot(View):
             if alive:
                 entry.count(new, 1)
             self._index.add(new, alive=alive)
-            if steers(new):
+            if steering:
                 self._pools.pop(new.service_name, None)
         expired = bool(self._expiring) and self._expiring.pop(target, None) is not None
         if not told:

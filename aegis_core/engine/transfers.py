@@ -24,7 +24,7 @@ from aegis_core.errors import (
     ResourceConflict,
     ResourceNotFound,
 )
-from aegis_core.models import ABSENT, Ownership, ServiceInstance, TransferReply, Value, ids_in_order
+from aegis_core.models import Ownership, ServiceInstance, TransferReply, Value, ids_in_order
 from aegis_core.names import describe_target, is_role
 
 __all__ = ["Transferable", "check_transfer", "transfer"]
@@ -160,16 +160,16 @@ def transfer(
 
 
 def _move(record: Ownership, new: ServiceInstance, *, force: bool, at: datetime) -> Write:
-    moved = attrs.evolve(
-        record,
+    moved = Ownership(
+        target=record.target,
         service_name=new.service_name,
         instance_id=new.instance_id,
         lease=new.lease,
-        epoch=ABSENT,
+        metadata=record.metadata,
         registered_at=at,
         reason="forced" if force else "transferred",
         previous=record.instance_id,
-        revision=ABSENT,
+        as_role=record.as_role,
     )
     return Write.owner(moved, record.revision)
 
