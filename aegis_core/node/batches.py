@@ -62,10 +62,12 @@ class _Party:
         """While the block runs, a commit under way may add *ids*; see `Reservations.reserve`."""
         return self._runtime.reservations.reserve(self._service_name, self._instance_id, ids)
 
-    async def _decide(self, decide: Callable[[Snapshot], Decision[A]], *, until: float | None = None) -> A:
+    async def _decide(
+        self, decide: Callable[[Snapshot], Decision[A]], *, until: float | None = None, writes: bool = True
+    ) -> A:
         runtime = self._runtime
         timeout = runtime.settings.request_timeout if until is None else runtime.left(until)
-        return await self._node.committer.decide(decide, timeout=timeout, what="a bulk operation")
+        return await self._node.committer.decide(decide, timeout=timeout, what="a bulk operation", writes=writes)
 
     async def _undo(self, outcome: BatchOutcome, writes: Mapping[str, Write]) -> None:
         part = attrs.evolve(outcome, undo=writes)
@@ -80,8 +82,7 @@ class _Party:
 
     def _take_back(self, holdings: Holdings, targets: Iterable[str]) -> None:
         """Hold *targets* again, as far as their records name the lease of *holdings*; they become ready by and by."""
-        for claim in holdings.take(targets, keep=True):
-            self._runtime.nursery.start_soon(holdings.prepare_in_background, claim)
+        holdings.prepare_in_background(holdings.take(targets, keep=True))
 
 
 class BatchClaims(_Party):
@@ -118,7 +119,7 @@ class BatchClaims(_Party):
                     now=runtime.clock.now(),
                 )
 
-            plan = await self._decide(decide, until=until)
+            plan = await self._decide(decide, until=until, writes=False)
         return plan if self._remote() is None else attrs.evolve(plan, reason="assigned")
 
     def _may_force(self, asked: Sequence[BulkItem], *, continue_on_error: bool) -> bool:
@@ -234,7 +235,7 @@ class BatchReleases(_Party):
                 max_transaction=most,
             )
 
-        plan = await self._decide(decide)
+        plan = await self._decide(decide, writes=False)
         if self._hosted is not None:
             ids = [item.resource_id for batch in plan.batches for item in batch]
             self._node.moves.refuse_under(self._hosted, ids, "bulk_release")
@@ -271,7 +272,7 @@ class BatchReleases(_Party):
     ) -> BatchOutcome:
         holdings = (await hosted.wait_registered()).holdings
         if any(item.resource_id not in holdings.table for item in batch):
-            wanted = await self._decide(_without_writes(decide))
+            wanted = await self._decide(_without_writes(decide), writes=False)
             if not wanted.done:
                 return wanted  # before anything is ended
         claims = [claim for item in batch if (claim := holdings.table.get(item.resource_id)) is not None]
@@ -285,13 +286,14 @@ class BatchReleases(_Party):
         finally:
             for claim in moving:
                 holdings.finish(claim, EndReason.RELEASED)
-        self._take_back(holdings, [c.resource_id for c in moving if c.resource_id not in outcome.done])
+        done = frozenset(outcome.done)
+        self._take_back(holdings, [c.resource_id for c in moving if c.resource_id not in done])
         return outcome
 
     async def _release_there(
         self, remote: ServiceInstance, decide: Callable[[Snapshot], Decision[BatchOutcome]]
     ) -> BatchOutcome:
-        wanted = await self._decide(_without_writes(decide))
+        wanted = await self._decide(_without_writes(decide), writes=False)
         if wanted.done:
             await self._ask_release(remote, wanted.done)
         return wanted

@@ -51,6 +51,7 @@ class Committer:
         *,
         timeout: float,
         what: str = "the operation",
+        writes: bool = True,
     ) -> A:
         """Decide on the view, commit, and decide again when the view turns out to be behind.
 
@@ -61,6 +62,7 @@ class Committer:
             decide: Pure function of the view.
             timeout: Seconds until `StoreUnavailable`.
             what: Named in that error.
+            writes: Whether it may write; False for a mere question, which then is decided once, after the `sync`.
 
         Raises:
             StoreUnavailable: With outcome MAYBE_EXECUTED when the fate of a commit could not be learnt in time.
@@ -70,7 +72,9 @@ class Committer:
         """
         clock, attempt = self._runtime.clock, _Attempt()
         with trio.CancelScope(deadline=clock.trio_time(clock.now() + timeout)):
-            return await self._decide(decide, attempt)
+            if not writes:
+                await self.sync(attempt)
+            return await self._decide(decide, attempt, fresh=not writes)
         self._tell_timeout(attempt)
         outcome = Outcome.MAYBE_EXECUTED if attempt.is_open else Outcome.NOT_SENT
         raise StoreUnavailable(reason=f"{what} did not finish within {timeout:g} s", outcome=outcome)
@@ -87,10 +91,10 @@ class Committer:
             decide(view)
             return answered(None)
 
-        await self.decide(look, timeout=timeout, what=what)
+        await self.decide(look, timeout=timeout, what=what, writes=False)
 
-    async def _decide(self, decide: Callable[[Snapshot], Decision[A]], attempt: _Attempt) -> A:
-        fresh = contended = False
+    async def _decide(self, decide: Callable[[Snapshot], Decision[A]], attempt: _Attempt, *, fresh: bool) -> A:
+        contended = False
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -227,17 +231,18 @@ class Committer:
         Raises:
             InvalidRequest: A record cannot be stored, or is too large.
         """
-        return Transaction(id=self._runtime.new_id(16), operations=tuple(map(self._operation, writes)))
-
-    def _operation(self, write: Write) -> Operation:
-        if write.record is None:
-            return Delete(write.key, write.expect)
-        value = codec.encode_record(write.record, self._runtime.settings.time_offset)
-        most = self._runtime.store.capabilities.max_value
-        if len(value) > most:
-            problem = f"the record under {write.key} would have {len(value)} bytes, the store takes at most {most}"
-            raise InvalidRequest.at("$.metadata", problem)
-        return Put(write.key, value, write.expect, write.ttl)
+        offset, most = self._runtime.settings.time_offset, self._runtime.store.capabilities.max_value
+        operations: list[Operation] = []
+        for write in writes:
+            if write.record is None:
+                operations.append(Delete(write.key, write.expect))
+                continue
+            value = codec.encode_record(write.record, offset)
+            if len(value) > most:
+                problem = f"the record under {write.key} would have {len(value)} bytes, the store takes at most {most}"
+                raise InvalidRequest.at("$.metadata", problem)
+            operations.append(Put(write.key, value, write.expect, write.ttl))
+        return Transaction(id=self._runtime.new_id(16), operations=tuple(operations))
 
 
 def _circuit_is_open() -> StoreUnavailable:

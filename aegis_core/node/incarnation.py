@@ -360,8 +360,7 @@ class Incarnation:
                     _log.warning("%s is now held by %s", target, owner, extra=instance.log_fields(resource_id=target))
             for target in some:
                 del self._wanted[target]
-            for claim in fresh:
-                runtime.nursery.start_soon(self.holdings.prepare_in_background, claim)
+            self.holdings.prepare_in_background(fresh)
 
     async def _ask_health(self) -> None:
         hook = self._instance.service.health_hook

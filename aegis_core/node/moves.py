@@ -72,6 +72,7 @@ class Moves:
             lambda view: answered(authentic(view, service_name, instance_id, None, "find")),
             timeout=self._runtime.left(until),
             what=f"finding {instance_id}",
+            writes=False,
         )
 
     # -- release ------------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ class Moves:
                 now=self._runtime.clock.now(),
             )
 
-        await self._node.committer.decide(check, timeout=settings.request_timeout, what="the transfer")
+        await self._node.committer.check(check, timeout=settings.request_timeout, what="the transfer")
         return await self._runtime.shelter(self._move, instance, wanted, to, audit)
 
     async def _move(self, instance: Instance, wanted: Sequence[str], to: str, audit: Audit) -> TransferReply:
@@ -201,8 +202,9 @@ class Moves:
             else:
                 asked.append(claim)
         moving = holdings.begin(asked)
+        begun = frozenset(moving)
         for claim in asked:
-            if claim not in moving:
+            if claim not in begun:
                 failed[claim.resource_id] = "it is being released or moved already"
         until = self._runtime.clock.now() + self._runtime.settings.drain
         await holdings.wind_down(moving, until=until, reason=EndReason.TRANSFERRED)
@@ -216,9 +218,10 @@ class Moves:
                 able.append(claim.resource_id)
         reply = await self._give(instance, holdings, able, to, audit)
         failed.update(reply.failed)
+        moved = frozenset(reply.transferred)
         for claim in moving:
-            moved = claim.resource_id in reply.transferred
-            holdings.finish(claim, EndReason.TRANSFERRED if moved else EndReason.RELEASED)
+            reason = EndReason.TRANSFERRED if claim.resource_id in moved else EndReason.RELEASED
+            holdings.finish(claim, reason)
         # Who waits for one of them, and had to let it go for this, may have it again already: under a new revision,
         # so that what was given up here and is still under way finds another one.
         await holdings.release_records([c.resource_id for c in moving if c.resource_id in failed], strays=True)
@@ -272,7 +275,7 @@ class Moves:
             return answered(chosen)
 
         what, timeout = f"rebalancing {service_name}", runtime.settings.request_timeout
-        wanted = await self._node.committer.decide(plan, timeout=timeout, what=what)
+        wanted = await self._node.committer.decide(plan, timeout=timeout, what=what, writes=False)
         routes: dict[tuple[str, str], list[str]] = {}
         for resource_id, to in wanted.items():
             owned = runtime.directory.snapshot.owner(resource_id)

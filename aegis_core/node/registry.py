@@ -257,8 +257,8 @@ class Registry:
 
     async def list_services(self) -> tuple[ServiceView, ...]:
         """Every service with its live instances: health as seen from here, role as the ownership records say."""
-        return await self._decide(
-            lambda view: answered(instances.list_services(view, now=self._runtime.clock.now())), "the list of services"
+        return await self._ask(
+            lambda view: instances.list_services(view, now=self._runtime.clock.now()), "the list of services"
         )
 
     async def get_service(self, service_name: str) -> ServiceView:
@@ -267,8 +267,8 @@ class Registry:
         Raises:
             ServiceNotFound: None of its instances lives.
         """
-        return await self._decide(
-            lambda view: answered(instances.get_service(view, service_name, now=self._runtime.clock.now())),
+        return await self._ask(
+            lambda view: instances.get_service(view, service_name, now=self._runtime.clock.now()),
             f"service {service_name}",
         )
 
@@ -280,7 +280,7 @@ class Registry:
         Raises:
             ServiceNotFound: None of its instances lives.
         """
-        return await self._decide(lambda view: answered(roles.list_roles(view, service_name)), "the list of roles")
+        return await self._ask(lambda view: roles.list_roles(view, service_name), "the list of roles")
 
     async def set_role(
         self, service_name: str, role: Role, *instance_ids: str, group: str | None = None, reason: str = ""
@@ -480,20 +480,18 @@ class Registry:
         Raises:
             InvalidRequest: A bad limit or offset.
         """
-        return await self._decide(
-            lambda view: answered(
-                queries.query_resources(
-                    view,
-                    service_name=service_name,
-                    instance_id=instance_id,
-                    resource_ids=resource_ids,
-                    resource_type=resource_type,
-                    tags=tags,
-                    include_metadata=include_metadata,
-                    limit=limit,
-                    offset=offset,
-                    now=self._runtime.clock.now(),
-                )
+        return await self._ask(
+            lambda view: queries.query_resources(
+                view,
+                service_name=service_name,
+                instance_id=instance_id,
+                resource_ids=resource_ids,
+                resource_type=resource_type,
+                tags=tags,
+                include_metadata=include_metadata,
+                limit=limit,
+                offset=offset,
+                now=self._runtime.clock.now(),
             ),
             "the query",
         )
@@ -505,15 +503,15 @@ class Registry:
             ResourceNotFound: Nobody.
         """
         now = self._runtime.clock.now
-        return await self._decide(
-            lambda view: answered(queries.get_owner(view, resource_id, now=now())), f"the owner of {resource_id}"
+        return await self._ask(
+            lambda view: queries.get_owner(view, resource_id, now=now()), f"the owner of {resource_id}"
         )
 
     async def explain(self, resource_id: str) -> Explanation:
         """Everything known about *resource_id*; the owner is asked for its calls, and left out if it does not answer soon."""
         now, until = self._runtime.clock.now, self._runtime.request_deadline()
-        known = await self._decide(
-            lambda view: answered(queries.explain(view, resource_id, now=now())),
+        known = await self._ask(
+            lambda view: queries.explain(view, resource_id, now=now()),
             f"explaining {resource_id}",
             until=until,
         )
@@ -535,8 +533,14 @@ class Registry:
     def _hosted(self, service_name: str, instance_id: str) -> Instance | None:
         return self._node.hosted.get((service_name, instance_id))
 
-    async def _decide(self, decide: Callable[[Snapshot], Decision[A]], what: str, *, until: float | None = None) -> A:
+    async def _ask(self, ask: Callable[[Snapshot], A], what: str, *, until: float | None = None) -> A:
+        """The answer of *ask* to a view that is level with the store; until *until* as of `_decide`."""
+        return await self._decide(lambda view: answered(ask(view)), what, until=until, writes=False)
+
+    async def _decide(
+        self, decide: Callable[[Snapshot], Decision[A]], what: str, *, until: float | None = None, writes: bool = True
+    ) -> A:
         """Decide and commit, until *until* on the node's clock; within the request timeout by default."""
         runtime = self._runtime
         timeout = runtime.settings.request_timeout if until is None else runtime.left(until)
-        return await self._node.committer.decide(decide, timeout=timeout, what=what)
+        return await self._node.committer.decide(decide, timeout=timeout, what=what, writes=writes)

@@ -408,3 +408,27 @@ async def test_there_and_back_again_while_nobody_looks(autojump_clock: MockClock
             faults.resync()
             await trio.sleep(1)
             assert one.claims["a"].epoch > old.epoch
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 40])
+async def test_adoptions_do_not_wait_for_one_another(autojump_clock: MockClock, waiting: int) -> None:
+    """However many are given at once, and however many of their hooks have to wait."""
+    ids = [f"r{number}" for number in range(40)]
+    slow = frozenset(ids[::-1][:waiting])
+    service = Service("svc", version="1.0.0")
+
+    @service.on_acquire
+    async def load(claim: Claim) -> None:
+        if claim.instance.instance_id == "two" and claim.resource_id in slow:
+            await trio.sleep(1)
+
+    async with open_node("memory://a") as node, node.serve(service, instance_id="one") as one:
+        async with node.serve(service, instance_id="two") as two:
+            await one.claim(*ids)
+            await one.transfer(*ids, to="two")
+            began = trio.current_time()
+            await trio.sleep(0.5)
+            assert {target for target, claim in two.claims.items() if not claim.is_ready} == slow
+            for claim in two.claims.values():
+                await claim.wait_ready()
+            assert trio.current_time() <= began + 1
