@@ -107,6 +107,8 @@ class Dialer:
                 raise _Refused(event.text)
             if isinstance(event, Info):
                 info = ServerInfo.from_fields(event.fields)
+            elif isinstance(event, Ping):
+                await stream.send_all(encode(Pong()))
 
     async def _encrypt(self, address: ServerAddress, tcp: trio.SocketStream) -> trio.SSLStream[trio.SocketStream]:
         if self._context is None:

@@ -19,12 +19,14 @@ import trio
 from aegis_backends.nats.dialing import Dialed
 from aegis_backends.nats.errors import Disconnected, RemoteProtocolError
 from aegis_backends.nats.options import ConnectOptions
-from aegis_backends.nats.protocol import Error, Event, Message, Ping, Pong, encode
+from aegis_backends.nats.protocol import Event, Message, Ping, Pong, encode
 from aegis_backends.nats.statistics import Counters
 
 __all__ = ["Link"]
 
 _CHUNK: Final = 1 << 18
+# Bytes that are given to the socket at once, when more are waiting.
+_PIECE: Final = 1 << 18
 _PING: Final = encode(Ping())
 _PONG: Final = encode(Pong())
 
@@ -170,7 +172,7 @@ class Link:
             answered = self._pongs.popleft() if self._pongs else None
             if answered is not None:
                 answered.set()
-        elif isinstance(event, Error) or not isinstance(event, Message):
+        else:
             self._tell(self, event)
 
     async def _write(self) -> None:
@@ -181,6 +183,8 @@ class Link:
                     await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
                 batch = self._out
                 self._out = []
+                if self.waiting_bytes > _PIECE:
+                    batch = self._first_piece(batch)
                 self.given += len(batch)
                 data = b"".join(batch)
                 await self._stream.send_all(data)
@@ -188,6 +192,17 @@ class Link:
                 self._relieved()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self.end(f"the connection broke: {exc.__cause__ or exc}")
+
+    def _first_piece(self, batch: list[bytes]) -> list[bytes]:
+        """The beginning of a large *batch*; the rest goes back, so that what a dead server was given is little."""
+        size = count = 0
+        for data in batch:
+            size += len(data)
+            count += 1
+            if size >= _PIECE:
+                break
+        self._out = batch[count:]
+        return batch[:count]
 
     def _stop_waiting(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._writer = None

@@ -33,7 +33,7 @@ class ServerProcess:
     def start(self) -> None:
         """Run it, and wait until it listens."""
         configuration = self.folder / "server.conf"
-        cluster = f'cluster {{ name: tests, listen: "127.0.0.1:{self.cluster_port}" '
+        cluster = f'cluster {{ name: tests, listen: "127.0.0.1:{self.cluster_port}"\n'
         text = self.settings.replace("cluster {", cluster)
         configuration.write_text(f'listen: "127.0.0.1:{self.port}"\n{text}\n', encoding="utf-8")
         command = [program(), "-c", configuration, "--ports_file_dir", self.folder, "-l", self.folder / "log"]

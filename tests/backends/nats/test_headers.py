@@ -34,7 +34,9 @@ def test_headers_are_written_one_a_line() -> None:
     assert Headers.parse(Headers().encode()) == Headers()
 
 
-@pytest.mark.parametrize("pairs", [[("", "x")], [("a b", "x")], [("a:b", "x")], [("ä", "x")], [("a", "x\r\ny")], [("a", "\n")]])
+@pytest.mark.parametrize(
+    "pairs", [[("", "x")], [("a b", "x")], [("a:b", "x")], [("ä", "x")], [("a", "x\r\ny")], [("a", "\n")]]
+)
 def test_what_would_break_the_block_is_refused(pairs: list[tuple[str, str]]) -> None:
     """A name is printable ASCII without a colon, a value has no line break."""
     with pytest.raises(LocalProtocolError):

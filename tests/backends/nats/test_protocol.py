@@ -215,7 +215,7 @@ def test_events_that_were_not_taken_are_kept() -> None:
     ],
 )
 @pytest.mark.parametrize("size", [1, 2, 1000])
-def test_limits_hold_to_the_byte_however_the_bytes_come(data: bytes, limits: Limits, fits: bool, size: int) -> None:
+def test_limits_hold_to_the_byte_however_the_bytes_come(data: bytes, limits: Limits, *, fits: bool, size: int) -> None:
     """A line, a header block or a message at its limit passes, one more byte does not."""
     parser = Parser(limits=limits)
     events: list[Event] = []

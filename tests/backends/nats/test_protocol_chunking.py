@@ -29,7 +29,9 @@ from aegis_backends.nats.protocol import (
 
 LIMITS = Limits(line=120, head=60, total=100)
 
-TOKENS = st.text(st.characters(codec="utf-8", exclude_characters=".*>", exclude_categories=("C", "Z")), min_size=1, max_size=6)
+TOKENS = st.text(
+    st.characters(codec="utf-8", exclude_characters=".*>", exclude_categories=("C", "Z")), min_size=1, max_size=6
+)
 SUBJECTS = st.lists(TOKENS, min_size=1, max_size=3).map(".".join)
 REPLIES = st.just("") | SUBJECTS
 NUMBERS = st.integers(min_value=0, max_value=10**17)

@@ -36,7 +36,16 @@ def test_url_is_read(url: str, shown: str, credentials: Credentials | None) -> N
 
 @pytest.mark.parametrize(
     "url",
-    ["", "nats://", "http://one:80", "nats://one:port", "nats://one:99999", "nats://one:0", "nats://one/path", "nats://one?x=1"],
+    [
+        "",
+        "nats://",
+        "http://one:80",
+        "nats://one:port",
+        "nats://one:99999",
+        "nats://one:0",
+        "nats://one/path",
+        "nats://one?x=1",
+    ],
 )
 def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
     """The error tells what one looks like."""
@@ -65,7 +74,14 @@ def test_info_is_read_with_defaults_for_what_an_old_server_does_not_tell() -> No
 
 @pytest.mark.parametrize(
     "fields",
-    [{"max_payload": "1"}, {"max_payload": True}, {"headers": 1}, {"server_id": None}, {"connect_urls": "a"}, {"connect_urls": [1]}],
+    [
+        {"max_payload": "1"},
+        {"max_payload": True},
+        {"headers": 1},
+        {"server_id": None},
+        {"connect_urls": "a"},
+        {"connect_urls": [1]},
+    ],
 )
 def test_info_with_fields_of_other_types_is_refused(fields: dict[str, object]) -> None:
     """A server that says such things is broken."""
