@@ -21,6 +21,7 @@ class Client:
     stream: trio.SocketStream
     connect: Connect | None = None
     gone: bool = False
+    lock: trio.Lock = attrs.field(factory=trio.Lock)
     parser: Parser = attrs.field(factory=lambda: Parser(Peer.CLIENT))
 
     async def receive(self) -> Event:
@@ -41,7 +42,8 @@ class Client:
 
     async def say(self, *events: Event) -> None:
         """Send *events*."""
-        await self.stream.send_all(b"".join(map(encode, events)))
+        async with self.lock:
+            await self.stream.send_all(b"".join(map(encode, events)))
 
     async def log_in(self, **info: object) -> None:
         """Say INFO, take CONNECT, and answer the first PING."""
