@@ -157,13 +157,17 @@ async def test_frozen_server_is_found_out_and_left(tmp_path: Path) -> None:
     """It still has the socket open and says nothing: two silent intervals, and the other server is used."""
     options = ConnectOptions(backoff=0.01, ping_interval=0.1, connect_timeout=0.3)
     with running_cluster(tmp_path, 2) as servers:
-        async with open_connection([servers[0].url], options) as connection, connection.subscribe("a") as subscription:
+        async with (
+            open_connection([servers[0].url], options) as connection,
+            connection.subscribe("a") as subscription,
+            connection.subscribe("unanswered"),
+        ):
             with trio.fail_after(10):
                 await until(lambda: len(connection.server.connect_urls) >= 2)
                 servers[0].send(signal.SIGSTOP)
                 try:
                     with pytest.raises(Disconnected, match=r"nothing was heard for 0\.2 s") as caught:
-                        await connection.request("a", timeout=60)
+                        await connection.request("unanswered", timeout=60)
                     assert caught.value.sent
                     await connection.wait_connects(1)
                     connection.publish("a", b"through the other")
