@@ -1,4 +1,7 @@
-"""Publish, subscribe, flush, drain, close: against the real server."""
+"""Publish, subscribe, flush, drain, close: against the real server.
+
+It is one long file because each of these is told by what it does to the others.
+"""
 
 from __future__ import annotations
 

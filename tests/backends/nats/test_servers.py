@@ -56,7 +56,7 @@ def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
 def test_wrong_url_is_told_without_its_password() -> None:
     """What stands before the @ is nobody's business."""
     with pytest.raises(ConfigError) as caught:
-        ServerAddress.parse("http://alice:hunter2@one")
+        ServerAddress.parse("ftp://alice:hunter2@one")
     assert "hunter2" not in str(caught.value)
 
 
