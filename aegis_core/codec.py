@@ -88,7 +88,7 @@ def encode_record(record: Record, offset: tzinfo = UTC) -> bytes:
             case _:
                 return _pack(records.transfer_to_map(record))
     except _UNSENDABLE as exc:
-        raise InvalidRequest.at("$.metadata", f"cannot be stored: {exc}") from exc
+        raise InvalidRequest.at("$.metadata", f"cannot be stored: {exc}") from None
 
 
 def _encode_instance(record: ServiceInstance, offset: tzinfo) -> bytes:
@@ -177,14 +177,14 @@ def encode_request_map(raw: Mapping[str, object]) -> bytes:
             where = f"$.{name}"
             for part, inner in value.items() if isinstance(value, Mapping) else (("", value),):
                 _check_sendable(inner, f"{where}.{part}" if part else where)
-        raise InvalidRequest.at("$", f"cannot be sent: {exc}") from exc
+        raise InvalidRequest.at("$", f"cannot be sent: {exc}") from None
 
 
 def _check_sendable(value: object, path: str) -> None:
     try:
         _pack(value)
     except _UNSENDABLE as exc:
-        raise InvalidRequest.at(path, f"cannot be sent: {exc}") from exc
+        raise InvalidRequest.at(path, f"cannot be sent: {exc}") from None
 
 
 def decode_request(data: bytes) -> RequestEnvelope:
@@ -196,7 +196,7 @@ def decode_request(data: bytes) -> RequestEnvelope:
     try:
         raw = _unpack(data)
     except (TypeError, ValueError) as exc:
-        raise InvalidRequest.at("$", f"not MessagePack: {_reason(exc)}") from exc
+        raise InvalidRequest.at("$", f"not MessagePack: {_reason(exc)}") from None
     return request_from_map(raw, len(data))
 
 
@@ -243,7 +243,7 @@ def decode_result(data: bytes) -> object:
     try:
         raw = _unpack(data)
     except (TypeError, ValueError) as exc:
-        raise _no_answer(f"not MessagePack: {_reason(exc)}") from exc
+        raise _no_answer(f"not MessagePack: {_reason(exc)}") from None
     if type(raw) is not dict:
         raise _no_answer(f"expected a map, got {type(raw).__name__}")
     success = raw.get("success")
@@ -273,8 +273,9 @@ def _pack(value: object) -> bytes:
     try:
         return _packing.pack(value)
     except (TypeError, ValueError, OverflowError):
-        packed: bytes = msgpack.packb(value, default=_plain)  # pyright: ignore[reportAssignmentType]
-        return packed
+        pass  # What the other one says of it is enough.
+    packed: bytes = msgpack.packb(value, default=_plain)  # pyright: ignore[reportAssignmentType]
+    return packed
 
 
 def _unpack(data: bytes) -> object:
@@ -304,7 +305,7 @@ def _plain(value: object) -> object:
         case Enum():
             return value.value
         case datetime() if value.tzinfo is None:
-            raise TypeError("a time without an offset cannot be sent")
+            raise TypeError("a time without an offset has no form on the wire")
         case datetime() | date() | time():
             return value.isoformat()
         case timedelta():
@@ -312,11 +313,11 @@ def _plain(value: object) -> object:
         case UUID() | Decimal():
             return str(value)
         case int():
-            raise ValueError("a number past 64 bits cannot be sent")
+            raise ValueError("a number past 64 bits has no form on the wire")
         case _ if dataclasses.is_dataclass(value):
             return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         case _:
-            raise TypeError(f"{kind.__name__} cannot be sent")
+            raise TypeError(f"{kind.__name__} has no form on the wire")
 
 
 # --- Errors ------------------------------------------------------------------------------------
@@ -405,7 +406,7 @@ def structure_result(value: object, kind: object) -> object:
         return read(value)
     except UNFIT as exc:
         why = "; ".join(f"{problem.message} @ {problem.path}" for problem in _problems(exc, "$"))
-        raise RemoteError(kind="InvalidResult", remote_message=why) from exc
+        raise RemoteError(kind="InvalidResult", remote_message=why) from None
 
 
 def _by_path(problem: Problem) -> str:

@@ -164,12 +164,12 @@ def _checked(instance: object, attribute: attrs.Attribute[T], value: T) -> None:
     kind: _Kind = attribute.metadata["kind"]
     try:
         kind.read(value)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError):
         raise ConfigError(
             source=type(instance).__name__,
             key=attribute.name,
             problem=f"expected {kind.expected}, got {value!r}",
-        ) from exc
+        ) from None
 
 
 def _setting(default: T, kind: _Kind) -> T:
@@ -364,11 +364,11 @@ class _Merge:
         try:
             # A text is what environment and URL have; TOML and Python say what they mean.
             value = kind.read(kind.parse(raw) if isinstance(raw, _Text) else raw)
-        except (TypeError, ValueError) as exc:
+        except (TypeError, ValueError):
             shown = _shown(raw) if path == ("backend",) and isinstance(raw, str) else repr(raw)
             raise ConfigError(
                 source=source, key=".".join(path), problem=f"expected {kind.expected}, got {shown}"
-            ) from exc
+            ) from None
         self.values[path] = (value, source)
 
     def table(self, table: object, source: str, path: tuple[str, ...] = ()) -> None:
@@ -498,14 +498,14 @@ def _read_toml(path: Path, *, optional: bool = False) -> Mapping[str, object]:
     try:
         seen = path.stat()
         return _parse_toml(path.absolute(), seen.st_mtime_ns, seen.st_size)
-    except FileNotFoundError as exc:
+    except FileNotFoundError:
         if optional:
             return {}
-        raise ConfigError(source=str(path), problem="there is no such file") from exc
+        raise ConfigError(source=str(path), problem="there is no such file") from None
     except OSError as exc:
-        raise ConfigError(source=str(path), problem=f"it cannot be read: {exc.strerror}") from exc
+        raise ConfigError(source=str(path), problem=f"it cannot be read: {exc.strerror}") from None
     except ValueError as exc:  # not TOML, or not UTF-8
-        raise ConfigError(source=str(path), problem=f"it is not TOML: {exc}") from exc
+        raise ConfigError(source=str(path), problem=f"it is not TOML: {exc}") from None
 
 
 @functools.lru_cache(maxsize=8)
@@ -526,7 +526,7 @@ def _parameters(url: str) -> list[tuple[str, str]]:
     try:
         return parse_qsl(match[3] or "", keep_blank_values=True, strict_parsing=bool(match[3]))
     except ValueError as exc:
-        raise ConfigError(source="backend URL", key="backend", problem=f"expected ?name=value&..., {exc}") from exc
+        raise ConfigError(source="backend URL", key="backend", problem=f"expected ?name=value&..., {exc}") from None
 
 
 def check_parameters(address: BackendAddress, known: Iterable[str] = ()) -> None:

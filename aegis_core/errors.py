@@ -466,7 +466,7 @@ class RemoteError(AegisError):
     @property
     def message(self) -> str:
         """Kind and text of the remote error."""
-        return f"{self.kind or self.remote_code}: {self.remote_message}"
+        return f"{self.kind or self.remote_code}: {self.remote_message}".removesuffix(": ")
 
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)

@@ -3,12 +3,14 @@
 Events are derived from each node's own view of the store, so every node sees every change once, in revision order.
 Over a `Resync` changes may be merged or missed; `revision` lets a reader drop repetitions. `at` is aware UTC at
 the node that tells it.
+
+An event made by hand is an example of those that are waited for: all fields but the two healths may be left out.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import ClassVar
+from datetime import UTC, datetime
+from typing import ClassVar, Final
 
 import attrs
 
@@ -34,6 +36,9 @@ __all__ = [
 ]
 
 
+_UNTOLD: Final = datetime.min.replace(tzinfo=UTC)
+
+
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Event(Value):
     """Base of all events.
@@ -43,7 +48,7 @@ class Event(Value):
         instance_id: The instance it concerns, or "".
         resource_id: The resource it concerns, or "".
         revision: Store revision of the change, 0 for facts local to one node.
-        at: Aware UTC.
+        at: Aware UTC; the year 1 in an example that nobody told.
     """
 
     kind: ClassVar[str] = "event"
@@ -51,7 +56,7 @@ class Event(Value):
     instance_id: str = ""
     resource_id: str = ""
     revision: int = 0
-    at: datetime
+    at: datetime = _UNTOLD
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -92,8 +97,8 @@ class RoleChanged(Event):
     """An instance became ACTIVE or STANDBY for a target: a role `group`, or the resource `resource_id`."""
 
     kind: ClassVar[str] = "role_changed"
-    old: Role | None
-    new: Role | None
+    old: Role | None = None
+    new: Role | None = None
     group: str | None = None
     reason: str = ""
 
@@ -129,7 +134,7 @@ class ResourceTransferred(Event):
     """A resource moved from a live owner (`old`) to another instance (`instance_id`)."""
 
     kind: ClassVar[str] = "resource_transferred"
-    old: str
+    old: str = ""
     epoch: int = 0
     reason: str = ""
 
@@ -139,10 +144,10 @@ class BulkProgress(Event):
     """A bulk operation of this node finished a batch."""
 
     kind: ClassVar[str] = "bulk_progress"
-    operation: str
-    done: int
-    failed: int
-    total: int
+    operation: str = ""
+    done: int = 0
+    failed: int = 0
+    total: int = 0
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -176,9 +181,9 @@ class CircuitStateChanged(Event):
     """A circuit breaker of this node changed state (``closed``, ``open``, ``half-open``); `what` is the instance or ``store``."""
 
     kind: ClassVar[str] = "circuit_state_changed"
-    what: str
-    old: str
-    new: str
+    what: str = ""
+    old: str = ""
+    new: str = ""
     reason: str = ""
 
 

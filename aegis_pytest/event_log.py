@@ -85,9 +85,11 @@ class EventLog:
         missed between an act and its expectation. Each event is taken once: the next `expect` wants another.
 
         Args:
-            wanted: The class of the event; or an event to be equal to, but for `at` and `revision`.
+            wanted: The class of the event, or an example of it. What is left out of an example, or has its default value,
+                may be anything, and so may `at` and `revision`: ``expect(RoleChanged(resource_id="r", new=Role.ACTIVE))``.
             within: Seconds, virtual where the test's time is.
-            fields: Values that the event's fields must have; others may be anything.
+            fields: Values that the event's fields must have, defaults too (``reason=""``, ``old=None``); others may be
+                anything.
 
         Raises:
             AssertionError: It did not happen in time; tells what did.
@@ -151,8 +153,9 @@ def _matches(event: Event, fields: Mapping[str, object]) -> bool:
 def _pattern(wanted: type[E] | E, fields: Mapping[str, object]) -> tuple[type[E], Mapping[str, object]]:
     if isinstance(wanted, type):
         return wanted, fields
-    given = {field.name: getattr(wanted, field.name) for field in attrs.fields(type(wanted))}
-    return type(wanted), {name: value for name, value in given.items() if name not in _INCIDENTAL} | {**fields}
+    given = {field.name: (getattr(wanted, field.name), field.default) for field in attrs.fields(type(wanted))}
+    told = {name: value for name, (value, default) in given.items() if value != default and name not in _INCIDENTAL}
+    return type(wanted), {**told, **fields}
 
 
 def _check_fields(kind: type[Event], fields: Mapping[str, object]) -> None:

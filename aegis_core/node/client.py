@@ -198,8 +198,8 @@ class Client:
             return await peer.request(codec.encode_request_map(request), left)
         except CallTimeout:
             raise
-        except trio.TooSlowError as exc:
-            raise order.timed_out(Outcome.MAYBE_EXECUTED) from exc
+        except trio.TooSlowError:
+            raise order.timed_out(Outcome.MAYBE_EXECUTED) from None
 
     # -- one call ---------------------------------------------------------------------------------
 

@@ -151,7 +151,6 @@ class Directory:
                     self._wake_all_targets()
                     self._touched(None)
             else:
-                _log.warning("the view is read anew: %s", item.reason)
                 self.snapshot.resync()
                 self._emit(events.Resync(at=at, reason=item.reason))
         while self._waiters and self.snapshot.synced and self._waiters[0][0] <= self.snapshot.revision:

@@ -317,7 +317,8 @@ class Instance:
             await trio.lowlevel.checkpoint()
             return
         self._health = health
-        _log.info("health of %s is %s: %s", self.instance_id, health.value, reason, extra=self.log_fields())
+        # That it changed, everybody is told when the record is written; only this program knows why.
+        _log.debug("%s says that it is %s: %s", self.instance_id, health.value, reason, extra=self.log_fields())
         if not self._options.register:
             await trio.lowlevel.checkpoint()
             return
@@ -586,9 +587,6 @@ class Instance:
         return {"service_name": self._service.name, "instance_id": self.instance_id, **more}
 
     def _tell_lease_ended(self, reason: EndReason) -> None:
-        _log.warning(
-            "the lease of %s ended: %s; registering anew", self.instance_id, reason.value, extra=self.log_fields()
-        )
         self._runtime.emit(
             events.LeaseEnded(
                 service_name=self._service.name,

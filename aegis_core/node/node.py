@@ -7,7 +7,6 @@ fails cancels the body, and the block raises `NodeCrashed` from its cause.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from os import PathLike
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Node", "open_node"]
 
-_log = logging.getLogger("aegis.node")
 
 E = TypeVar("E", bound=Event)
 
@@ -270,7 +268,6 @@ class Node:
         )
 
     def _store_circuit_changed(self, old: CircuitState, new: CircuitState) -> None:
-        _log.warning("the circuit of the store is %s, it was %s", new.value, old.value)
         event = CircuitStateChanged(at=self.runtime.wall(), what="store", old=old.value, new=new.value)
         self.runtime.emit(event)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
 import trio
 
-from aegis_core import names
 from aegis_core.events import ScopeOverran
 from aegis_core.node.claims import Claim
 from aegis_core.node.runtime import Runtime
 
 __all__ = ["watch_overrun"]
 
-_log = logging.getLogger("aegis.claims")
 
 TOLERANCE: Final = 0.05
 """Seconds for which unwinding may take after the end of a claim."""
@@ -31,13 +28,6 @@ async def watch_overrun(runtime: Runtime, claim: Claim) -> None:
             return
         seconds = clock.now() - ended
         instance = claim.instance
-        _log.error(
-            "work under the claim of %s goes on %.2f s after it ended: only its epoch %d protects the resource",
-            names.describe_target(claim.resource_id),
-            seconds,
-            claim.epoch,
-            extra=instance.log_fields(resource_id=claim.resource_id),
-        )
         runtime.emit(
             ScopeOverran(
                 service_name=instance.service.name,

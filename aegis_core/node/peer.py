@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Peer", "Peers", "circuits_open"]
 
-_log = logging.getLogger("aegis.client")
 
 _MOST_SHOWN: Final = 5
 
@@ -241,14 +239,6 @@ class Peers:
             self.troubled.pop(peer, None)
         elif self.known.get(instance.lease) is peer:
             self.troubled[peer] = None
-        _log.log(
-            logging.INFO if new is CircuitState.CLOSED else logging.WARNING,
-            "the circuit of %s is %s, it was %s",
-            instance.instance_id,
-            new.value,
-            old.value,
-            extra={"service_name": instance.service_name, "instance_id": instance.instance_id},
-        )
         self._runtime.emit(
             CircuitStateChanged(
                 service_name=instance.service_name,

@@ -91,7 +91,7 @@ class Order(Shown):
             raise self.uncertain
         if isinstance(exc, Misdirected):
             reason = f"its resource is on the move: {exc}"
-            raise NoInstance(service_name=self.service_name, reason=reason, outcome=Outcome.REJECTED) from exc
+            raise NoInstance(service_name=self.service_name, reason=reason, outcome=Outcome.REJECTED) from None
         raise exc
 
 

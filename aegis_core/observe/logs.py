@@ -154,7 +154,7 @@ def _open_file(name: str) -> logging.Handler:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         return logging.FileHandler(name, encoding="utf-8")
     except OSError as exc:
-        raise ConfigError(key="log.file", problem=f"{name} cannot be written: {exc.strerror}") from exc
+        raise ConfigError(key="log.file", problem=f"{name} cannot be written: {exc.strerror}") from None
 
 
 # --- Events ------------------------------------------------------------------------------------
@@ -174,6 +174,10 @@ _LEVELS: Final[Mapping[type[Event], int]] = {
     events.Resync: logging.WARNING,
     events.RoleChanged: logging.INFO,
     events.ScopeOverran: logging.ERROR,
+}
+_MEANING: Final[Mapping[type[Event], str]] = {
+    events.LeaseEnded: ": registering anew",
+    events.ScopeOverran: ": only its epoch protects the resource",
 }
 _MOST_SHOWN: Final = 10
 _BASE: Final = frozenset(field.name for field in attrs.fields(Event))
@@ -201,7 +205,7 @@ class EventLog:
         self._log.log(
             level,
             "%s",
-            f"{what} {about}".rstrip() + (f" ({', '.join(parts)})" if parts else ""),
+            f"{what} {about}".rstrip() + (f" ({', '.join(parts)})" if parts else "") + _MEANING.get(type(event), ""),
             extra={
                 "service_name": event.service_name,
                 "instance_id": event.instance_id,
@@ -215,6 +219,8 @@ class EventLog:
 def _level(event: Event) -> int:
     if isinstance(event, events.InstanceHealthChanged):
         return logging.INFO if event.new is Health.ONLINE else logging.WARNING
+    if isinstance(event, events.CircuitStateChanged) and event.new == "closed":
+        return logging.INFO
     return _LEVELS.get(type(event), logging.INFO)
 
 
@@ -222,6 +228,8 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         more = f" and {len(value) - _MOST_SHOWN} more" if len(value) > _MOST_SHOWN else ""
         return ", ".join(map(str, value[:_MOST_SHOWN])) + more
+    if isinstance(value, float):
+        return f"{value:.3g}"
     return "" if value in (None, "", 0) else str(getattr(value, "value", value))
 
 

@@ -84,11 +84,15 @@ TOLD: tuple[tuple[Event, int, str], ...] = (
         logging.INFO,
         "orphan swept i (resource_ids r, reason lease_expired)",
     ),
-    (events.LeaseEnded(instance_id="i", reason="EXPIRED", at=AT), logging.WARNING, "lease ended i (reason EXPIRED)"),
+    (
+        events.LeaseEnded(instance_id="i", reason="EXPIRED", at=AT),
+        logging.WARNING,
+        "lease ended i (reason EXPIRED): registering anew",
+    ),
     (
         events.ScopeOverran(resource_id="r", epoch=5, seconds=1.5, at=AT),
         logging.ERROR,
-        "scope overran r (epoch 5, seconds 1.5)",
+        "scope overran r (epoch 5, seconds 1.5): only its epoch protects the resource",
     ),
     (
         events.CircuitStateChanged(what="store", old="closed", new="open", at=AT),

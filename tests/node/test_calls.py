@@ -231,7 +231,7 @@ async def test_wrong_arguments_of_the_call_itself_are_refused() -> None:
             await node.call("account-service", "who", resource_id="account:1", instance_id="a")
         with pytest.raises(InvalidRequest, match=r"\$\.resource_id"):
             await node.call("account-service", "who", resource_id="account *")
-        with pytest.raises(InvalidRequest, match=r"cannot be sent @ \$\.params\.value"):
+        with pytest.raises(InvalidRequest, match=r"cannot be sent: object has no form on the wire @ \$\.params\.value"):
             await node.call("account-service", "echo", {"value": object()})
         with pytest.raises(InvalidRequest, match="bytes are more than"):
             await node.call("account-service", "echo", {"value": b"x" * (1 << 21)})

@@ -278,7 +278,7 @@ async def test_a_shielded_body_that_overruns_is_told(
     assert [type(event) for event in told] == [ScopeOverran] * 3
     assert all((event.resource_id, event.instance_id) == ("a", instance.instance_id) for event in told)
     assert [getattr(event, "seconds", None) for event in told] == pytest.approx([0.05, 1.05, 2.1], abs=0.01)
-    errors = [r for r in caplog.records if r.levelno == logging.ERROR and r.name == "aegis.claims"]
+    errors = [r for r in caplog.records if r.levelno == logging.ERROR and r.name == "aegis.events"]
     assert len(errors) == 3
     assert "only its epoch" in errors[0].getMessage()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
+import attrs
 import pytest
 import trio
 
@@ -23,6 +24,7 @@ from aegis_pytest.cluster import Cluster
 from aegis_pytest.event_log import EventLog
 
 rooms = Service("rooms")
+AT = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 async def test_event_is_expected_by_class_and_fields(aegis_cluster: Cluster, aegis_events: EventLog) -> None:
@@ -91,17 +93,27 @@ async def test_clearing_forgets_what_happened_before(aegis_cluster: Cluster, aeg
 
 
 async def test_event_can_be_expected_by_example(aegis_cluster: Cluster, aegis_events: EventLog) -> None:
-    """All fields must be equal but for when it happened and at which revision."""
-    instance = await aegis_cluster.serve("a", rooms)
-    example = InstanceRegistered(
-        service_name="rooms", instance_id=instance.instance_id, at=datetime(2000, 1, 1, tzinfo=UTC)
-    )
-    event = await aegis_events.expect(example)
+    """What the example says must be so; what it leaves out, when it happened, and at which revision may be anything."""
+    one = await aegis_cluster.serve("a", rooms, role=Role.ACTIVE)
+    two = await aegis_cluster.serve("b", rooms, role=Role.STANDBY)
+    event = await aegis_events.expect(InstanceRegistered(instance_id=one.instance_id))
     assert event.revision > 0
-    with pytest.raises(AssertionError):
-        await aegis_events.expect(
-            InstanceDeregistered(service_name="rooms", instance_id="another", at=event.at), within=math.ulp(1.0)
-        )
+    assert event.at > AT
+    later = attrs.evolve(event, instance_id=two.instance_id, at=AT, revision=1)
+    assert (await aegis_events.expect(later)).instance_id == two.instance_id
+    await aegis_cluster.kill("a")
+    promoted = await aegis_events.expect(RoleChanged(group="default", new=Role.ACTIVE, old=Role.STANDBY), within=31.1)
+    assert promoted.instance_id == two.instance_id
+    with pytest.raises(AssertionError, match=r"InstanceDeregistered\(instance_id=another\) did not happen"):
+        await aegis_events.expect(InstanceDeregistered(instance_id="another"), within=math.ulp(1.0))
+
+
+async def test_default_value_is_demanded_by_keyword(aegis_cluster: Cluster, aegis_events: EventLog) -> None:
+    """An example with it would not tell it from one without."""
+    await aegis_cluster.serve("a", rooms, role=Role.ACTIVE)
+    with pytest.raises(AssertionError, match=r"RoleChanged\(group=default, new=None\) did not happen"):
+        await aegis_events.expect(RoleChanged(group="default"), new=None, within=1)
+    await aegis_events.expect(RoleChanged(group="default"), old=None)
 
 
 async def test_what_happened_instead_is_told(aegis_cluster: Cluster, aegis_events: EventLog) -> None:
