@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypedDict
+from typing import Required, TypedDict
 
 __all__ = [
     "Application",
@@ -49,7 +49,7 @@ class Scope(TypedDict):
 class Message(TypedDict, total=False):
     """One event: a part of the request's body, or of the response."""
 
-    type: str
+    type: Required[str]
     body: bytes
     more_body: bool
     status: int

@@ -192,7 +192,7 @@ class _Request:
             return
         kind = message["type"]
         if kind == "http.response.start":
-            self._head = (message["status"], list(message.get("headers", ())))
+            self._head = (message.get("status", 500), list(message.get("headers", ())))
             return
         body, more = message.get("body", b""), message.get("more_body", False)
         data = b""

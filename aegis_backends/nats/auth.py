@@ -94,7 +94,7 @@ def _sign(seed: str, nonce: str) -> tuple[str, str]:
         raise ConfigError(problem="nkeys are needed for this: install aegis-ipc[nats]", key="nats") from exc
     try:
         pair = nkeys.from_seed(seed.strip().encode())
-        public_key = pair.public_key.decode()
+        public_key = bytes(pair.public_key).decode()
         signature = pair.sign(nonce.encode())
     except (nkeys.NkeysError, ValueError) as exc:
         # Without its cause, whose text may hold the seed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, overload
+from typing import Final, cast, overload
 
 import attrs
 
@@ -20,7 +20,8 @@ _NOT_IN_VALUE: Final = re.compile(r"[\r\n]")
 
 
 def _pairs(given: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    pairs = tuple(given.items() if isinstance(given, Mapping) else given)
+    # The cast: a type checker cannot rule out an iterable of pairs that is a mapping from pairs as well.
+    pairs = tuple(cast("Mapping[str, str]", given).items() if isinstance(given, Mapping) else given)
     for name, value in pairs:
         if not _NAME.fullmatch(name):
             raise LocalProtocolError(f"{name!r} is no name for a header")
