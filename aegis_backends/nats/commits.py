@@ -64,8 +64,8 @@ class Commits:
         self._random = random
         self._nonce = f"{random.getrandbits(64):016x}"
         self._count = 0
-        # Revisions of what was put here, and acknowledged before the watch told it.
-        self._own: dict[str, int] = {}
+        # The revision of what was put here, and by which transaction: acknowledged before the watch told it.
+        self._own: dict[str, tuple[int, str]] = {}
 
     def __repr__(self) -> str:
         return f"<Commits to bucket {self._settings.name!r}, {self._count} sent>"
@@ -111,9 +111,12 @@ class Commits:
         raise StoreUnavailable(reason=f"others kept changing the same keys for {_COMMIT_WITHIN:g} s")
 
     def _settled(self, transaction: Transaction) -> tuple[int, ...] | None:
-        """The revisions of *transaction*, if the view shows that it was applied."""
+        """The revisions of *transaction*, if the view or an acknowledgement shows that it was applied."""
         mirror, mine = self._watch.mirror, named(transaction.id).encode()
         for op in transaction.operations:
+            own = self._own.get(op.key)
+            if own is not None and own[1] == transaction.id:
+                return settled_revisions(transaction, op.key, own[0])
             record = mirror.records.get(op.key)
             if record is not None:
                 if record.transaction == mine:
@@ -129,7 +132,7 @@ class Commits:
         """
         records, own = self._watch.mirror.records, self._own
         for op in transaction.operations:
-            if op.expect != ANY and op.expect != own.get(op.key):
+            if op.expect != ANY and (op.key not in own or op.expect != own[op.key][0]):
                 record = records.get(op.key)
                 if op.expect != (ABSENT if record is None else record.change.revision):
                     return op.key
@@ -142,13 +145,13 @@ class Commits:
         for op, revision in zip(transaction.operations, found, strict=True):
             self._own.pop(op.key, None)
             if isinstance(op, Put):
-                self._own[op.key] = revision
+                self._own[op.key] = (revision, transaction.id)
         return found
 
     def _forget_own(self) -> None:
         """Drop what the view shows by now; the oldest come first."""
         own, applied = self._own, self._watch.mirror.applied
-        while own and (first := next(iter(own.items())))[1] <= applied:
+        while own and (first := next(iter(own.items())))[1][0] <= applied:
             del own[first[0]]
 
     def _expected(self, transaction: Transaction) -> list[int]:
@@ -159,7 +162,7 @@ class Commits:
             if op.expect > ABSENT:
                 expected.append(op.expect)
             elif op.expect == ANY and op.key in self._own:
-                expected.append(self._own[op.key])
+                expected.append(self._own[op.key][0])
             elif op.expect == ANY and (record := mirror.records.get(op.key)) is not None:
                 expected.append(record.change.revision)
             else:
