@@ -13,7 +13,7 @@ from aegis_backends.nats.mirror import Grave
 from aegis_backends.nats.opening import open_nats
 from aegis_backends.nats.server import open_servers
 from aegis_backends.nats.store import NatsStore
-from aegis_core.backend import ABSENT, BackendAddress, Conflict, Delete, Put, Transaction
+from aegis_core.backend import ABSENT, ANY, BackendAddress, Conflict, Delete, Put, Transaction
 from aegis_pytest.conformance.steps import open_mirror
 
 
@@ -37,6 +37,22 @@ async def test_deletions_that_only_one_side_remembers_are_sorted_out() -> None:
             assert again < both[0] < both[1]
             with pytest.raises(Conflict):
                 await store.commit(Transaction("t5", [Put("b", b"2", ABSENT)]))
+
+
+async def test_own_transaction_is_known_again_before_the_watch_tells_it() -> None:
+    """Its acknowledgement is enough, also where nothing was expected of the key."""
+    async with open_servers() as servers, open_connection([servers.url]) as connection:
+        address = BackendAddress(servers.url, "nats", servers.location, {"storage": "memory"})
+        async with open_nats(address) as backend:
+            store = backend.store
+            assert isinstance(store, NatsStore)
+            names = await connection.request("$JS.API.CONSUMER.NAMES.KV_service-registry", timeout=5.0)
+            (name,) = json.loads(names.payload)["consumers"]
+            await connection.request(f"$JS.API.CONSUMER.DELETE.KV_service-registry.{name}", timeout=5.0)
+            once = Transaction("t1", [Put("a", b"1", ANY), Put("b", b"1", ANY)])
+            revisions = await store.commit(once)
+            assert store._watch.mirror.applied < revisions[0]
+            assert await store.commit(once) == revisions
 
 
 async def test_watch_whose_consumer_is_gone_makes_another() -> None:
