@@ -18,7 +18,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "typing", "tests", "conformance", "docs", "demo", "bench"]
+nox.options.sessions = ["lint", "typing", "tests", "conformance", "chaos", "docs", "demo", "bench"]
 
 CHECKOUT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -135,6 +135,13 @@ def conformance(session: nox.Session) -> None:
     """The contract of the ports, against every backend that this machine can run."""
     install_wheel(session, "cli", "nats", "test", group="tests")
     run_pytest(session, options=["-m", ""], tests="tests/conformance")
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Real processes on real clusters, killed, stopped and cut off: some minutes."""
+    install_wheel(session, "cli", "nats", "test", group="tests")
+    run_pytest(session, options=["-m", ""], tests="tests/chaos")
 
 
 @nox.session

@@ -56,13 +56,15 @@ class BeliefProbe(trio.abc.Instrument):
                     self._recorder.believes(instance.instance_id, claim.resource_id, claim.epoch, forced=forced)
 
     def _ceased(self, claim: Claim) -> None:
-        ran_out = self._recorder.clock() + claim.deadline - trio.current_time()
+        until = self._recorder.clock() + claim.deadline - trio.current_time()
         reason = claim.ended or claim.interrupted
+        if claim.ended is not None or claim.relinquished:
+            until = min(until, self._step)
         self._recorder.believed(
             claim.instance.instance_id,
             claim.resource_id,
             claim.epoch,
-            until=min(self._step, ran_out),
+            until=until,
             reason="the lease ran out" if reason is None else reason.value,
         )
 

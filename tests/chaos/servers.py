@@ -1,0 +1,54 @@
+"""NATS servers that chaos tests share."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from aegis_backends.nats.server import NatsServers
+
+__all__ = ["bucket_url", "make_healthy", "running"]
+
+_SHARED_MEMORY: Final = Path("/dev/shm")
+
+
+@contextmanager
+def directory() -> Iterator[Path]:
+    """A folder in memory where there is such: what is tested is the servers' word, not somebody's disk."""
+    made = Path(tempfile.mkdtemp(prefix="aegis-", dir=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def running(count: int) -> Iterator[NatsServers]:
+    """Servers for a whole session of tests."""
+    with directory() as folder:
+        servers = NatsServers(count, folder)
+        trio.run(servers.start)
+        try:
+            yield servers
+        finally:
+            trio.run(servers.stop)
+
+
+def bucket_url(servers: NatsServers, bucket: str) -> str:
+    """The URL of a bucket on as many of *servers* as there are."""
+    return f"{servers.url}?bucket={bucket}&replicas={len(servers.servers)}"
+
+
+async def make_healthy(servers: NatsServers) -> None:
+    """Start those that a test before left dead, and wait until all answer."""
+    for server in servers.servers:
+        if not server.running:
+            server.spawn()
+    for server in servers.servers:
+        await server.wait_ready()

@@ -1,0 +1,393 @@
+"""A node in a process of its own, told what to do line by line; what it does is recorded for the check of the history.
+
+Run by path: ``python worker.py URL --name p1 --records FILE --storage FOLDER``. It serves one instance of the service
+``chaos``, whose id is the process's name. Commands come as JSON lines on standard input, ``{"id": 1, "do": "claim", ...}``;
+each is carried out in a task of its own and answered by one line on standard output, ``{"id": 1, "result": ...}`` or
+``{"id": 1, "error": CODE, "said": ...}``. Lines with ``"event"`` come unasked. SIGTERM ends it in order, as does the end of the
+commands: it does not outlive who commands it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+from aegis_core import AegisError, Call, Instance, LeaseLost, Node, Outcome, Role, Service, open_node
+from aegis_core.errors import (
+    Forbidden,
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    NotOwner,
+    ResourceConflict,
+    ResourceNotFound,
+    Unavailable,
+)
+from aegis_pytest.history import Answer, Kind, Recorder, record_to, watch_beliefs
+
+SERVICE: Final = "chaos"
+_PATIENCE: Final = 20.0
+
+Came = tuple[Answer, str, int, str]
+Settings = Mapping[str, object]
+
+
+class Storage:
+    """A storage that all processes share, and that fences: it takes no write with an epoch older than one it has seen."""
+
+    def __init__(self, folder: Path, recorder: Recorder) -> None:
+        self._folder = folder
+        self._recorder = recorder
+
+    def write(self, key: str, epoch: int) -> bool:
+        """Write to *key* with *epoch*; whether it was taken."""
+        with (self._folder / key.replace("/", "_")).open("a+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            seen = int(file.read() or 0)
+            accepted = epoch >= seen
+            if accepted:
+                file.seek(0)
+                file.truncate()
+                file.write(str(epoch))
+                file.flush()
+            self._recorder.wrote(key, epoch, accepted=accepted)
+        return accepted
+
+
+@attrs.define(eq=False)
+class Worker:
+    """One node and its instance, and what the scene may tell them."""
+
+    node: Node
+    instance: Instance
+    recorder: Recorder
+    nursery: trio.Nursery
+    tell: Callable[[Settings], None]
+    may_race: trio.Event = attrs.Factory(trio.Event)
+
+    async def carry_out(self, command: dict[str, object]) -> None:
+        """Carry *command* out and answer it."""
+        name, number = command.pop("do"), command.pop("id")
+        act: Callable[..., Awaitable[object]] = getattr(self, f"do_{name}")
+        try:
+            result = await act(**command)
+        except AegisError as exc:
+            self.tell({"id": number, "error": exc.code, "said": str(exc)})
+        else:
+            self.tell({"id": number, "result": result})
+
+    # -- operations, recorded -------------------------------------------------------------------------------------
+
+    async def do_claim(self, key: str) -> object:
+        """Claim *key*."""
+
+        async def claim() -> Came:
+            (made,) = await self.instance.claim(key)
+            return Answer.DONE, self.instance.instance_id, made.epoch, ""
+
+        return await self._operate(claim, Kind.CLAIM, key)
+
+    async def do_release(self, key: str) -> object:
+        """Release *key*."""
+
+        async def release() -> Came:
+            await self.instance.release(key)
+            return Answer.DONE, "", 0, ""
+
+        return await self._operate(release, Kind.RELEASE, key, epoch=self._epoch(key))
+
+    async def do_transfer(self, key: str, to: str) -> object:
+        """Transfer *key* to *to*."""
+
+        async def transfer() -> Came:
+            reply = await self.instance.transfer(key, to=to)
+            if key in reply.transferred:
+                return Answer.DONE, to, reply.epochs[key], ""
+            return Answer.UNKNOWN, "", 0, reply.failed[key]
+
+        return await self._operate(transfer, Kind.TRANSFER, key, to=to, epoch=self._epoch(key))
+
+    async def do_get_owner(self, key: str) -> object:
+        """Who owns *key*."""
+
+        async def get_owner() -> Came:
+            found = await self.node.registry.get_owner(key)
+            return Answer.DONE, found.owner_instance_id, found.epoch, ""
+
+        return await self._operate(get_owner, Kind.GET_OWNER, key)
+
+    async def do_call(self, key: str, *, timeout: float = _PATIENCE) -> object:
+        """Call the owner of *key*."""
+        name = f"{self.recorder.process}-{random.getrandbits(64):x}"
+        number = self.recorder.invoke(Kind.CALL, key, call=name)
+        params = {"name": name, "gate": ""}
+        try:
+            answer = await self.node.call(SERVICE, "touch", params, resource_id=key, timeout=timeout)
+        except AegisError as exc:
+            maybe = isinstance(exc, Unavailable) and exc.outcome is Outcome.MAYBE_EXECUTED
+            self.recorder.answer(number, Answer.UNKNOWN if maybe else Answer.FAILED, said=str(exc))
+            raise
+        assert isinstance(answer, dict)
+        self.recorder.answer(number, Answer.DONE, owner=answer["instance"], epoch=answer["epoch"])
+        return answer
+
+    async def do_own(self, key: str, *, standby: bool = True, priority: int = 0) -> object:
+        """Own *key* in a task, in turn; events ``owns`` and ``lost`` tell how that goes. A lost one is owned again."""
+        self.nursery.start_soon(self._own, key, Role.STANDBY if standby else Role.ACTIVE, priority)
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def do_race(self, key: str, *, claimants: int) -> object:
+        """Let *claimants* instances, which this registers, claim *key* at the same time; those that got it, and how many were refused."""
+        ids = [f"{self.recorder.process}-{number}" for number in range(claimants)]
+        limiter = trio.CapacityLimiter(32)
+
+        async def register(instance_id: str) -> None:
+            async with limiter:
+                await self.node.registry.register(SERVICE, instance_id, ttl=120)
+
+        async with trio.open_nursery() as nursery:
+            for instance_id in ids:
+                nursery.start_soon(register, instance_id)
+        self.tell({"event": "registered"})
+        winners: list[str] = []
+        refused: list[str] = []
+
+        async def claim(instance_id: str) -> None:
+            number = self.recorder.invoke(Kind.CLAIM, key, instance=instance_id)
+            try:
+                reply = await self.node.registry.claim(SERVICE, instance_id, key)
+            except Unavailable as exc:
+                self.recorder.answer(number, _failure(exc), said=str(exc))
+                return
+            if key in reply.registered:
+                self.recorder.answer(number, Answer.DONE, epoch=reply.epochs[key])
+                winners.append(instance_id)
+            else:
+                self.recorder.answer(number, Answer.HELD, owner=reply.conflicts[key])
+                refused.append(instance_id)
+
+        await self.may_race.wait()
+        async with trio.open_nursery() as nursery:
+            for instance_id in ids:
+                nursery.start_soon(claim, instance_id)
+        return {"winners": winners, "refused": len(refused)}
+
+    async def do_go(self) -> object:
+        """Let the race begin."""
+        self.may_race.set()
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def do_churn(
+        self, keys: Sequence[str], *, peers: Sequence[str], operations: int, seconds: float, seed: int, tasks: int = 4
+    ) -> object:
+        """Claim, release, transfer, read and call at random, until *operations* are done or *seconds* have passed; the count."""
+        done = 0
+        # Tasks of one process that release the same thing share one release: each is told that it is done.
+        changing: set[str] = set()
+
+        async def change(key: str, chance: random.Random) -> None:
+            if key not in self.instance.claims:
+                await self.do_claim(key)
+            elif chance.random() < 0.5:
+                await self.do_transfer(key, chance.choice(peers))
+            else:
+                await self.do_release(key)
+
+        async def act(chance: random.Random) -> None:
+            nonlocal done
+            while done < operations:
+                done += 1
+                key = chance.choice([key for key in keys if key not in changing])
+                dice = chance.random()
+                with contextlib.suppress(AegisError):
+                    if dice < 0.1:
+                        await self.do_get_owner(key)
+                    elif dice < 0.2:
+                        await self.do_call(key, timeout=5.0)
+                    else:
+                        changing.add(key)
+                        try:
+                            await change(key, chance)
+                        finally:
+                            changing.remove(key)
+
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+                for number in range(tasks):
+                    nursery.start_soon(act, random.Random(f"{seed}-{number}"))
+        return done
+
+    # -- the rest -------------------------------------------------------------------------------------------------
+
+    async def do_status(self) -> object:
+        """How the instance stands."""
+        await trio.lowlevel.checkpoint()
+        return {
+            "ready": self.instance.ready,
+            "lease": self.instance.lease_tag,
+            "claims": {key: claim.epoch for key, claim in self.instance.claims.items()},
+        }
+
+    async def do_line(self, key: str) -> object:
+        """This instance's place in the line for *key*, from 1 on; 0 if it does not wait."""
+        standbys = (await self.node.explain(key)).standbys
+        return standbys.index(self.instance.instance_id) + 1 if self.instance.instance_id in standbys else 0
+
+    def _epoch(self, key: str) -> int:
+        claim = self.instance.claims.get(key)
+        return 0 if claim is None else claim.epoch
+
+    async def _operate(
+        self, act: Callable[[], Awaitable[Came]], kind: Kind, key: str, *, to: str = "", epoch: int = 0
+    ) -> object:
+        number = self.recorder.invoke(kind, key, instance=self.instance.instance_id, to=to, epoch=epoch)
+        try:
+            with trio.fail_after(_PATIENCE):
+                answer, owner, shown, said = await act()
+        except ResourceConflict as exc:
+            # A conflict with oneself is one of two tasks of this process, and tells nothing of the registry.
+            held = kind is Kind.CLAIM and exc.owner not in {"", self.instance.instance_id}
+            self.recorder.answer(number, Answer.HELD if held else Answer.FAILED, owner=exc.owner, said=str(exc))
+            raise
+        except NotOwner as exc:
+            self.recorder.answer(number, Answer.HELD, owner=exc.owner, said=str(exc))
+            raise
+        except ResourceNotFound as exc:
+            self.recorder.answer(number, Answer.FREE, said=str(exc))
+            raise
+        except AegisError as exc:
+            self.recorder.answer(number, _failure(exc), said=str(exc))
+            raise
+        except (trio.TooSlowError, trio.Cancelled):
+            self.recorder.answer(number, Answer.UNKNOWN, said="nobody waits any longer")
+            raise
+        self.recorder.answer(number, answer, owner=owner, epoch=shown, said=said)
+        return {"answer": answer.value, "owner": owner, "epoch": shown}
+
+    async def _own(self, key: str, role: Role, priority: int) -> None:
+        while True:
+            number = self.recorder.invoke(Kind.CLAIM, key, instance=self.instance.instance_id)
+            answered = False
+            try:
+                async with self.instance.own(key, role=role, priority=priority) as claim:
+                    answered = True
+                    self.recorder.answer(number, Answer.DONE, epoch=claim.epoch)
+                    self.tell({"event": "owns", "key": key, "epoch": claim.epoch, "at": time.monotonic()})
+                    await trio.sleep_forever()
+            except LeaseLost as exc:
+                if not answered:
+                    self.recorder.answer(number, Answer.UNKNOWN, said=str(exc))
+                self.tell({"event": "lost", "key": key, "reason": exc.reason.value, "at": time.monotonic()})
+            except AegisError as exc:
+                if not answered:
+                    self.recorder.answer(number, _failure(exc), said=str(exc))
+                return
+            except trio.Cancelled:
+                if not answered:
+                    self.recorder.answer(number, Answer.UNKNOWN, said="the process ends")
+                raise
+
+
+def _failure(exc: AegisError) -> Answer:
+    """What is known of an operation that *exc* ended."""
+    if isinstance(exc, Unavailable):
+        return Answer.UNKNOWN if exc.outcome is Outcome.MAYBE_EXECUTED else Answer.FAILED
+    return Answer.FAILED if isinstance(exc, Forbidden | InvalidRequest | LimitExceeded | NotFound) else Answer.UNKNOWN
+
+
+def make_service(recorder: Recorder, storage: Storage, tell: Callable[[Settings], None]) -> Service:
+    """The service ``chaos``: its handler writes to the storage that fences, and records under which epoch it ran."""
+    service = Service(SERVICE, version="1.0.0")
+
+    @service.on_acquire
+    async def adopt(claim: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    @service.method
+    async def touch(call: Call, name: str, gate: str) -> dict[str, object]:
+        began = recorder.clock()
+        assert call.instance is not None
+        assert call.resource_id is not None
+        tell({"event": "handling", "name": name})
+        while gate and not Path(gate).exists():  # noqa: ASYNC240 - a handler that reaches no checkpoint
+            threading.Event().wait(0.01)  # whatever happens to its claim
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        accepted = storage.write(call.resource_id, call.epoch)
+        tell({"event": "wrote", "name": name, "accepted": accepted})
+        recorder.handled(call.instance.instance_id, call.resource_id, call.epoch, name, began=began)
+        return {"instance": call.instance.instance_id, "epoch": call.epoch, "accepted": accepted}
+
+    return service
+
+
+def say(line: Settings) -> None:
+    """Write *line* to standard output, at once and whole."""
+    os.write(1, f"{json.dumps(line)}\n".encode())
+
+
+async def obey(worker: Worker) -> None:
+    """Carry out the commands that come; when there are no more, end."""
+    heard = b""
+    async with trio.lowlevel.FdStream(os.dup(0)) as stdin:
+        async for chunk in stdin:
+            *lines, heard = (heard + chunk).split(b"\n")
+            for line in lines:
+                worker.nursery.start_soon(worker.carry_out, json.loads(line))
+    signal.raise_signal(signal.SIGTERM)
+
+
+async def main(options: argparse.Namespace) -> None:
+    """Serve until SIGTERM, or until nobody commands any more."""
+    config: dict[str, object] = {"drain": options.drain, "request_timeout": options.timeout}
+    with record_to(options.records) as take:
+        recorder = Recorder(options.name, take)
+        service = make_service(recorder, Storage(options.storage, recorder), say)
+        with trio.open_signal_receiver(signal.SIGTERM) as terms, watch_beliefs(recorder) as probe:
+            async with (
+                open_node(options.url, config=config) as node,
+                node.serve(service, instance_id=options.name, ttl=options.ttl) as instance,
+                trio.open_nursery() as nursery,
+            ):
+                probe.watch(instance)
+                nursery.start_soon(obey, Worker(node, instance, recorder, nursery, say))
+                say({"event": "ready", "at": time.monotonic()})
+                async for _ in terms:
+                    break
+                say({"event": "ending", "at": time.monotonic()})
+                nursery.cancel_scope.cancel()
+    say({"event": "ended"})
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--records", type=Path, required=True)
+    parser.add_argument("--storage", type=Path, required=True)
+    parser.add_argument("--ttl", type=float, default=30.0)
+    parser.add_argument("--drain", type=float, default=2.0)
+    parser.add_argument("--timeout", type=float, default=5.0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(levelname)s %(name)s %(message)s")
+    trio.run(main, parse())
