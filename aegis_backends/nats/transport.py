@@ -1,7 +1,9 @@
 """Calls over NATS: a request to an instance's own subject, and the answer to the subject that came with it.
 
 An instance listens on ``ipc.instance.{id}.inbox.{tag}`` for those who know its lease, and on ``ipc.instance.{id}.inbox``
-for those who know no leases. On the latter incarnations of one id are one queue group, lest two answer.
+for those who know no leases. Both are queue groups: on the latter incarnations of one id share one, lest two answer; on
+the former there is one member, but when its server is about to stop, the group is on the next server before it leaves
+the old one, so that no request finds nobody.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ class NatsTransport:
             listening.push_async_callback(self._wait_unsubscribed)
             try:
                 if tag:
-                    await listening.enter_async_context(self._connection.listen(subject, arrived))
+                    await listening.enter_async_context(self._connection.listen(subject, arrived, queue=_QUEUE))
                 untagged = self._subject(self.endpoint(instance_id, ""))
                 await listening.enter_async_context(self._connection.listen(untagged, arrived, queue=_QUEUE))
             except NatsError as exc:
