@@ -104,10 +104,10 @@ async def test_who_shows_the_wrong_credentials_is_told_at_once(kind: Callable[[P
 
 async def test_who_shows_nothing_is_refused_as_who_shows_wrong_things(tmp_path: Path) -> None:
     """Credentials that are missing are wrong credentials."""
-    with running(tmp_path, password(tmp_path).settings) as server:
-        with pytest.raises(AuthorizationFailed, match="Authorization Violation"):
-            async with open_connection([server.url], QUICK):
-                pass
+    refused = pytest.raises(AuthorizationFailed, match="Authorization Violation")
+    with running(tmp_path, password(tmp_path).settings) as server, refused:
+        async with open_connection([server.url], QUICK):
+            pass
 
 
 async def test_credentials_in_the_url_are_shown_to_that_server(tmp_path: Path) -> None:

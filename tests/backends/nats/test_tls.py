@@ -54,10 +54,12 @@ async def test_everything_works_over_tls_and_again_after_a_loss(order: str, tmp_
 async def test_server_that_asks_for_tls_gets_it_without_an_option(tmp_path: Path) -> None:
     """By the certificates that the system trusts, to which ours does not belong."""
     certificates = Certificates(tmp_path / "certificates")
-    with running(tmp_path / "server", certificates.settings()) as server:
-        with pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED"):
-            async with open_connection([server.url], QUICK):
-                pass
+    with (
+        running(tmp_path / "server", certificates.settings()) as server,
+        pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED"),
+    ):
+        async with open_connection([server.url], QUICK):
+            pass
 
 
 async def test_server_that_offers_tls_gets_it_where_it_is_wanted(tmp_path: Path) -> None:
@@ -79,20 +81,21 @@ async def test_server_without_tls_is_refused_where_tls_is_wanted(url_scheme: str
     """No secret leaves in the clear because of a server's configuration, or of somebody in between."""
     certificates = Certificates(tmp_path / "certificates")
     options = trusting(certificates.authority) if url_scheme == "nats" else QUICK
-    with running(tmp_path / "server") as server:
-        with pytest.raises(ConnectionFailed, match="the server offers none"):
-            async with open_connection([server.url.replace("nats:", f"{url_scheme}:")], options):
-                pass
+    with running(tmp_path / "server") as server, pytest.raises(ConnectionFailed, match="the server offers none"):
+        async with open_connection([server.url.replace("nats:", f"{url_scheme}:")], options):
+            pass
 
 
 @pytest.mark.parametrize("settings", ["", FIRST])
 async def test_authority_that_is_not_trusted_ends_the_handshake(settings: str, tmp_path: Path) -> None:
     """The error says what is wrong with the certificate; nothing was told to that server."""
     certificates, others = Certificates(tmp_path / "certificates"), Certificates(tmp_path / "others")
-    with running(tmp_path / "server", certificates.settings(settings)) as server:
-        with pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED") as caught:
-            async with open_connection([server.url], trusting(others.authority, first=bool(settings))):
-                pass
+    with (
+        running(tmp_path / "server", certificates.settings(settings)) as server,
+        pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED") as caught,
+    ):
+        async with open_connection([server.url], trusting(others.authority, first=bool(settings))):
+            pass
     assert not isinstance(caught.value, AuthorizationFailed)
 
 
@@ -100,21 +103,23 @@ async def test_certificate_must_be_for_the_name_that_was_asked_for(tmp_path: Pat
     """That is the host of the URL, unless an option names another."""
     certificates = Certificates(tmp_path / "certificates", "nats.example.com")
     options = trusting(certificates.authority)
+    assert options.tls is not None
+    named = attrs.evolve(options, tls=attrs.evolve(options.tls, server_hostname="nats.example.com"))
     with running(tmp_path / "server", certificates.settings()) as server:
+        async with open_connection([server.url], named) as connection:
+            await assert_works(connection)
         with pytest.raises(ConnectionFailed, match="IP address mismatch"):
             async with open_connection([server.url], options):
                 pass
-        assert options.tls is not None
-        named = attrs.evolve(options, tls=attrs.evolve(options.tls, server_hostname="nats.example.com"))
-        async with open_connection([server.url], named) as connection:
-            await assert_works(connection)
 
 
 async def test_client_shows_its_certificate_to_a_server_that_asks(tmp_path: Path) -> None:
     """It can be all that a client logs in with; one without, or a stranger's, is refused."""
     certificates, others = Certificates(tmp_path / "certificates"), Certificates(tmp_path / "others")
     settings = certificates.settings("verify_and_map: true")
-    users = 'authorization { users: [ { user: "robot@tests.example", permissions: { publish: ">", subscribe: ">" } } ] }'
+    users = (
+        'authorization { users: [ { user: "robot@tests.example", permissions: { publish: ">", subscribe: ">" } } ] }'
+    )
     with running(tmp_path / "server", settings + users) as server:
         options = trusting(certificates.authority, certificates=certificates)
         async with open_connection([server.url], options) as connection:
@@ -132,15 +137,19 @@ async def test_wrong_order_is_found_out(tmp_path: Path) -> None:
     """Each side waits for the other, or is told nonsense; in either case not for long."""
     certificates = Certificates(tmp_path / "certificates")
     options = attrs.evolve(trusting(certificates.authority, first=True), connect_timeout=0.5)
-    with running(tmp_path / "server", certificates.settings()) as server:
-        with pytest.raises(ConnectionFailed, match="wrong version number|WRONG_VERSION_NUMBER|record layer"):
-            async with open_connection([server.url], options):
-                pass
+    with (
+        running(tmp_path / "server", certificates.settings()) as server,
+        pytest.raises(ConnectionFailed, match="WRONG_VERSION_NUMBER"),
+    ):
+        async with open_connection([server.url], options):
+            pass
     options = attrs.evolve(trusting(certificates.authority), connect_timeout=0.5)
-    with running(tmp_path / "other", certificates.settings(FIRST)) as server:
-        with pytest.raises(ConnectionFailed, match=r"no answer within 0\.5 s"):
-            async with open_connection([server.url], options):
-                pass
+    with (
+        running(tmp_path / "other", certificates.settings(FIRST)) as server,
+        pytest.raises(ConnectionFailed, match=r"no answer within 0\.5 s"),
+    ):
+        async with open_connection([server.url], options):
+            pass
 
 
 async def test_servers_that_others_tell_of_are_known_by_the_first_ones_name(tmp_path: Path) -> None:
