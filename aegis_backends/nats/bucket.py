@@ -51,11 +51,13 @@ class BucketSettings:
         name: Its name; as the `nats` tools know it.
         storage: Where the server keeps it: ``memory`` is fast and ends with the servers, ``file`` survives them.
         replicas: How many servers keep it: 1, 3 or 5.
+        marker_ttl: Seconds for which the server remembers that a TTL ended, and tells of it; 0 for not at all.
     """
 
     name: str = "service-registry"
     storage: Literal["file", "memory"] = "file"
     replicas: int = 1
+    marker_ttl: int = MARKER_TTL
 
     @property
     def stream(self) -> str:
@@ -83,32 +85,32 @@ def new_config(settings: BucketSettings, first_revision: int) -> dict[str, objec
         "deny_delete": True,
         "allow_direct": True,
         "first_seq": first_revision,
-        _MARKER: MARKER_TTL * _SECOND,
+        **({_MARKER: settings.marker_ttl * _SECOND} if settings.marker_ttl else {}),
         **_NEEDED,
     }
 
 
-def upgraded(config: Mapping[str, object]) -> dict[str, object] | None:
-    """*config* with what a registry needs; None if it has it all.
+def upgraded(settings: BucketSettings, config: Mapping[str, object]) -> dict[str, object] | None:
+    """*config* with what a bucket with these *settings* needs; None if it has it all.
 
     Everything else stays as it is. The bucket's own age limit goes: it would delete what has no TTL.
     """
     wanted = {**config, **_NEEDED}
     marker = config.get(_MARKER, 0)
-    if not isinstance(marker, int) or marker < MARKER_TTL * _SECOND:
-        wanted[_MARKER] = MARKER_TTL * _SECOND
+    if not isinstance(marker, int) or marker < settings.marker_ttl * _SECOND:
+        wanted[_MARKER] = settings.marker_ttl * _SECOND
     missing = object()
     return None if all(config.get(name, missing) == value for name, value in wanted.items()) else wanted
 
 
 def shortcomings(settings: BucketSettings, config: Mapping[str, object]) -> list[str]:
-    """What keeps a bucket with the echoed *config* from holding a registry, in words; nothing if it can."""
+    """What keeps a bucket with the echoed *config* from being used, in words; nothing if it can be."""
     wrong = [
         f"{name} is {config.get(name)!r} instead of {value!r}"
         for name, value in _NEEDED.items()
         if config.get(name, 0 if value == 0 else None) != value
     ]
-    if not config.get(_MARKER):
+    if settings.marker_ttl and not config.get(_MARKER):
         wrong.append(f"{_MARKER} is not set")
     if config.get("subjects") != [f"{settings.prefix}>"]:
         wrong.append(f"its subjects are {config.get('subjects')!r}")
@@ -135,7 +137,7 @@ async def ensure_bucket(jetstream: JetStream, settings: BucketSettings, *, versi
     """
     try:
         found = await _made_or_found(jetstream, settings, version)
-        better = upgraded(found.config)
+        better = upgraded(settings, found.config)
         if better is not None:
             changed = sorted(name for name in better if better[name] != found.config.get(name))
             _log.warning("bucket %s is upgraded in place: %s", settings.name, ", ".join(changed))

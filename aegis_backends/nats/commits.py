@@ -15,24 +15,16 @@ from typing import Final
 
 import trio
 
-from aegis_backends.nats.batch import encode_transaction, named, revisions, settled_revisions
+from aegis_backends.nats.batch import named, revisions, settled_revisions
 from aegis_backends.nats.bucket import BucketSettings
 from aegis_backends.nats.connection import Connection
-from aegis_backends.nats.errors import Disconnected, NatsError
-from aegis_backends.nats.jetstream import (
-    IN_FLIGHT,
-    UNDECIDED,
-    WRONG_LAST,
-    JetStream,
-    JetStreamError,
-    parse_acknowledgement,
-)
+from aegis_backends.nats.jetstream import IN_FLIGHT, WRONG_LAST, JetStream, JetStreamError
+from aegis_backends.nats.sending import Sender, refused
 from aegis_backends.nats.watch import Watch
-from aegis_core.backend import ABSENT, ANY, Conflict, Indeterminate, Put, StoreUnavailable, Transaction
+from aegis_core.backend import ABSENT, ANY, Conflict, Put, StoreUnavailable, Transaction
 
 __all__ = ["Commits"]
 
-_ANSWER_WITHIN: Final = 3.0
 _COMMIT_WITHIN: Final = 10.0
 _PAUSE: Final = 0.005
 
@@ -57,18 +49,16 @@ class Commits:
         *,
         random: random.Random,
     ) -> None:
-        self._connection = connection
         self._jetstream = jetstream
         self._watch = watch
         self._settings = settings
         self._random = random
-        self._nonce = f"{random.getrandbits(64):016x}"
-        self._count = 0
+        self._sender = Sender(connection, settings.prefix, random=random)
         # The revision of what was put here, and by which transaction: acknowledged before the watch told it.
         self._own: dict[str, tuple[int, str]] = {}
 
     def __repr__(self) -> str:
-        return f"<Commits to bucket {self._settings.name!r}, {self._count} sent>"
+        return f"<Commits to bucket {self._settings.name!r} by {self._sender!r}>"
 
     async def commit(self, transaction: Transaction) -> tuple[int, ...]:
         """Apply *transaction*; see `aegis_core.backend.Store.commit`. Cancelled, its fate is open.
@@ -95,10 +85,10 @@ class Commits:
                 continue
             expected = self._expected(transaction)
             try:
-                last = await self._send(transaction, expected)
+                last = await self._sender.send(transaction, expected)
             except JetStreamError as exc:
                 if exc.number not in (IN_FLIGHT, WRONG_LAST):
-                    raise _refused(exc) from exc
+                    raise refused(exc) from exc
                 refusal = exc
             else:
                 return self._acknowledged(transaction, last)
@@ -170,32 +160,6 @@ class Commits:
                 expected.append(0 if grave is None else grave.last)
         return expected
 
-    async def _send(self, transaction: Transaction, expected: Sequence[int]) -> int:
-        """Publish *transaction* once; returns the revision of its last message.
-
-        Raises:
-            JetStreamError: It was refused.
-        """
-        self._count += 1
-        nonce = f"{self._nonce}-{self._count}"
-        *first, last = encode_transaction(transaction, expected, prefix=self._settings.prefix, nonce=nonce)
-        try:
-            for message in first:
-                self._connection.publish(message.subject, message.payload, headers=message.headers)
-            answer = await self._connection.request(
-                last.subject, last.payload, headers=last.headers, timeout=_ANSWER_WITHIN
-            )
-        except trio.TooSlowError:
-            raise Indeterminate(reason=f"no answer within {_ANSWER_WITHIN:g} s") from None
-        except Disconnected as exc:
-            if exc.sent:
-                raise Indeterminate(reason=exc.message) from exc
-            raise StoreUnavailable(reason=exc.message) from exc
-        except NatsError as exc:
-            # A batch without its last message is nothing.
-            raise StoreUnavailable(reason=exc.message) from exc
-        return parse_acknowledgement(answer.payload).sequence
-
     async def _learn(self, transaction: Transaction, expected: Sequence[int], last: int) -> None:
         """Find out why the server refused *expected*, in case the view does not tell: it disagrees about a deletion.
 
@@ -216,10 +180,3 @@ class Commits:
             if key in keys and mirror.recall(key, found.headers, last):
                 return
         raise Conflict
-
-
-def _refused(exc: JetStreamError) -> StoreUnavailable | Indeterminate:
-    """What a refusal means that is none of an expectation."""
-    if exc.number in UNDECIDED or exc.status >= 500:
-        return Indeterminate(reason=exc.message)
-    return StoreUnavailable(reason=exc.message)

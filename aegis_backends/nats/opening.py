@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -13,12 +14,14 @@ import attrs
 
 from aegis_backends.nats.auth import Credentials, CredentialsFile, NkeySeed, Token, UserPassword
 from aegis_backends.nats.bucket import BucketSettings
-from aegis_backends.nats.connection import open_connection
+from aegis_backends.nats.bus import NatsBus
+from aegis_backends.nats.connection import Connection, open_connection
 from aegis_backends.nats.errors import AuthorizationFailed, NatsError, PermissionDenied
+from aegis_backends.nats.messages import open_messages
 from aegis_backends.nats.options import ConnectOptions, TLSOptions
 from aegis_backends.nats.store import open_store
 from aegis_backends.nats.transport import NatsTransport
-from aegis_core.backend import Backend, BackendAddress
+from aegis_core.backend import Backend, BackendAddress, Store
 from aegis_core.errors import ConfigError, StoreUnavailable
 
 __all__ = ["NatsSettings", "open_nats", "read_address"]
@@ -158,4 +161,18 @@ async def open_nats(address: BackendAddress) -> AsyncIterator[Backend]:
             raise ConfigError(source="nats", key="credentials", problem=exc.message) from exc
         except NatsError as exc:
             raise StoreUnavailable(reason=exc.message) from exc
-        yield Backend(store=store, transports=(NatsTransport(connection),), random=chance)
+        yield Backend(
+            store=store,
+            transports=(NatsTransport(connection),),
+            bus=NatsBus(connection),
+            open_messages=partial(_open_messages, connection, settings.bucket, chance),
+            random=chance,
+        )
+
+
+@asynccontextmanager
+async def _open_messages(
+    connection: Connection, registry: BucketSettings, chance: random.Random
+) -> AsyncIterator[Store]:
+    async with open_messages(connection, registry, random=chance) as messages:
+        yield messages

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import random
-import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime
 from typing import Final
 
 import trio
 
 from aegis_backends.nats.background import open_background
-from aegis_backends.nats.batch import MARKER_TTL, is_deletion, named, ttl_seconds
 from aegis_backends.nats.bucket import BucketSettings, ensure_bucket
 from aegis_backends.nats.commits import Commits
 from aegis_backends.nats.connection import Connection, ConnectionState
-from aegis_backends.nats.errors import NatsError
 from aegis_backends.nats.jetstream import JetStream, StreamInfo
+from aegis_backends.nats.limits import capabilities, check_transaction, read_entry
 from aegis_backends.nats.watch import Watch
-from aegis_core.backend import Capabilities, Clock, Entry, Feed, Put, StoreUnavailable, Transaction, TrioClock
+from aegis_core.backend import Capabilities, Clock, Entry, Feed, StoreUnavailable, Transaction, TrioClock
 
 __all__ = ["NatsStore", "open_store"]
 
-_KEY: Final = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*")
-_MAX_KEY: Final = 3500
-_MAX_ID: Final = 256
-# What a message of the store has beside the value: the headers, with an id of full length.
-_HEADERS: Final = 1024
 _LOAD_WITHIN: Final = 30.0
 
 
@@ -78,19 +69,7 @@ class NatsStore:
             ConfigError: It cannot be used; says what to do.
             StoreUnavailable: No answer.
         """
-        config = (await self._check()).config
-        largest = config.get("max_msg_size")
-        most = self._connection.max_payload
-        if isinstance(largest, int) and 0 < largest < most:
-            most = largest
-        self._capabilities = Capabilities(
-            min_ttl=1.0,
-            ttl_resolution=1.0,
-            max_transaction=1000,
-            max_value=max(1, most - _HEADERS),
-            settle_for=float(MARKER_TTL),
-            durable=config.get("storage") == "file",
-        )
+        self._capabilities = capabilities(await self._check(), self._connection.max_payload, max_transaction=1000)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -108,28 +87,10 @@ class NatsStore:
             StoreUnavailable: There is no server, or no leader; nothing was stored.
             ValueError: No state of the store could take it.
         """
-        self._judge(transaction)
+        check_transaction(transaction, self._capabilities)
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_usable()
         return await self._commits.commit(transaction)
-
-    def _judge(self, transaction: Transaction) -> None:
-        """Refuse what no state of the store could take."""
-        limits = self._capabilities
-        count = len(transaction.operations)
-        if count > limits.max_transaction:
-            raise ValueError(f"a transaction has at most {limits.max_transaction} operations, this one {count}")
-        if not 0 < len(named(transaction.id)) <= _MAX_ID:
-            raise ValueError(f"a transaction's id has 1 to {_MAX_ID} characters, this one {len(transaction.id)}")
-        for op in transaction.operations:
-            key = op.key
-            if len(key) > _MAX_KEY or not _KEY.fullmatch(key):
-                raise ValueError(f"{key[:80]!r} is not a key: tokens of A-Z a-z 0-9 _ = / - joined by dots")
-            if isinstance(op, Put):
-                if len(op.value) > limits.max_value:
-                    raise ValueError(f"a value has at most {limits.max_value} bytes, that of {key!r} {len(op.value)}")
-                if op.ttl is not None and not limits.min_ttl <= op.ttl < math.inf:
-                    raise ValueError(f"a TTL is at least {limits.min_ttl:g} s, that of {key!r} {op.ttl:g}")
 
     async def sync(self) -> int:
         """A read barrier: the revision of a message that was sent after this call and changes nothing.
@@ -153,19 +114,7 @@ class NatsStore:
         """
         await trio.lowlevel.checkpoint()
         self._check_usable()
-        if not _KEY.fullmatch(key):
-            return None
-        try:
-            found = await self._jetstream.last_message(self._settings.stream, self._settings.prefix + key)
-        except NatsError as exc:
-            raise StoreUnavailable(reason=exc.message) from exc
-        if found is None or is_deletion(found.headers, found.payload):
-            return None
-        ttl = ttl_seconds(found.headers.get("Nats-TTL", ""))
-        if ttl:
-            age = (datetime.now(UTC) - datetime.fromisoformat(found.stored_at)).total_seconds()
-            return Entry(found.payload, found.sequence, min(max(0.001, ttl - age), ttl))
-        return Entry(found.payload, found.sequence)
+        return await read_entry(self._jetstream, self._settings, key)
 
     async def run(self) -> None:
         """Do what has to be done all the time, until cancelled. `prepare` comes first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
@@ -46,12 +46,51 @@ class Hearer:
             await self._moved.wait()
 
 
+class SpreadBus:
+    """*bus*, whose subscriptions are entered once they count for the publisher *other*, too.
+
+    Subscriptions spread in the order in which they were made: one that was made later, and is heard, proves the earlier.
+    """
+
+    def __init__(self, bus: Bus, other: Bus) -> None:
+        self._bus = bus
+        self._other = other
+
+    @property
+    def max_payload(self) -> int:
+        """The bus's."""
+        return self._bus.max_payload
+
+    @asynccontextmanager
+    async def subscribe(
+        self, subject: str, receive: Callable[[Message], None], *, queue: str = ""
+    ) -> AsyncIterator[None]:
+        """As the bus, and wait."""
+        heard = Hearer()
+        async with self._bus.subscribe(subject, receive, queue=queue):
+            probe = f"conformance.{id(heard)}"
+            async with self._bus.subscribe(probe, heard.receive):
+                while not heard.heard:
+                    self._other.publish(probe, b"")
+                    with trio.move_on_after(0.01):
+                        await heard.wait_count(1)
+            yield
+
+    def publish(self, subject: str, payload: bytes, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
+        """As the bus."""
+        self._bus.publish(subject, payload, reply=reply, headers=headers)
+
+
 @asynccontextmanager
 async def open_pair(harness: Harness) -> AsyncIterator[tuple[Bus, Bus]]:
     """Two connections to one bus; what hangs with them fails."""
     with trio.fail_after(4 * harness.patience):
-        async with harness.open_backend() as one, harness.open_peer() as other:
-            yield harness.bus(one), harness.bus(other)
+        async with harness.open_backend() as here, harness.open_peer() as there:
+            one, other = harness.bus(here), harness.bus(there)
+            if harness.spreads_subscriptions:
+                yield SpreadBus(one, other), SpreadBus(other, one)
+            else:
+                yield one, other
 
 
 class BusConformance:

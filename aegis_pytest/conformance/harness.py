@@ -34,6 +34,9 @@ class Harness(abc.ABC):
     tells_departure: ClassVar[bool] = True
     """Whether a caller learns at once that the instance it waits for stopped listening; else it waits for its timeout."""
 
+    spreads_subscriptions: ClassVar[bool] = False
+    """Whether a subscription to the bus counts for the publishers of other connections only a moment after it was made."""
+
     @abc.abstractmethod
     def open_backend(self) -> AbstractAsyncContextManager[Backend]:
         """A backend that nobody else sees, with an empty store.

@@ -17,10 +17,12 @@ import pytest
 import trio
 
 from aegis_backends.nats.connection import open_connection
+from aegis_backends.nats.messages import messages_bucket
 from aegis_backends.nats.opening import open_nats, read_address
 from aegis_backends.nats.server import NatsServers
 from aegis_core.backend import Backend, BackendAddress
 from aegis_pytest.conformance import (
+    BusConformance,
     Harness,
     LifecycleConformance,
     RegistryConformance,
@@ -63,7 +65,14 @@ class NatsHarness(Harness):
     async def _remove(self) -> None:
         settings = read_address(self._address)
         async with open_connection(settings.servers, settings.options) as connection:
-            await connection.request(f"$JS.API.STREAM.DELETE.{settings.bucket.stream}", timeout=10.0)
+            for bucket in (settings.bucket, messages_bucket(settings.bucket)):
+                await connection.request(f"$JS.API.STREAM.DELETE.{bucket.stream}", timeout=10.0)
+
+
+class ClusterHarness(NatsHarness):
+    """The same, on servers that tell each other who subscribed."""
+
+    spreads_subscriptions = True
 
 
 @contextmanager
@@ -118,7 +127,7 @@ class OnCluster:
     @pytest.fixture
     def harness(self, three_servers: NatsServers) -> Harness:
         """A bucket of the test's own."""
-        return NatsHarness(three_servers, "file", replicas=3)
+        return ClusterHarness(three_servers, "file", replicas=3)
 
 
 class TestNatsStore(OnOneServer, StoreConformance):
@@ -127,6 +136,10 @@ class TestNatsStore(OnOneServer, StoreConformance):
 
 class TestNatsTransport(OnOneServer, TransportConformance):
     """The transport through one server."""
+
+
+class TestNatsBus(OnOneServer, BusConformance):
+    """The bus through one server."""
 
 
 class TestNatsLifecycle(OnOneServer, LifecycleConformance):
@@ -160,6 +173,11 @@ class TestNatsClusterStore(OnCluster, StoreConformance):
 @pytest.mark.thorough
 class TestNatsClusterTransport(OnCluster, TransportConformance):
     """The transport through a cluster."""
+
+
+@pytest.mark.thorough
+class TestNatsClusterBus(OnCluster, BusConformance):
+    """The bus through a cluster."""
 
 
 @pytest.mark.thorough

@@ -102,10 +102,10 @@ def test_old_bucket_is_upgraded_and_another_kind_is_refused() -> None:
     """What it has of its own stays; what cannot hold a registry is named."""
     settings = BucketSettings(name="reg")
     config = new_config(settings, 5)
-    assert upgraded(config) is None
+    assert upgraded(settings, config) is None
     assert shortcomings(settings, config) == []
     old = {**config, "max_age": 30, "max_msgs_per_subject": 5, "allow_atomic": False, "subject_delete_marker_ttl": 0}
-    assert upgraded({**old, "placement": "x"}) == {**config, "placement": "x"}
+    assert upgraded(settings, {**old, "placement": "x"}) == {**config, "placement": "x"}
     wrong = shortcomings(settings, {**old, "subjects": ["a"], "retention": "interest", "sources": [1], "max_age": 0})
     assert len(wrong) == 6
 
