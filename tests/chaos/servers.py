@@ -1,7 +1,8 @@
-"""NATS servers that chaos tests share."""
+"""NATS servers that tests kill and restart."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,11 +12,15 @@ from typing import Final
 
 import trio
 
-from aegis_backends.nats.server import NatsServers
+from aegis_backends.nats.connection import open_connection
+from aegis_backends.nats.opening import read_address
+from aegis_backends.nats.server import NatsServer, NatsServers
+from aegis_core.config import parse_backend
 
-__all__ = ["bucket_url", "make_healthy", "running"]
+__all__ = ["bucket_url", "leader_of", "make_healthy", "running"]
 
 _SHARED_MEMORY: Final = Path("/dev/shm")
+_PATIENCE: Final = 60.0
 
 
 @contextmanager
@@ -52,3 +57,17 @@ async def make_healthy(servers: NatsServers) -> None:
             server.spawn()
     for server in servers.servers:
         await server.wait_ready()
+
+
+async def leader_of(url: str, servers: NatsServers) -> NatsServer:
+    """The server that leads the bucket of *url*."""
+    settings = read_address(parse_backend(url))
+    with trio.fail_after(_PATIENCE):
+        async with open_connection(settings.servers, settings.options) as connection:
+            while True:
+                answer = await connection.request(f"$JS.API.STREAM.INFO.{settings.bucket.stream}", timeout=10.0)
+                leader = json.loads(answer.payload).get("cluster", {}).get("leader")
+                for server in servers.servers:
+                    if server.name == leader:
+                        return server
+                await trio.sleep(0.1)

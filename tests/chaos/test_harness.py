@@ -34,11 +34,14 @@ async def test_worker_obeys_and_records(tmp_path: Path) -> None:
 
 
 async def test_worker_churns(tmp_path: Path) -> None:
-    """Two hundred operations at random, in four tasks, under the eyes of the checker."""
+    """Two hundred changes at random, in four tasks, under the eyes of the checker."""
     async with open_scene("memory://", tmp_path) as scene:
         worker = await scene.start()
         keys = ["a", "b", "c", "d", "e"]
-        done = await worker.ask("churn", keys=keys, peers=["nobody"], operations=200, seconds=30, seed=1)
+        churn = await worker.begin("churn", keys=keys, peers=["nobody"], seed=1)
+        await worker.ask("reach", count=200, further=False)
+        await worker.ask("enough")
+        done = await worker.result(churn)
         assert isinstance(done, int)
         assert done >= 200
         await scene.read_all(worker, keys)

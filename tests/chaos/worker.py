@@ -5,12 +5,13 @@ Run by path: ``python worker.py URL --name p1 --records FILE --storage FOLDER``.
 each is carried out in a task of its own and answered by one line on standard output, ``{"id": 1, "result": ...}`` or
 ``{"id": 1, "error": CODE, "said": ...}``. Lines with ``"event"`` come unasked. SIGTERM ends it in order, as does the end of the
 commands: it does not outlive who commands it.
+
+It is one long file, because none of the tests' modules can be imported where it is run.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import fcntl
 import json
 import logging
@@ -37,6 +38,8 @@ from aegis_core.errors import (
     ResourceNotFound,
     Unavailable,
 )
+from aegis_core.events import Event, InstanceRegistered, LeaseEnded, ResourceRegistered
+from aegis_core.node.subscription import EventStream
 from aegis_pytest.history import Answer, Kind, Recorder, record_to, watch_beliefs
 
 SERVICE: Final = "chaos"
@@ -79,6 +82,10 @@ class Worker:
     nursery: trio.Nursery
     tell: Callable[[Settings], None]
     may_race: trio.Event = attrs.Factory(trio.Event)
+    enough: trio.Event = attrs.Factory(trio.Event)
+    moved: trio.lowlevel.ParkingLot = attrs.Factory(trio.lowlevel.ParkingLot)
+    done: int = 0
+    kept: set[str] = attrs.Factory(set)
 
     async def carry_out(self, command: dict[str, object]) -> None:
         """Carry *command* out and answer it."""
@@ -194,13 +201,12 @@ class Worker:
         await trio.lowlevel.checkpoint()
         return None
 
-    async def do_churn(
-        self, keys: Sequence[str], *, peers: Sequence[str], operations: int, seconds: float, seed: int, tasks: int = 4
-    ) -> object:
-        """Claim, release, transfer, read and call at random, until *operations* are done or *seconds* have passed; the count."""
-        done = 0
+    async def do_churn(self, keys: Sequence[str], *, peers: Sequence[str], seed: int, tasks: int = 4) -> object:
+        """Claim, release, transfer, read and call at random until it is enough; how many changes were done."""
         # Tasks of one process that release the same thing share one release: each is told that it is done.
         changing: set[str] = set()
+        self.enough = trio.Event()
+        self.done = 0
 
         async def change(key: str, chance: random.Random) -> None:
             if key not in self.instance.claims:
@@ -209,14 +215,17 @@ class Worker:
                 await self.do_transfer(key, chance.choice(peers))
             else:
                 await self.do_release(key)
+            self.done += 1
+            self.moved.unpark_all()
 
         async def act(chance: random.Random) -> None:
-            nonlocal done
-            while done < operations:
-                done += 1
-                key = chance.choice([key for key in keys if key not in changing])
+            while not self.enough.is_set():
                 dice = chance.random()
-                with contextlib.suppress(AegisError):
+                idle = [key for key in keys if key not in changing]
+                # What others hold is claimed, too, but less often than it would be by chance.
+                likely = [key for key in idle if key in self.instance.claims or self.node.owner_of(key) is None]
+                key = chance.choice(likely if likely and 0.2 <= dice < 0.9 else idle)
+                try:
                     if dice < 0.1:
                         await self.do_get_owner(key)
                     elif dice < 0.2:
@@ -227,14 +236,42 @@ class Worker:
                             await change(key, chance)
                         finally:
                             changing.remove(key)
+                except Unavailable:
+                    await trio.sleep(0.1 * chance.random())  # as anybody would who is told that there is no store now
+                except AegisError:
+                    pass
 
-        with trio.move_on_after(seconds):
-            async with trio.open_nursery() as nursery:
-                for number in range(tasks):
-                    nursery.start_soon(act, random.Random(f"{seed}-{number}"))
-        return done
+        async with trio.open_nursery() as nursery:
+            for number in range(tasks):
+                nursery.start_soon(act, random.Random(f"{seed}-{number}"))
+        return self.done
+
+    async def do_reach(self, count: int, *, further: bool) -> object:
+        """Wait until the churn has done *count* changes, *further* ones or in all."""
+        count += self.done if further else 0
+        while self.done < count:
+            await self.moved.park()
+        return self.done
+
+    async def do_enough(self) -> object:
+        """Let the churn end."""
+        self.enough.set()
+        await trio.lowlevel.checkpoint()
+        return None
 
     # -- the rest -------------------------------------------------------------------------------------------------
+
+    async def do_keep(self, key: str) -> object:
+        """Claim *key* for good; the events of its claims are told."""
+        self.kept.add(key)
+        return await self.do_claim(key)
+
+    async def tell_events(self, stream: EventStream[Event]) -> None:
+        """Tell when the lease of the instance ended, when it was registered anew, and that it claimed again what it keeps."""
+        async for event in stream:
+            kept = not isinstance(event, ResourceRegistered) or event.resource_id in self.kept
+            if event.instance_id == self.instance.instance_id and kept:
+                self.tell({"event": type(event).__name__, "key": event.resource_id, "at": time.monotonic()})
 
     async def do_status(self) -> object:
         """How the instance stands."""
@@ -363,10 +400,13 @@ async def main(options: argparse.Namespace) -> None:
             async with (
                 open_node(options.url, config=config) as node,
                 node.serve(service, instance_id=options.name, ttl=options.ttl) as instance,
+                node.events(LeaseEnded, InstanceRegistered, ResourceRegistered) as stream,
                 trio.open_nursery() as nursery,
             ):
                 probe.watch(instance)
-                nursery.start_soon(obey, Worker(node, instance, recorder, nursery, say))
+                worker = Worker(node, instance, recorder, nursery, say)
+                nursery.start_soon(worker.tell_events, stream)
+                nursery.start_soon(obey, worker)
                 say({"event": "ready", "at": time.monotonic()})
                 async for _ in terms:
                     break

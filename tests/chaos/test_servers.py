@@ -1,0 +1,137 @@
+"""Servers of a cluster are killed, stopped and restarted while processes change who owns what."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+
+from aegis_backends.nats.server import NatsServers
+from aegis_pytest.history import History
+from tests.chaos.churn import KEYS, churning, tally
+from tests.chaos.process import Process
+from tests.chaos.scene import Scene, open_scene
+from tests.chaos.servers import bucket_url, leader_of, make_healthy
+
+pytestmark = pytest.mark.thorough
+
+PROCESSES: Final = 4
+SHORT_TTL: Final = 5.0
+ROUND: Final = 50
+"""Changes by each process, after which things are seen to go on."""
+Count = Callable[[str, object], None]
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def url(three_servers: NatsServers) -> str:
+    """A bucket of the test's own, on three servers."""
+    return bucket_url(three_servers, f"servers-{next(_numbers)}")
+
+
+async def close(scene: Scene, reader: Process, *others: str) -> History:
+    """Read every key once more, end all, and check the history."""
+    await scene.read_all(reader, [*KEYS, *others])
+    return await scene.check()
+
+
+def leases_lost(scene: Scene) -> int:
+    """How often an instance lost its lease."""
+    return sum(event["event"] == "LeaseEnded" for process in scene.processes for event in process.events)
+
+
+async def test_leader_is_killed(three_servers: NatsServers, url: str, tmp_path: Path, record_property: Count) -> None:
+    """Twice; work goes on with those that are left, and with the killed one when it is back."""
+    await make_healthy(three_servers)
+    async with open_scene(url, tmp_path) as scene:
+        processes = await scene.start_all(PROCESSES)
+        async with churning(processes) as churn:
+            for _ in range(2):
+                await churn.reach(ROUND)
+                leader = await leader_of(url, three_servers)
+                await leader.kill()
+                await churn.reach(ROUND)
+                await leader.start()
+        history = await close(scene, processes[0])
+        record_property("counted", f"leader killed twice: {tally(history)}; {leases_lost(scene)} leases lost")
+
+
+async def test_servers_are_restarted_one_by_one(
+    three_servers: NatsServers, url: str, tmp_path: Path, record_property: Count
+) -> None:
+    """Each ends in order and comes back, and the next only then; work goes on all the time."""
+    await make_healthy(three_servers)
+    async with open_scene(url, tmp_path) as scene:
+        processes = await scene.start_all(PROCESSES)
+        async with churning(processes) as churn:
+            for server in three_servers.servers:
+                await churn.reach(ROUND)
+                await server.stop()
+                await churn.reach(ROUND)
+                await server.start()
+        history = await close(scene, processes[0])
+        record_property("counted", f"rolling restart: {tally(history)}; {leases_lost(scene)} leases lost")
+
+
+async def test_all_servers_are_away_for_longer_than_a_lease_lasts(
+    three_servers: NatsServers, url: str, tmp_path: Path, record_property: Count
+) -> None:
+    """Every instance says that its lease ended, registers anew, and claims again what it had."""
+    await make_healthy(three_servers)
+    async with open_scene(url, tmp_path) as scene:
+        processes = await scene.start_all(PROCESSES, ttl=SHORT_TTL)
+        before = {process: await process.ask("keep", key=f"kept-by-{process.name}") for process in processes}
+        async with churning(processes) as churn:
+            await churn.reach(ROUND)
+            told = {process: len(process.events) for process in processes}
+            for server in three_servers.servers:
+                await server.kill()
+            with trio.CancelScope() as outage:
+                outage.deadline = trio.current_time() + SHORT_TTL + 1
+                await trio.sleep_forever()
+            for process in processes:
+                await process.expect("LeaseEnded", after=told[process])
+            for server in three_servers.servers:
+                server.spawn()
+            for server in three_servers.servers:
+                await server.wait_ready()
+            for process in processes:
+                await process.expect("InstanceRegistered", after=told[process])
+                await process.expect("ResourceRegistered", after=told[process], key=f"kept-by-{process.name}")
+            await churn.reach(ROUND)
+        for process in processes:
+            held = before[process]
+            now = await process.ask("get_owner", key=f"kept-by-{process.name}")
+            assert isinstance(held, dict)
+            assert isinstance(now, dict)
+            assert now["owner"] == process.name
+            assert now["epoch"] > held["epoch"]
+            assert "registering anew" in process.log
+        history = await close(scene, processes[0], *(f"kept-by-{process.name}" for process in processes))
+        record_property(
+            "counted", f"all servers away for longer than the TTL: {tally(history)}; {leases_lost(scene)} leases lost"
+        )
+
+
+async def test_leader_hangs(three_servers: NatsServers, url: str, tmp_path: Path, record_property: Count) -> None:
+    """It does not answer and does not close its connections; the others elect another, and clients look for one that answers."""
+    await make_healthy(three_servers)
+    async with open_scene(url, tmp_path) as scene:
+        processes = await scene.start_all(PROCESSES)
+        async with churning(processes, changes=1000) as churn:
+            await churn.reach(ROUND)
+            leader = await leader_of(url, three_servers)
+            leader.signal(signal.SIGSTOP)
+            try:
+                await churn.reach(ROUND)
+            finally:
+                leader.signal(signal.SIGCONT)
+            await churn.reach(ROUND)
+        history = await close(scene, processes[0])
+        record_property("counted", f"leader stopped: {tally(history)}; {leases_lost(scene)} leases lost")
