@@ -1,8 +1,7 @@
 """The ports: what a backend must offer. This file is all that a backend author reads.
 
-A **backend** is opened from a URL and yields a `Backend`: a `Store` (an ordered map of keys to bytes with revisions,
-TTL, atomic compare-and-set over many keys, and one ordered watch), one or more `Transport` s (request and reply to an
-endpoint), and the `Clock` and random generator by which a node lives. `aegis_pytest.conformance` proves an implementation.
+A **backend** is opened from a URL and yields a `Backend`: a `Store` (an ordered map of keys to bytes with revisions, TTL, atomic
+compare-and-set, and one ordered watch), one or more `Transport` s (request and reply to an endpoint), and the `Clock` and random generator by which a node lives. `aegis_pytest.conformance` proves an implementation.
 
 Life of a commit::
 
@@ -18,8 +17,8 @@ changes nothing. A read that shows nothing proves nothing: only repeating settle
 
 **Revisions** are positive integers that grow over the whole store, one per operation, in the order of the operations within a transaction, and never return, not even when a store is made anew.
 
-**Reading.** A consistent read is ``await store.sync()`` and then one's own view, once a `Synced` of its watch has reached
-the revision that `sync` returned. `get` is for diagnosis: a backend may answer it from a lagging replica.
+**Reading.** A consistent read is ``await store.sync()`` and then one's own view, once a `Synced` of its watch has reached the
+revision that it returned. `get` is for diagnosis: a backend may answer it from a lagging replica.
 
 **Cancellation.** Cancelling `commit` leaves its fate open, as `Indeterminate` does. Cancelling anything else leaves nothing behind.
 """
@@ -86,8 +85,7 @@ class Put(Value):
         key: Tokens of ``[A-Za-z0-9_=/-]`` joined by dots, at most 3,500 characters.
         value: At most `Capabilities.max_value` bytes.
         expect: Revision, `ABSENT` or `ANY`.
-        ttl: Seconds from the commit until the store deletes the key by itself; None for never. A put without TTL over
-            a key with one makes it permanent. Below `Capabilities.min_ttl`: ValueError.
+        ttl: Seconds from the commit until the store deletes the key, at least `Capabilities.min_ttl`; None for never, also where it had one.
     """
 
     key: str
@@ -124,6 +122,7 @@ class Transaction(Value):
 
     id: str
     operations: tuple[Operation, ...] = attrs.field(converter=_in_order, validator=_distinct_keys)
+    proofs: tuple[str, ...] = attrs.field(default=(), repr=False)  # the lease ids in whose name it is: secrets
 
 
 class DeleteReason(enum.Enum):
@@ -199,6 +198,7 @@ class Capabilities(Value):
         max_value: Most bytes of one value.
         settle_for: Seconds during which a deletion is recognised as one's own when its transaction is repeated.
         durable: Whether what was acknowledged survives a restart of the store.
+        guarded: Whether somebody judges each transaction by its `Transaction.proofs` before it is committed.
     """
 
     min_ttl: float = 0.0
@@ -207,6 +207,7 @@ class Capabilities(Value):
     max_value: int = 1 << 20
     settle_for: float = 600.0
     durable: bool = False
+    guarded: bool = False
 
 
 @runtime_checkable
@@ -222,7 +223,7 @@ class Store(Protocol):
         """Apply *transaction* wholly, and return the revision of each operation in order (`ABSENT` for a check).
 
         Raises:
-            Conflict: An expectation did not hold; nothing was changed.
+            Conflict, Forbidden: An expectation did not hold, or a guarded store refuses it; nothing was changed.
             Indeterminate: The fate is unknown; repeat.
             StoreUnavailable: Nothing was sent.
             ValueError: Too many operations, too large a value, too small a TTL, or a key outside the alphabet.
@@ -283,7 +284,7 @@ class Transport(Protocol):
         ...
 
     def endpoint(self, instance_id: str, tag: str) -> str:
-        """The URL under which `listen` serves *instance_id* with *tag*, whether anybody listens there or not."""
+        """The URL of *instance_id* with *tag*, whether anybody listens there or not; an address (HTTP) is this node's."""
         ...
 
     def listen(

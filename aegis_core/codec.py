@@ -2,6 +2,7 @@
 
 - `encode_record`, `decode_record`: what a store keeps (its fields: `aegis_core.records`);
 - `encode_request`, `decode_request`, `encode_answer`, `decode_answer`: calls (their fields: `aegis_core.envelopes`);
+- `encode_plain`, `decode_plain`: what backends say to their own kind;
 - `error_to_wire`, `error_from_wire`: errors, by stable codes (`aegis_core.error_codes`);
 - `structure_params`, `structure_result`: a handler's parameters and results, strictly as annotated.
 
@@ -39,10 +40,12 @@ __all__ = [
     "MAX_RECORD",
     "DecodeError",
     "decode_answer",
+    "decode_plain",
     "decode_record",
     "decode_request",
     "decode_result",
     "encode_answer",
+    "encode_plain",
     "encode_record",
     "encode_request",
     "encode_request_map",
@@ -318,6 +321,49 @@ def _plain(value: object) -> object:
             return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         case _:
             raise TypeError(f"{kind.__name__} has no form on the wire")
+
+
+# --- What is neither ---------------------------------------------------------------------------
+
+
+def encode_plain(value: object) -> bytes:
+    """Plain data of a protocol that a backend speaks with its own kind.
+
+    Raises:
+        TypeError: *value* holds an object that has no form on the wire.
+        ValueError: It is nested too deeply, holds a number past 64 bits, or half a surrogate pair.
+    """
+    return _pack(value)
+
+
+def decode_plain(data: bytes, *, most: int) -> object:
+    """The plain data that *data* is, with at most *most* values in its lists and maps altogether.
+
+    A byte may stand for an empty list, which takes fifty: so it is not the size of *data* that bounds what is kept.
+
+    Raises:
+        DecodeError: It is none, or has more.
+    """
+    left = most
+
+    def count(found: list[object] | dict[object, object]) -> list[object] | dict[object, object]:
+        nonlocal left
+        left -= len(found)
+        if left < 0:
+            raise ValueError(f"more than {most} values")
+        return found
+
+    try:
+        return msgpack.unpackb(
+            data,
+            strict_map_key=False,
+            max_array_len=most,
+            max_map_len=most,
+            list_hook=count,
+            object_hook=count,
+        )
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise DecodeError(f"not MessagePack: {_reason(exc)}") from exc
 
 
 # --- Errors ------------------------------------------------------------------------------------

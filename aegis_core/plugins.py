@@ -67,6 +67,7 @@ BUILTINS: Final = (
     BuiltIn("aegis_core.observe.logs"),
     BuiltIn("aegis_backends.memory", schemes=("memory",)),
     BuiltIn("aegis_backends.nats", schemes=("nats",), extra="nats"),
+    BuiltIn("aegis_backends.http", schemes=("http", "https"), extra="http"),
 )
 """What every node loads first."""
 

@@ -22,7 +22,8 @@ import attrs
 import trio
 
 from aegis_backends.http.asgi import Application
-from aegis_backends.http.connection import Connection, Cut
+from aegis_backends.http.connection import Connection
+from aegis_backends.http.exchange import Cut
 
 __all__ = ["HttpServer", "Limits", "Statistics"]
 
@@ -45,6 +46,7 @@ class Limits:
         body: Bytes of a request's body, unless the application takes it as a stream.
         head_time: From the first byte of a request until its headers are whole; also for the TLS handshake.
         body_time: From then until its body is.
+        stream_time: Between two signs of life of a client whose request is a stream.
         send_time: Until a client has taken what was sent to it.
         idle_time: Between two requests of a connection.
         rate: Requests per second of one client address, on the average of `burst` seconds; beyond it: 429.
@@ -58,6 +60,7 @@ class Limits:
     body: int = 16 << 20
     head_time: float = 10.0
     body_time: float = 30.0
+    stream_time: float = 60.0
     send_time: float = 30.0
     idle_time: float = 75.0
     rate: float = math.inf
@@ -67,7 +70,7 @@ class Limits:
     @property
     def tick(self) -> float:
         """How often the server looks for who has run out of time: no later than a quarter of the shortest limit."""
-        shortest = min(self.head_time, self.body_time, self.send_time, self.idle_time)
+        shortest = min(self.head_time, self.body_time, self.stream_time, self.send_time, self.idle_time)
         return min(_LONGEST_TICK, shortest / 4)
 
 
@@ -79,7 +82,7 @@ class Statistics:
         connections: Open now.
         accepted: Connections ever.
         requests: Whose headers were whole.
-        cut: How often a client was cut off or refused, by reason (see `aegis_backends.http.connection.Cut`).
+        cut: How often a client was cut off or refused, by reason (see `aegis_backends.http.exchange.Cut`).
     """
 
     connections: int
@@ -110,6 +113,7 @@ class HttpServer:
         self._accepted = 0
         self._connections: dict[Connection, None] = {}
         self._stopping = trio.Event()
+        self._stopped = trio.Event()
         self._spent: dict[str, tuple[float, float]] = {}
 
     def __repr__(self) -> str:
@@ -167,6 +171,11 @@ class HttpServer:
                 for connection in tuple(self._connections):
                     connection.stop()
             nursery.cancel_scope.cancel()
+        self._stopped.set()
+
+    async def wait_stopped(self) -> None:
+        """Wait until `serve` has ended."""
+        await self._stopped.wait()
 
     def take_turn(self, address: str) -> bool:
         """Whether a client at *address* may make a request now; it is counted."""

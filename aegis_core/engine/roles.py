@@ -13,7 +13,6 @@ from datetime import datetime
 import attrs
 
 from aegis_core.engine.decision import Audit, Decision, Write, answered
-from aegis_core.engine.limits import MAX_RESOURCES, NOTHING_RESERVED, Reserved, check_limit
 from aegis_core.engine.requests import (
     Problems,
     authentic,
@@ -22,7 +21,7 @@ from aegis_core.engine.requests import (
     lease_holder,
     unknown_service,
 )
-from aegis_core.engine.resources import audit_write, stamped
+from aegis_core.engine.resources import MAX_RESOURCES, audit_write, check_limit, stamped
 from aegis_core.engine.view import View
 from aegis_core.errors import (
     AegisError,
@@ -102,7 +101,7 @@ def promote(
     metadata: ResourceMetadata | None = None,
     reason: str = "promoted",
     limit: int = MAX_RESOURCES,
-    reserved: Reserved = NOTHING_RESERVED,
+    reserved: int = 0,
     at: datetime,
 ) -> Decision[Ownership]:
     """Take *target*, which nobody alive holds: one compare-and-set on its key.
@@ -117,7 +116,7 @@ def promote(
         metadata: Of the resource; None keeps what the dead owner's record says.
         reason: Stored with the record.
         limit: Resources that one instance may hold.
-        reserved: Room at it that other operations of this node have been given.
+        reserved: Resources that commits of this node under way may add to it.
         at: Aware UTC.
 
     Raises:

@@ -128,7 +128,7 @@ async def commit_claim(
         audit = instance.audit(reason="claimed by force")
     runtime = node.runtime
     settings = runtime.settings
-    with incarnation.holdings.reserve(targets) as room:
+    with incarnation.holdings.reserve(targets) as reserved:
 
         def decide(view: Snapshot) -> Decision[ClaimReply]:
             return resources.claim(
@@ -143,7 +143,7 @@ async def commit_claim(
                 all_or_nothing=not wanted.partial,
                 reason=wanted.reason,
                 limit=settings.max_resources_per_instance,
-                reserved=room.others(),
+                reserved=reserved(),
                 max_transaction=runtime.store.capabilities.max_transaction,
                 audit=audit,
                 now=runtime.clock.now(),

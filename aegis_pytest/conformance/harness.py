@@ -37,6 +37,9 @@ class Harness(abc.ABC):
     spreads_subscriptions: ClassVar[bool] = False
     """Whether a subscription to the bus counts for the publishers of other connections only a moment after it was made."""
 
+    names_endpoints: ClassVar[bool] = True
+    """Whether each peer can tell the endpoint of any instance by its id and tag; else only the one who serves it can."""
+
     @abc.abstractmethod
     def open_backend(self) -> AbstractAsyncContextManager[Backend]:
         """A backend that nobody else sees, with an empty store.

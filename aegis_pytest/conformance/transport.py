@@ -208,12 +208,13 @@ class TransportConformance:
                 assert inbox.arrived == []
 
     async def test_endpoint_is_known_without_listening(self, harness: Harness, clock: object) -> None:
-        """Each peer can tell the URL under which an incarnation, or an instance without tag, will be served."""
+        """Each peer (or who serves it) can tell where an incarnation, or an instance without tag, will be served."""
         async with open_pair(harness) as (server, client):
-            endpoints = {client.endpoint(name, tag) for name in ("a-1", "a-2") for tag in ("t1", "t2", "")}
+            knowing = client if harness.names_endpoints else server
+            endpoints = {knowing.endpoint(name, tag) for name in ("a-1", "a-2") for tag in ("t1", "t2", "")}
             assert len(endpoints) == 6
             for tag in ("t1", ""):
-                expected = client.endpoint("a-1", tag)
+                expected = knowing.endpoint("a-1", tag)
                 error = await expect_unavailable(client, expected, harness.patience)
                 assert error.outcome is Outcome.NOT_SENT
                 async with server.listen("a-1", tag, echo) as endpoint:

@@ -57,7 +57,7 @@ async def test_hook_register_backends_serves_a_scheme() -> None:
             yield Backend(store=None, transports=())
 
     found = loaded(Plugin())
-    assert found.schemes == ("memory", "nats", "void")
+    assert found.schemes == ("http", "https", "memory", "nats", "void")
     address = parse_backend("void://x?a=1")
     async with found.open_backend(address) as backend:
         assert backend.transports == ()

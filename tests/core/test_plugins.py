@@ -93,7 +93,7 @@ def test_built_ins_come_through_the_same_hooks() -> None:
     """The backend, balancers and logs of the library are plug-ins with names, like everybody's."""
     found = loaded()
     assert found.names == tuple(builtin.module for builtin in BUILTINS)
-    assert found.schemes == ("memory", "nats")
+    assert found.schemes == ("http", "https", "memory", "nats")
     assert found.names[0] in repr(found)
 
 
@@ -180,7 +180,7 @@ def test_built_in_without_an_extra_must_be_there() -> None:
 def test_unknown_scheme_names_those_there_are() -> None:
     """And what was probably meant."""
     told = refusal(lambda: loaded().open_backend(parse_backend("memroy://")))
-    assert told == "backend: there is no scheme 'memroy', only memory, nats; did you mean 'memory'?"
+    assert told == "backend: there is no scheme 'memroy', only http, https, memory, nats; did you mean 'memory'?"
 
 
 def test_unknown_balancer_names_those_there_are() -> None:
@@ -287,7 +287,7 @@ def test_broken_installed_plug_in_is_named(package: Callable[[str, str], None], 
     told = refusal(loaded)
     assert told.startswith("plug-in 'nice': broken_plugin cannot be loaded: division by zero")
     assert "plugins.disabled" in told
-    assert loaded(disabled=("nice",)).schemes == ("memory", "nats")
+    assert loaded(disabled=("nice",)).schemes == ("http", "https", "memory", "nats")
 
 
 class Usurper:

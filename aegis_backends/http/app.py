@@ -1,0 +1,227 @@
+"""The router's face over HTTP: its store for nodes elsewhere, and whether it is well.
+
+`RouterApp` is an ASGI application with a routing table that is open to more. `serve_router` runs it. What a transaction
+may do is decided by whoever gives `RouterApp` its *commit*; here a client only gets a name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Final
+
+import trio
+
+from aegis_backends.http import wire
+from aegis_backends.http.asgi import Receive, Scope, Send, header
+from aegis_backends.http.relay import Relay
+from aegis_backends.http.routing import Endpoint, Request, Response, Routes, answer
+from aegis_backends.http.server import HttpServer, Limits
+from aegis_backends.http.tokens import Tokens
+from aegis_core.backend import Store, Transaction
+from aegis_core.errors import AegisError, ConfigError, Indeterminate, InvalidRequest, StoreUnavailable
+from aegis_core.hookspecs import Principal
+
+__all__ = ["Commit", "RouterApp", "serve_router"]
+
+_log = logging.getLogger("aegis.http")
+
+Commit = Callable[[Principal, Transaction], Awaitable[tuple[int, ...]]]
+"""Commits a transaction in the name of a principal, or refuses; raises as `aegis_core.backend.Store.commit` does."""
+
+_OPEN: Final = frozenset({"/health", "/health/live", "/health/ready"})
+_KEY: Final = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*")
+_LONGEST_KEY: Final = 3500
+_REVISION: Final = re.compile(r"[0-9]{1,19}")
+
+
+class RouterApp:
+    """An ASGI application over *store*.
+
+    Args:
+        store: What clients read.
+        commit: What clients change it by.
+        tokens: Who may ask; None: everybody may do everything.
+        heartbeat: Seconds after which a watch that has nothing to tell says that it is alive.
+        patience: Seconds that the store has for one answer.
+        body: Most bytes of a request.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        commit: Commit,
+        *,
+        tokens: Tokens | None = None,
+        heartbeat: float = 5.0,
+        patience: float = 10.0,
+        body: int = Limits().body,
+    ) -> None:
+        self.relay: Final = Relay(store)
+        self.tokens: Final = tokens or Tokens()
+        self._store = store
+        self._commit = commit
+        self._heartbeat = heartbeat
+        self._patience = patience
+        self._most = body
+        self._routes = Routes()
+        self.add_route("POST", wire.COMMIT, self._take_commit)
+        self.add_route("POST", wire.SYNC, self._sync)
+        self.add_route("GET", wire.STORE, self._describe_store)
+        self.add_route("GET", wire.WATCH, self._watch)
+        self.add_route("GET", f"{wire.KEYS}/{{key}}", self._get)
+        self.add_route("GET", "/health", self._ready)
+        self.add_route("GET", "/health/live", self._live)
+        self.add_route("GET", "/health/ready", self._ready)
+
+    def __repr__(self) -> str:
+        return f"<RouterApp of {self._store!r}>"
+
+    def add_route(self, method: str, pattern: str, endpoint: Endpoint) -> None:
+        """Let *endpoint* answer *method* on paths like *pattern*; see `aegis_backends.http.routing.Routes`."""
+        self._routes.add(method, pattern, endpoint)
+
+    def close(self) -> None:
+        """End the watches, so that their clients go to another router at once."""
+        self.relay.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        found = self._routes.find(scope["method"], scope["raw_path"].decode("latin-1"))
+        request = Request(scope, receive, send, Principal("token", "nobody"), {})
+        if isinstance(found, Response):
+            refusal = found
+            await answer(lambda _: _ready_made(refusal), request)
+            return
+        endpoint, parameters = found
+        try:
+            if scope["path"] not in _OPEN:
+                principal = self.tokens.principal(header(scope, b"authorization"), f"{scope['method']} {scope['path']}")
+                request = Request(scope, receive, send, principal, parameters)
+        except AegisError as exc:
+            response = Response.of_problem(exc, [(b"www-authenticate", b"Bearer")])
+            await answer(lambda _: _ready_made(response), request)
+            return
+        await answer(endpoint, request)
+
+    # -- the store -----------------------------------------------------------------------------------
+
+    async def _describe_store(self, _request: Request) -> Response:
+        most = self._most
+        return Response(
+            body=wire.capabilities_to_bytes(self._store.capabilities, max_body=most, heartbeat=self._heartbeat)
+        )
+
+    async def _take_commit(self, request: Request) -> Response:
+        body = await request.body(self._most)
+        transaction = wire.transaction_from_bytes(body, most=self._store.capabilities.max_transaction)
+        with trio.move_on_after(self._patience):
+            try:
+                return Response(body=wire.revisions_to_bytes(await self._commit(request.principal, transaction)))
+            except ValueError as exc:
+                raise InvalidRequest.at("$[1]", str(exc)) from exc
+        raise Indeterminate(reason=f"the store did not answer the router within {self._patience:g} s")
+
+    async def _sync(self, _request: Request) -> Response:
+        with trio.move_on_after(self._patience):
+            return Response(body=wire.revisions_to_bytes((await self._store.sync(),)))
+        raise StoreUnavailable(reason=f"it did not answer the router within {self._patience:g} s")
+
+    async def _get(self, request: Request) -> Response:
+        key = request.parameters["key"]
+        if len(key) > _LONGEST_KEY or not _KEY.fullmatch(key):
+            raise InvalidRequest.at("$.key", "expected a key of the store")
+        with trio.move_on_after(self._patience):
+            return Response(body=wire.entry_to_bytes(await self._store.get(key)))
+        raise StoreUnavailable(reason=f"it did not answer the router within {self._patience:g} s")
+
+    async def _watch(self, request: Request) -> Response | None:
+        after = request.query.get("after")
+        if after is not None and not _REVISION.fullmatch(after):
+            raise InvalidRequest.at("$.after", "expected a revision")
+        headers = [(b"content-type", wire.MSGPACK), (b"cache-control", b"no-store")]
+        with self.relay.open(None if after is None else int(after)) as feed:
+            await request.send({"type": "http.response.start", "status": 200, "headers": headers})
+            await request.send({"type": "http.response.body", "body": wire.HEARTBEAT, "more_body": True})
+            while True:
+                parts: Iterable[bytes] = (wire.HEARTBEAT,)
+                with trio.move_on_after(self._heartbeat):
+                    try:
+                        parts = wire.frames(await feed.receive())
+                    except trio.ClosedResourceError:
+                        break
+                for part in parts:
+                    await request.send({"type": "http.response.body", "body": part, "more_body": True})
+            await request.send({"type": "http.response.body", "body": b""})
+        return None
+
+    # -- health --------------------------------------------------------------------------------------
+
+    async def _live(self, _request: Request) -> Response:
+        await trio.lowlevel.checkpoint()
+        return Response(body=b'{"status": "live"}', content_type=wire.JSON)
+
+    async def _ready(self, _request: Request) -> Response:
+        await trio.lowlevel.checkpoint()
+        if not self.relay.ready:
+            raise StoreUnavailable(reason="the router is reading the store")
+        return Response(body=b'{"status": "ready"}', content_type=wire.JSON)
+
+
+async def _ready_made(response: Response) -> Response:
+    await trio.lowlevel.checkpoint()
+    return response
+
+
+async def serve_router(
+    app: RouterApp,
+    listeners: Sequence[trio.SocketListener],
+    *,
+    limits: Limits | None = None,
+    tls: ssl.SSLContext | None = None,
+    stop: trio.Event | None = None,
+    task_status: trio.TaskStatus[HttpServer] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve *app* until cancelled, or until *stop* is set: then requests under way are answered first.
+
+    Started (with the server) once the router knows its store.
+
+    Args:
+        app: The router's face.
+        listeners: Where; closed at the end.
+        limits: What clients may make it do.
+        tls: Speak TLS by this context.
+        stop: Ends it gracefully.
+        task_status: Told when it serves.
+
+    Raises:
+        ConfigError: It knows no tokens, and would serve more than this machine.
+    """
+    if not app.tokens:
+        strangers = [host for listener in listeners if not _is_loopback(host := _host(listener))]
+        if strangers:
+            problem = f"a router without tokens serves this machine alone, not {', '.join(strangers)}: give it tokens"
+            raise ConfigError(source="router", key="tokens", problem=problem)
+        _log.warning("the router knows no tokens: every program on this machine may do everything")
+    server = HttpServer(app, limits=limits, tls=tls)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(app.relay.run))
+        await nursery.start(partial(server.serve, list(listeners)))
+        task_status.started(server)
+        await (trio.Event() if stop is None else stop).wait()
+        app.close()
+        server.stop()
+        await server.wait_stopped()
+        nursery.cancel_scope.cancel()
+
+
+def _host(listener: trio.SocketListener) -> str:
+    return str(listener.socket.getsockname()[0])
+
+
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback

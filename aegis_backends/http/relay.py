@@ -1,0 +1,216 @@
+"""One watch of the router's store, told to any number of clients.
+
+The relay keeps what the store holds and the changes of late. Neither is more than a copy: a client that comes back, to
+this router or to another, says which revision it has seen, and is told what changed since if that is still known here,
+else everything anew. So it does not matter when a router dies.
+
+Each reader's backlog holds at most one change of each key, the newest; one that falls far behind begins anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import trio
+
+from aegis_backends.http.wire import Item
+from aegis_core.backend import Change, Resync, Store, Synced
+
+__all__ = ["Relay", "RelayFeed"]
+
+_REMEMBERED: Final = 20_000
+_MOST_GONE: Final = 10_000
+
+
+class Relay:
+    """Watches *store* while `run` does.
+
+    Args:
+        store: The router's store.
+        remembered: How many changes are kept for clients that come back.
+    """
+
+    def __init__(self, store: Store, *, remembered: int = _REMEMBERED) -> None:
+        self.level = 0
+        self._store = store
+        self._remembered = remembered
+        # In the order of revisions.
+        self._values: dict[str, Change] = {}
+        self._recent: deque[Change] = deque()
+        # Every change after this revision is in `_recent`.
+        self._known_from = 0
+        self._staged: dict[str, Change] | None = {}
+        self._feeds: dict[RelayFeed, None] = {}
+        self._closed = False
+        self._loaded = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Relay at revision {self.level}: {len(self._values)} keys, {len(self._feeds)} readers>"
+
+    @property
+    def ready(self) -> bool:
+        """Whether it knows the whole store."""
+        return self._staged is None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Watch for ever; started once the whole store is known."""
+        async with self._store.watch() as feed:
+            while not self.ready:
+                self._apply(await feed.receive())
+            task_status.started()
+            while True:
+                self._apply(await feed.receive())
+
+    @contextmanager
+    def open(self, after: int | None) -> Iterator[RelayFeed]:
+        """A feed for one client.
+
+        Args:
+            after: The revision up to which it has been told everything; None for a client that knows nothing.
+        """
+        feed = RelayFeed(self)
+        if after is None:
+            feed.begin_anew("")
+        elif self.ready and self._known_from <= after:
+            feed.resume(after)
+            feed.offer(self._recent, self.level)
+        else:
+            feed.begin_anew("what changed meanwhile is not known here any more")
+        self._feeds[feed] = None
+        if self._closed:
+            feed.close()
+        try:
+            yield feed
+        finally:
+            del self._feeds[feed]
+
+    def close(self) -> None:
+        """End all feeds, also those that are opened later."""
+        self._closed = True
+        for feed in self._feeds:
+            feed.close()
+
+    def snapshot(self) -> list[Item]:
+        """Every key's last change in order, and how far that goes."""
+        return [*self._values.values(), Synced(self.level)]
+
+    def is_long(self, backlog: int) -> bool:
+        """Whether *backlog* changes are so many that a snapshot would be shorter."""
+        return backlog > len(self._values) + _MOST_GONE
+
+    def _apply(self, batch: Sequence[Item]) -> None:
+        changes: list[Change] = []
+        for item in batch:
+            if isinstance(item, Change):
+                if self._staged is not None:
+                    self._staged[item.key] = item
+                else:
+                    changes.append(item)
+                    self._keep(item)
+            elif isinstance(item, Resync):
+                changes.clear()
+                self._staged = {}
+            elif self._staged is not None:
+                self._begin_anew(item.revision)
+            else:
+                self.level = item.revision
+        if self.ready:
+            for feed in self._feeds:
+                feed.offer(changes, self.level)
+
+    def _begin_anew(self, level: int) -> None:
+        staged, self._staged = self._staged or {}, None
+        known = sorted(staged.values(), key=lambda change: change.revision)
+        self._values = {change.key: change for change in known if change.value is not None}
+        self._recent.clear()
+        self._known_from = self.level = level
+        for feed in self._feeds:
+            feed.begin_anew("the router lost the thread of its store")
+
+    def _keep(self, change: Change) -> None:
+        self._values.pop(change.key, None)
+        if change.value is not None:
+            self._values[change.key] = change
+        self._recent.append(change)
+        if len(self._recent) > self._remembered:
+            self._known_from = self._recent.popleft().revision
+
+
+class RelayFeed:
+    """One client's end of a relay; as `aegis_core.backend.Feed`."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._backlog: dict[str, Change] = {}
+        self._level = 0
+        self._after = self._told = -1
+        # Why a snapshot is to be told next; "" for the first, which needs no reason.
+        self._snapshot_due: str | None = None
+        self._closed = False
+        self._reader = trio.lowlevel.ParkingLot()
+
+    def __repr__(self) -> str:
+        return f"<RelayFeed with {len(self._backlog)} changes to tell>"
+
+    def begin_anew(self, why: str) -> None:
+        """Tell everything next, because of *why*."""
+        if self._snapshot_due != "":
+            self._snapshot_due = why
+        self._backlog.clear()
+        self._reader.unpark_all()
+
+    def resume(self, after: int) -> None:
+        """The client knows everything up to revision *after*: perhaps from a router that was ahead of this one."""
+        self._after = self._told = after
+
+    def offer(self, changes: Iterable[Change], level: int) -> None:
+        """Add *changes*, up to *level*, to what is to be told."""
+        if self._snapshot_due is None:
+            for change in changes:
+                if change.revision <= self._after:
+                    continue
+                # Out and in again, because a dict keeps the place of a key that it has.
+                self._backlog.pop(change.key, None)
+                self._backlog[change.key] = change
+            self._level = max(self._level, level)
+            if self._relay.is_long(len(self._backlog)):
+                self.begin_anew("the reader fell behind")
+        self._reader.unpark_all()
+
+    def close(self) -> None:
+        """End it: a reader that waits, or comes, gets `trio.ClosedResourceError`."""
+        self._closed = True
+        self._reader.unpark_all()
+
+    async def receive(self) -> Sequence[Item]:
+        """All that there is to tell; waits while that is nothing.
+
+        Raises:
+            trio.ClosedResourceError: The router stops.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._closed:
+            if self._relay.ready and self._snapshot_due is not None:
+                return self._tell_snapshot()
+            if self._relay.ready and (self._backlog or self._level > self._told):
+                return self._tell_backlog()
+            await self._reader.park()
+        raise trio.ClosedResourceError("the router stops")
+
+    def _tell_backlog(self) -> Sequence[Item]:
+        changes = list(self._backlog.values())
+        self._backlog.clear()
+        if changes and changes[-1].revision > self._level:
+            return changes  # more belongs to them, which the router's own feed has yet to tell
+        self._told = max(self._told, self._level)
+        return [*changes, Synced(self._told)]
+
+    def _tell_snapshot(self) -> Sequence[Item]:
+        batch: list[Item] = [Resync(self._snapshot_due)] if self._snapshot_due else []
+        batch += self._relay.snapshot()
+        self._snapshot_due = None
+        self._level = self._told = self._relay.level
+        return batch

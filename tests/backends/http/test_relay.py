@@ -1,0 +1,178 @@
+"""One watch told to many readers: from the beginning, from where they were, and anew when that is shorter."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from aegis_backends.http.relay import Relay
+from aegis_backends.http.wire import Item
+from aegis_core.backend import Capabilities, Change, DeleteReason, Entry, Resync, Synced, Transaction
+
+
+@attrs.define(eq=False)
+class ToldFeed:
+    """A feed that tells what a test says."""
+
+    told: trio.MemoryReceiveChannel[list[Item]]
+
+    async def receive(self) -> list[Item]:
+        """The next batch."""
+        return await self.told.receive()
+
+
+class ToldStore:
+    """A store of which only the watch matters."""
+
+    capabilities = Capabilities()
+
+    def __init__(self) -> None:
+        self.tell, self._told = trio.open_memory_channel[list[Item]](100)
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator[ToldFeed]:
+        """The one feed."""
+        await trio.lowlevel.checkpoint()
+        yield ToldFeed(self._told)
+
+    async def commit(self, transaction: Transaction) -> tuple[int, ...]:
+        """Not asked here."""
+        raise NotImplementedError
+
+    async def sync(self) -> int:
+        """Not asked here."""
+        raise NotImplementedError
+
+    async def get(self, key: str) -> Entry | None:
+        """Not asked here."""
+        raise NotImplementedError
+
+
+def put(key: str, revision: int) -> Change:
+    """A change that says its revision."""
+    return Change(key, b"%d" % revision, revision)
+
+
+@asynccontextmanager
+async def open_relay(store: ToldStore, remembered: int = 20_000) -> AsyncIterator[Relay]:
+    """A relay that knows the store with one key."""
+    await store.tell.send([put("a", 1)])
+    await store.tell.send([put("b", 2), Synced(2)])
+    relay = Relay(store, remembered=remembered)
+    assert not relay.ready
+    async with trio.open_nursery() as nursery:
+        await nursery.start(relay.run)
+        yield relay
+        nursery.cancel_scope.cancel()
+
+
+async def test_new_reader_is_told_everything(autojump_clock: MockClock) -> None:
+    """Each key once, in the order of revisions, and then what changes."""
+    store = ToldStore()
+    async with open_relay(store) as relay:
+        assert "2 keys" in repr(relay)
+        with relay.open(None) as feed:
+            assert await feed.receive() == [put("a", 1), put("b", 2), Synced(2)]
+            await store.tell.send([put("a", 3), Change("b", None, 4, DeleteReason.EXPIRED), Synced(4)])
+            assert await feed.receive() == [put("a", 3), Change("b", None, 4, DeleteReason.EXPIRED), Synced(4)]
+        with relay.open(None) as feed:
+            assert await feed.receive() == [put("a", 3), Synced(4)]
+
+
+async def test_changes_that_were_not_taken_are_merged(autojump_clock: MockClock) -> None:
+    """To the newest of each key, in the order of revisions."""
+    store = ToldStore()
+    async with open_relay(store) as relay:
+        with relay.open(2) as feed:
+            await store.tell.send([put("a", 3), put("b", 4), put("a", 5), Synced(5)])
+            await wait_all_tasks_blocked()
+            assert "2 changes" in repr(feed)
+            assert await feed.receive() == [put("b", 4), put("a", 5), Synced(5)]
+
+
+async def test_reader_that_comes_back_is_told_what_it_missed(autojump_clock: MockClock) -> None:
+    """From the revision that it knows, even one that this router has yet to learn of."""
+    store = ToldStore()
+    async with open_relay(store) as relay:
+        await store.tell.send([put("a", 3), put("c", 4), Synced(4)])
+        await wait_all_tasks_blocked()
+        with relay.open(3) as behind, relay.open(9) as ahead:
+            assert await behind.receive() == [put("c", 4), Synced(4)]
+            await store.tell.send([put("a", 8), put("b", 10), Synced(10)])
+            assert await ahead.receive() == [put("b", 10), Synced(10)]
+
+
+async def test_reader_that_was_away_for_long_begins_anew(autojump_clock: MockClock) -> None:
+    """Where what changed meanwhile is forgotten."""
+    store = ToldStore()
+    async with open_relay(store, remembered=1) as relay:
+        await store.tell.send([put("a", 3), put("b", 4), Synced(4)])
+        await wait_all_tasks_blocked()
+        with relay.open(2) as feed:
+            first, *rest = await feed.receive()
+            assert isinstance(first, Resync)
+            assert rest == [put("a", 3), put("b", 4), Synced(4)]
+
+
+async def test_reader_that_falls_far_behind_begins_anew(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the whole store is shorter than what it has to be told."""
+    monkeypatch.setattr("aegis_backends.http.relay._MOST_GONE", 2)
+    store = ToldStore()
+    async with open_relay(store) as relay:
+        with relay.open(2) as feed:
+            gone = [Change(f"gone.{n}", None, n) for n in range(3, 9)]
+            await store.tell.send([*gone, Synced(8)])
+            assert await feed.receive() == [Resync("the reader fell behind"), put("a", 1), put("b", 2), Synced(8)]
+
+
+async def test_router_that_loses_the_thread_tells_everybody(autojump_clock: MockClock) -> None:
+    """Once it knows the whole store again; until then it is not ready, and readers wait."""
+    store = ToldStore()
+    async with open_relay(store) as relay:
+        with relay.open(2) as feed, relay.open(None) as new:
+            await store.tell.send([put("x", 3), Resync("gap"), put("a", 7)])
+            await wait_all_tasks_blocked()
+            assert not relay.ready
+            with relay.open(2) as late:
+                await store.tell.send([Change("z", None, 8), Synced(9)])
+                for reader in (feed, late):
+                    first, *rest = await reader.receive()
+                    assert isinstance(first, Resync)
+                    assert rest == [put("a", 7), Synced(9)]
+            assert await new.receive() == [put("a", 7), Synced(9)]
+
+
+async def test_changes_wait_for_those_that_belong_to_them(autojump_clock: MockClock) -> None:
+    """A reader is level only where the router is."""
+    store = ToldStore()
+    async with open_relay(store) as relay:
+        with relay.open(2) as feed:
+            await store.tell.send([put("a", 3)])
+            assert await feed.receive() == [put("a", 3)]
+            await store.tell.send([put("b", 4), Synced(4)])
+            assert await feed.receive() == [put("b", 4), Synced(4)]
+
+
+async def test_readers_of_a_router_that_stops_are_told(autojump_clock: MockClock) -> None:
+    """Those that wait, and those that come later."""
+    store = ToldStore()
+    async with open_relay(store) as relay:
+        with relay.open(2) as feed:
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def wait() -> None:
+                    with pytest.raises(trio.ClosedResourceError):
+                        await feed.receive()
+
+                await wait_all_tasks_blocked()
+                relay.close()
+        with relay.open(None) as feed, pytest.raises(trio.ClosedResourceError):
+            await feed.receive()
