@@ -91,7 +91,7 @@ class BulkOptions(TypedDict, total=False):
 async def bulk_claim(
     node: Node, service_name: str, instance_id: str, items: Iterable[Claimable], request: BulkRequest
 ) -> BulkReply:
-    """See `Registry.bulk_claim`."""
+    """See `Registry.bulk_register`."""
     if isinstance(items, str):
         raise InvalidRequest.at("$.resources", "expected a list of resources, got one string")
     batches = BatchClaims(node, service_name, instance_id)

@@ -294,7 +294,7 @@ class Instance:
 
         See `aegis_core.node.bulk`. What was claimed is ready when this returns.
         """
-        return await self._node.registry.bulk_claim(self._service.name, self.instance_id, items, **options)
+        return await self._node.registry.bulk_register(self._service.name, self.instance_id, items, **options)
 
     async def bulk_release(self, items: Iterable[str], **options: Unpack[BulkOptions]) -> BulkReply:
         """Release many resources; reports failures and never raises for an id. See `aegis_core.node.bulk`."""

@@ -375,8 +375,8 @@ class Registry:
         """
         return await self._node.moves.release(service_name, instance_id, resource_ids)
 
-    async def bulk_claim(
-        self, service_name: str, instance_id: str, items: Iterable[Claimable], **options: Unpack[BulkOptions]
+    async def bulk_register(
+        self, service_name: str, instance_id: str, resources: Iterable[Claimable], **options: Unpack[BulkOptions]
     ) -> BulkReply:
         """Claim many resources (ids, or pairs of id and metadata) for an instance; see `aegis_core.node.bulk`.
 
@@ -386,10 +386,10 @@ class Registry:
         """
         from aegis_core.node.bulk import BulkRequest, bulk_claim  # noqa: PLC0415 - with the first that is asked for
 
-        return await bulk_claim(self._node, service_name, instance_id, items, BulkRequest(**options))
+        return await bulk_claim(self._node, service_name, instance_id, resources, BulkRequest(**options))
 
     async def bulk_release(
-        self, service_name: str, instance_id: str, items: Iterable[str], **options: Unpack[BulkOptions]
+        self, service_name: str, instance_id: str, resource_ids: Iterable[str], **options: Unpack[BulkOptions]
     ) -> BulkReply:
         """Release many resources of an instance; see `aegis_core.node.bulk`.
 
@@ -399,7 +399,7 @@ class Registry:
         """
         from aegis_core.node.bulk import BulkRequest, bulk_release  # noqa: PLC0415 - with the first that is asked for
 
-        return await bulk_release(self._node, service_name, instance_id, items, BulkRequest(**options))
+        return await bulk_release(self._node, service_name, instance_id, resource_ids, BulkRequest(**options))
 
     async def transfer(
         self,

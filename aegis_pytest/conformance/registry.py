@@ -278,11 +278,11 @@ class RegistryConformance:
             await scene.register("room-1", "room-2")
             await scene.registry.claim("rooms", "room-2", "desk-7")
             ids = [f"desk-{n}" for n in range(250)]
-            spoilt = await scene.registry.bulk_claim("rooms", "room-1", ids)
+            spoilt = await scene.registry.bulk_register("rooms", "room-1", ids)
             assert spoilt.done == ()
             assert not spoilt.success
             assert (await scene.other.query_resources(instance_id="room-1")).total_count == 0
-            reply = await scene.registry.bulk_claim("rooms", "room-1", ids, continue_on_error=True)
+            reply = await scene.registry.bulk_register("rooms", "room-1", ids, continue_on_error=True)
             assert len(reply.done) == 249
             (failure,) = reply.failed
             assert (failure.resource_id, failure.current_owner) == ("desk-7", "room-2")

@@ -108,7 +108,7 @@ class BulkWorld:
 
     async def claim(self, kind: str, items: Sequence[Claimable], **options: Unpack[BulkOptions]) -> BulkReply:
         """Ask the node here for a bulk claim."""
-        return await self.here.registry.bulk_claim("svc", kind, items, **options)
+        return await self.here.registry.bulk_register("svc", kind, items, **options)
 
     async def release(self, kind: str, items: Sequence[str], **options: Unpack[BulkOptions]) -> BulkReply:
         """Ask the node here for a bulk release."""

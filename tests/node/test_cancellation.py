@@ -9,9 +9,14 @@ cancellation falls between a commit and its acknowledgement.
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import itertools
+import re
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import attrs
 import pytest
@@ -26,6 +31,7 @@ from aegis_core.node.claims import Claim
 from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node, open_node
 from aegis_core.node.service import Service
+from tests.house.source import CHECKOUT
 from tests.node.faulty import Faults
 
 MOST_STEPS = 400
@@ -157,34 +163,40 @@ def check_calls(world: World) -> None:
 
 Operation = Callable[[World], Awaitable[object]]
 OPERATIONS: dict[str, Operation] = {}
+CANCELLED: set[str] = set()
 
 
-def operation(function: Operation) -> Operation:
-    """Let *function* be tested."""
-    OPERATIONS[function.__name__] = function
-    return function
+def operation(*cancelled: str) -> Callable[[Operation], Operation]:
+    """Let the decorated function be tested; *cancelled* are the public coroutines that it awaits."""
+
+    def keep(function: Operation) -> Operation:
+        OPERATIONS[function.__name__] = function
+        CANCELLED.update(cancelled)
+        return function
+
+    return keep
 
 
-@operation
+@operation("Instance.claim")
 async def claim_one(world: World) -> None:
     """`Instance.claim` of one resource."""
     await world.one.claim("a")
 
 
-@operation
+@operation("Instance.claim")
 async def claim_several(world: World) -> None:
     """`Instance.claim` of several, one of which is held already."""
     await world.one.claim("a", "b", "mine", "c")
 
 
-@operation
+@operation("Instance.own")
 async def own_now(world: World) -> None:
     """`Instance.own`, in and out."""
     async with world.one.own("a"):
         await trio.lowlevel.checkpoint()
 
 
-@operation
+@operation("Instance.own")
 async def own_in_turn(world: World) -> None:
     """`Instance.own` as a standby that has to wait."""
 
@@ -199,13 +211,13 @@ async def own_in_turn(world: World) -> None:
     await world.two.claim("theirs")
 
 
-@operation
+@operation("Instance.release")
 async def release_one(world: World) -> None:
     """`Instance.release`."""
     await world.one.release("mine")
 
 
-@operation
+@operation("Claim.release")
 async def release_claim(world: World) -> None:
     """`Claim.release`."""
     for claim in world.one.claims.values():
@@ -213,62 +225,62 @@ async def release_claim(world: World) -> None:
             await claim.release()
 
 
-@operation
+@operation("Instance.transfer")
 async def transfer(world: World) -> None:
     """`Instance.transfer`."""
     await world.one.transfer("mine", to="two")
 
 
-@operation
+@operation("Instance.drain")
 async def drain(world: World) -> None:
     """`Instance.drain`, of the other one."""
     await world.two.drain()
 
 
-@operation
+@operation("Instance.set_health")
 async def say_unhealthy(world: World) -> None:
     """`Instance.set_health`, there and back."""
     await world.one.set_health(Health.UNHEALTHY)
     await world.one.set_health(Health.ONLINE)
 
 
-@operation
+@operation("Instance.bulk_claim")
 async def bulk_claim(world: World) -> None:
     """`Instance.bulk_claim` in batches."""
     await world.one.bulk_claim(["a", "b", "c", "d"], batch_size=2, continue_on_error=True)
 
 
-@operation
+@operation("Instance.bulk_claim")
 async def bulk_claim_all(world: World) -> None:
     """`Instance.bulk_claim` as one transaction."""
     await world.one.bulk_claim(["a", "b", "c", "d"])
 
 
-@operation
+@operation("Instance.bulk_release")
 async def bulk_release(world: World) -> None:
     """`Instance.bulk_release`."""
     await world.one.bulk_release(["mine", "nobody's"], continue_on_error=True)
 
 
-@operation
+@operation("Client.call")
 async def call_service(world: World) -> None:
     """`Node.call` of any instance."""
     await world.node.call("svc", "work")
 
 
-@operation
+@operation("Client.call")
 async def call_resource(world: World) -> None:
     """`Node.call` of the owner of a resource, on another node."""
     await world.node.call("svc", "work", resource_id="theirs", idempotency_key="k")
 
 
-@operation
+@operation("Client.call")
 async def call_on_demand(world: World) -> None:
     """`Node.call` that makes somebody claim the resource."""
     await world.node.call("svc", "work", resource_id="d:1")
 
 
-@operation
+@operation("Node.events", "EventStream.receive")
 async def read_events(world: World) -> None:
     """`Node.events`."""
     async with world.node.events() as events:
@@ -277,72 +289,72 @@ async def read_events(world: World) -> None:
             await events.receive()
 
 
-@operation
+@operation("Node.serve")
 async def serve(world: World) -> None:
     """`Node.serve`, in and out."""
     async with world.node.serve(make_service(), instance_id="three", group="third") as instance:
         await instance.claim("a")
 
 
-@operation
+@operation("open_node")
 async def open_and_close(world: World) -> None:
     """`open_node`, in and out."""
     async with open_node("memory://test") as node, node.serve(make_service(), instance_id="three") as instance:
         await instance.claim("a")
 
 
-@operation
+@operation("Registry.claim")
 async def registry_claim(world: World) -> None:
     """`Registry.claim` for an instance of another node, and of one's own."""
     await world.node.registry.claim("svc", "two", "a")
     await world.node.registry.claim("svc", "one", "b")
 
 
-@operation
+@operation("Registry.release")
 async def registry_release(world: World) -> None:
     """`Registry.release` for an instance of another node."""
     await world.node.registry.release("svc", "two", "theirs")
 
 
-@operation
+@operation("Registry.transfer")
 async def registry_transfer(world: World) -> None:
     """`Registry.transfer` from an instance of another node."""
     await world.node.registry.transfer("svc", ["theirs"], "two", "one")
 
 
-@operation
+@operation("Registry.transfer")
 async def registry_force(world: World) -> None:
     """`Registry.transfer` without consent."""
     await world.other.registry.transfer("svc", ["mine"], "two", "two", verify_ownership=False)
 
 
-@operation
+@operation("Registry.set_role")
 async def registry_set_role(world: World) -> None:
     """`Registry.set_role`, from one node to the other and back."""
     await world.other.registry.set_role("svc", Role.ACTIVE, "two")
     await world.other.registry.set_role("svc", Role.ACTIVE, "one")
 
 
-@operation
+@operation("Registry.drain")
 async def registry_drain(world: World) -> None:
     """`Registry.drain` of an instance of another node."""
     await world.node.registry.drain("svc", "two")
 
 
-@operation
+@operation("Registry.set_health")
 async def registry_health(world: World) -> None:
     """`Registry.set_health` of an instance of another node."""
     await world.node.registry.set_health("svc", "two", Health.UNHEALTHY)
 
 
-@operation
+@operation("Registry.rebalance")
 async def registry_rebalance(world: World) -> None:
     """`Registry.rebalance`."""
     await world.one.claim("a", "b", "c", "d")
     await world.node.registry.rebalance("svc")
 
 
-@operation
+@operation("Registry.register", "Registry.heartbeat", "Registry.deregister")
 async def registry_thin(world: World) -> None:
     """Registering, renewing and deregistering an instance that no node serves."""
     thin = await world.node.registry.register("svc", "thin", role=Role.STANDBY, metadata={"resource_id": "mine"})
@@ -350,7 +362,15 @@ async def registry_thin(world: World) -> None:
     await world.node.registry.deregister("svc", "thin", lease_id=thin.lease_id)
 
 
-@operation
+@operation(
+    "Registry.list_services",
+    "Registry.get_service",
+    "Registry.list_roles",
+    "Registry.query_resources",
+    "Registry.get_owner",
+    "Registry.explain",
+    "Node.explain",
+)
 async def registry_reads(world: World) -> None:
     """Everything that only reads."""
     registry = world.node.registry
@@ -359,7 +379,66 @@ async def registry_reads(world: World) -> None:
     await registry.list_roles("svc")
     await registry.query_resources(service_name="svc")
     await registry.get_owner("mine")
+    await registry.explain("theirs")
     await world.node.explain("mine")
+
+
+@operation("Registry.bulk_register", "Registry.bulk_release")
+async def registry_bulk(world: World) -> None:
+    """Bulk operations on an instance of another node."""
+    await world.node.registry.bulk_register("svc", "two", ["a", "b", "c"], batch_size=2, continue_on_error=True)
+    await world.node.registry.bulk_release("svc", "two", ["a", "b", "c"])
+
+
+@operation("Registry.disconnect")
+async def registry_disconnect(world: World) -> None:
+    """`Registry.disconnect` of an instance of another node, which registers anew."""
+    await world.node.registry.disconnect("svc", "two")
+
+
+@operation("BoundMethod.__call__")
+async def call_bound(world: World) -> None:
+    """`Node.bind` of a method, and its call."""
+    await world.node.bind(world.two.service.methods["work"].function, resource_id="theirs")()
+
+
+@operation("Instance.wait_role")
+async def wait_role(world: World) -> None:
+    """`Instance.wait_role`, while another task sees to it."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.node.registry.set_role, "svc", Role.STANDBY, "one")
+        await world.two.wait_role(Role.ACTIVE)
+
+
+@operation("Claim.wait_ready", "Claim.wait_leaving", "Claim.wait_ended")
+async def wait_for_claim(world: World) -> None:
+    """What can be waited for on a claim, while another task sees to it."""
+    (claim,) = await world.one.claim("a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.one.release, "a")
+        await claim.wait_ready()
+        await claim.wait_leaving()
+        await claim.wait_ended()
+
+
+@operation("Instance.run_until_signal")
+async def run_until_signal(world: World) -> None:
+    """`Instance.run_until_signal`: one signal for it, and one after which nobody listens any more."""
+
+    async def until(*, caught: bool) -> None:
+        while (signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL) is not caught:
+            await trio.lowlevel.checkpoint()
+
+    async def send() -> None:
+        await until(caught=True)
+        signal.raise_signal(signal.SIGUSR1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await world.one.run_until_signal(signal.SIGUSR1)
+    signal.raise_signal(signal.SIGUSR1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(until, caught=False))
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.01], ids=["at once", "slowly"])
@@ -387,5 +466,34 @@ async def test_nothing_is_left_behind(autojump_clock: MockClock, name: str, late
                 check_tables(world)
             began = trio.current_time()
         assert trio.current_time() - began < 3
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
         if not had_it:
             break
+
+
+def waits(function: object) -> bool:
+    """Whether *function* is one to await, or makes something to await or to enter."""
+    made = getattr(function, "__annotations__", {}).get("return", "")
+    return inspect.iscoroutinefunction(function) or str(made).startswith(("Coroutine[", "Awaitable[", "AsyncIterator["))
+
+
+def public_coroutines() -> set[str]:
+    """What the reference of the program interface offers to await or to enter, by class."""
+    page = (CHECKOUT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    found: set[str] = set()
+    for kind, name, members in re.findall(r"(?m)^\.\. auto(class|function):: ([\w.]+).*(?:\n +:members: (.+))?", page):
+        module, _, attribute = name.rpartition(".")
+        documented = getattr(importlib.import_module(module), attribute)
+        if kind == "function":
+            found |= {attribute} if waits(documented) else set()
+        else:
+            asked = members.split(", ") if members else ()
+            found |= {f"{attribute}.{m}" for m in asked if waits(inspect.getattr_static(documented, m))}
+    return found
+
+
+def test_every_public_coroutine_is_cancelled_here() -> None:
+    """A coroutine or block that comes into the reference comes into this table, and nothing else stands there."""
+    documented = public_coroutines()
+    assert len(documented) > 30
+    assert documented == CANCELLED

@@ -191,7 +191,7 @@ async def test_a_claim_for_an_instance_whose_node_is_out_of_reach_cannot_be_undo
         await c.claim("taken")
         wire.always["b"] = refuse
         with pytest.raises(Exception, match="refused by the test"):
-            await here.registry.bulk_claim("svc", "b", [*ids(1000), "taken"], batch_size=1000)
+            await here.registry.bulk_register("svc", "b", [*ids(1000), "taken"], batch_size=1000)
         await trio.sleep(1)
         assert set(b.claims) == set(ids(1000))
 

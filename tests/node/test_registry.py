@@ -318,9 +318,9 @@ async def test_bulk_operations_report_every_failure(autojump_clock: MockClock, n
         await t.here.registry.claim("svc", "b", "r:3")
         await trio.sleep(1)
         ids = [f"r:{i}" for i in range(6)]
-        refused = await t.here.registry.bulk_claim("svc", name, ids)
+        refused = await t.here.registry.bulk_register("svc", name, ids)
         assert (refused.success, refused.done, refused.failed[0].current_owner) == (False, (), "b")
-        reply = await t.here.registry.bulk_claim(
+        reply = await t.here.registry.bulk_register(
             "svc", name, ids, batch_size=2, continue_on_error=True, on_progress=lambda event: told.append(event.done)
         )
         assert len(reply.done) == 5
