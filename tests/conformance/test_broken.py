@@ -45,6 +45,24 @@ def test_broken_store_is_found(pytester: pytest.Pytester, name: str) -> None:
     assert passed, "nothing at all worked, which shows no more than that"
 
 
+@pytest.mark.parametrize(
+    ("suite", "name", "caught_by"),
+    [
+        ("RegistryConformance", "lost compare-and-set", "test_role_of_a_resource_has_one_active"),
+        ("RegistryConformance", "torn transaction", "test_role_of_a_resource_has_one_active"),
+        ("RegistryConformance", "missed expiry", "test_heartbeat_renews"),
+        ("RegistryConformance", "stale sync", "test_release_is_the_owners"),
+        ("LifecycleConformance", "lost compare-and-set", "test_resource_has_one_owner"),
+        ("LifecycleConformance", "missed expiry", "test_standby_takes_over_from_the_dead"),
+    ],
+)
+def test_broken_store_shows_in_what_nodes_do(pytester: pytest.Pytester, suite: str, name: str, caught_by: str) -> None:
+    """The suites of what nodes and their registry promise fail on a store that breaks what that rests on."""
+    passed, failed = run_suite(pytester, suite, "STORES", name)
+    assert caught_by in bare(failed), f"only {sorted(bare(failed))} failed"
+    assert passed, "nothing at all worked, which shows no more than that"
+
+
 @pytest.mark.parametrize("name", TRANSPORTS)
 def test_broken_transport_is_found(pytester: pytest.Pytester, name: str) -> None:
     """The test that is there for it fails on each broken transport."""
@@ -53,7 +71,9 @@ def test_broken_transport_is_found(pytester: pytest.Pytester, name: str) -> None
     assert passed, "nothing at all worked, which shows no more than that"
 
 
-@pytest.mark.parametrize("suite", ["StoreConformance", "TransportConformance"])
+@pytest.mark.parametrize(
+    "suite", ["StoreConformance", "TransportConformance", "LifecycleConformance", "RegistryConformance"]
+)
 def test_whole_backend_passes_the_same_way(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, suite: str
 ) -> None:

@@ -16,7 +16,6 @@ import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 
 import attrs
 import pytest
@@ -424,21 +423,27 @@ async def wait_for_claim(world: World) -> None:
 @operation("Instance.run_until_signal")
 async def run_until_signal(world: World) -> None:
     """`Instance.run_until_signal`: one signal for it, and one after which nobody listens any more."""
+    if signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL:
+        return  # cancelled when the signal had come: that listener is still there, and a process has one for a signal
+    returned = trio.Event()
 
-    async def until(*, caught: bool) -> None:
-        while (signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL) is not caught:
+    async def until_caught(*, caught: bool) -> None:
+        while True:
+            if (signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL) is caught:
+                return
             await trio.lowlevel.checkpoint()
 
     async def send() -> None:
-        await until(caught=True)
+        await until_caught(caught=True)
         signal.raise_signal(signal.SIGUSR1)
+        await returned.wait()
+        signal.raise_signal(signal.SIGUSR1)
+        await until_caught(caught=False)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
         await world.one.run_until_signal(signal.SIGUSR1)
-    signal.raise_signal(signal.SIGUSR1)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(until, caught=False))
+        returned.set()
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.01], ids=["at once", "slowly"])
