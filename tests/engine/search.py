@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import attrs
 
 from tests.engine.canonical import canonical
@@ -11,11 +13,12 @@ from tests.engine.worlds import World
 
 @attrs.frozen
 class Explored:
-    """How far a search went."""
+    """How far a search went, and which kinds of steps it took: ``claim arrives``, ``stops believing``."""
 
     depth: int
     states: int
     steps: int
+    kinds: frozenset[str]
 
 
 def explore(world: World, depth: int) -> Explored:
@@ -28,6 +31,7 @@ def explore(world: World, depth: int) -> Explored:
     start = canonical(world.start())
     came: dict[int, tuple[int, str]] = {hash(start): (0, "")}
     frontier = [start]
+    taken: set[str] = set()
     steps = 0
     for _ in range(depth):
         found: list[State] = []
@@ -43,13 +47,20 @@ def explore(world: World, depth: int) -> Explored:
                     story = "\n  ".join([*_story(came, origin), label])
                     raise Violation(f"{violation}\n  {story}\n  in {state}") from violation
                 steps += 1
+                taken.add(label)
                 successor = canonical(reached)
                 identity = hash(successor)
                 if identity not in came:
                     came[identity] = (origin, label)
                     found.append(successor)
         frontier = found
-    return Explored(depth, len(came), steps)
+    return Explored(depth, len(came), steps, frozenset(map(_kind, taken)))
+
+
+def _kind(label: str) -> str:
+    """What *label* tells, without who and of what."""
+    command = re.sub(r"\('(\w+)'[^)]*\)", r"\1", label)
+    return re.sub(r"^[a-f]('s)? | of [a-f]\b| \([^)]*\)$", "", command)
 
 
 def _story(came: dict[int, tuple[int, str]], identity: int) -> list[str]:

@@ -91,11 +91,13 @@ class World:
         commands: Which commands nodes give.
         faults: ``lose`` (belief in a lease ends, then its record expires), ``abandon``, ``glimpse``.
         registered: How many are registered at the start, and seen by every view; None for all.
+        held: How many resources are held at the start, each by another node, and known so to every view.
     """
 
     nodes: int = 3
     resources: int = 2
     registered: int | None = None
+    held: int = 0
     commands: frozenset[str] = frozenset()
     faults: frozenset[str] = frozenset()
     _views: dict[object, Snapshot] = attrs.field(factory=dict)
@@ -104,8 +106,17 @@ class World:
         """Where it begins."""
         live = self.nodes if self.registered is None else self.registered
         base = tuple(((INSTANCE, i), (1, 1)) for i in range(live))
+        base += tuple(((OWNER, r), (r, 1, 0, 1, 1)) for r in range(self.held))
         nodes = tuple(
-            Node(0, (), incarnation=int(i < live), live=i < live, table=(), pending=None) for i in range(self.nodes)
+            Node(
+                seen=0,
+                folds=(),
+                incarnation=int(i < live),
+                live=i < live,
+                table=((i, 1),) if i < self.held else (),
+                pending=None,
+            )
+            for i in range(self.nodes)
         )
         return State(1, base, (), nodes, ())
 
@@ -151,7 +162,7 @@ class World:
                     yield f"{what} is acknowledged", partial(self._acknowledge, state, store, i)
                 else:
                     yield f"{what} arrives", partial(self._arrive, state, store, i)
-                if "abandon" in self.faults and pending.command[0] in _ABANDONED:
+                if "abandon" in self.faults and pending.command[0] in ABANDONED:
                     yield f"{what} is abandoned", partial(self._abandon, state, i)
             if node.live and "lose" in self.faults:
                 yield f"{name} stops believing", partial(self._lose, state, i)
@@ -504,7 +515,8 @@ def _granted(decision: Decision[object]) -> dict[int, int]:
     return {int(owned[1:]): epoch for owned, epoch in epochs.items()}
 
 
-_ABANDONED: Final = frozenset({"claim", "release", "give_up", "transfer", "promote"})
+ABANDONED: Final = frozenset({"claim", "release", "give_up", "transfer", "promote"})
+"""The commands whose callers may give up."""
 
 
 def _candidate(i: int, incarnation: int) -> ServiceInstance:

@@ -5,6 +5,8 @@ completes. After each time, once everything has settled: what an instance has in
 says it owns, nobody stands in a line without waiting, no call is pending, other claims are untouched, and the same
 operation can be done again. Once with a store that answers at once, once with one that takes its time, so that a
 cancellation falls between a commit and its acknowledgement.
+
+It is one long file because it is a list: every public coroutine has an entry of a few lines.
 """
 
 from __future__ import annotations
