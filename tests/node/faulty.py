@@ -103,6 +103,7 @@ class Faults:
     seed: int = 0
     capabilities: Capabilities | None = None
     commits: list[tuple[float, Transaction]] = attrs.field(factory=list)
+    syncs: list[float] = attrs.field(factory=list)
     latency: float = 0.0
     refusing: bool = False
     sync_refused: bool = False
@@ -296,6 +297,7 @@ class FaultyStore:
 
     async def sync(self) -> int:
         """As the store's, if nothing is wrong."""
+        self._faults.syncs.append(trio.current_time())
         if self._faults.refusing or self._faults.sync_refused:
             await trio.lowlevel.checkpoint()
             raise StoreUnavailable(reason="refused by the test")

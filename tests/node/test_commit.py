@@ -66,6 +66,21 @@ async def test_a_conflict_is_decided_anew_on_a_level_view(autojump_clock: MockCl
         assert len(set(sent(faults))) == 4
 
 
+async def test_after_a_conflict_the_view_is_made_level_before_it_is_asked_again(autojump_clock: MockClock) -> None:
+    """Whoever was quicker has written what the view may not show yet; asking it again as it is would be guessing."""
+    faults = Faults()
+    async with faults.node() as node, node.serve(make_service()):
+        faults.break_down(Conflict(key=None), names_key("roles"), times=3)
+        synced: list[int] = []
+
+        def decide(view: Snapshot) -> Decision[None]:
+            synced.append(len(faults.syncs))
+            return Decision((Write("roles.svc.default", None, ANY),), lambda _: None)
+
+        await node.committer.decide(decide, timeout=5)
+        assert [after - synced[0] for after in synced] == [0, 1, 2, 3]
+
+
 async def test_what_never_left_is_not_sent(autojump_clock: MockClock) -> None:
     """The store said so each time, until the time was over."""
     faults = Faults()

@@ -1,0 +1,34 @@
+"""What the exit status of the benchmarks says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.benchmarks import run
+from tests.benchmarks.measuring import Arena, Check, at_least, at_most
+
+
+@pytest.mark.parametrize(
+    ("checks", "status"),
+    [
+        pytest.param([], 0, id="nothing-asked"),
+        pytest.param([at_most(1.0, 1.0, "{} s", ceiling=True), at_least(2.0, 1.0, "{}/s", ceiling=True)], 0, id="kept"),
+        pytest.param([at_most(2.0, 1.0, "{} s")], 0, id="goal-missed"),
+        pytest.param([at_most(2.0, 1.0, "{} s", ceiling=True)], 1, id="ceiling-missed"),
+        pytest.param([at_least(0.5, 1.0, "{}/s", ceiling=True)], 1, id="rate-missed"),
+    ],
+)
+def test_missed_ceiling_is_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checks: list[Check], status: int
+) -> None:
+    """A ceiling decides; a goal beside it is told in the table."""
+
+    async def measure(arena: Arena) -> None:
+        arena.line("a thing", None, *checks)
+
+    monkeypatch.setattr(run, "SCENARIOS", {"things": run.Scenario(measure, ())})
+    assert run.main(["--json", "--only", "things"]) == status
+    (line,) = json.loads(capsys.readouterr().out)["things"]
+    assert [check["met"] for check in line["checks"]] == [check.met for check in checks]
