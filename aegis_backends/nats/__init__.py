@@ -11,7 +11,7 @@ from aegis_core.backend import Backend, BackendAddress
 from aegis_core.hookspecs import BackendRegistrar as _BackendRegistrar
 from aegis_core.hookspecs import hookimpl as _hookimpl
 
-__all__ = ["aegis_register_backends", "open_nats"]
+__all__ = ["aegis_register_backends", "open_nats", "remove_bucket"]
 
 
 @_hookimpl
@@ -32,3 +32,19 @@ def open_nats(address: BackendAddress) -> AbstractAsyncContextManager[Backend]:
     from aegis_backends.nats import opening  # noqa: PLC0415 - the client is not loaded before it is used
 
     return opening.open_nats(address)
+
+
+async def remove_bucket(address: BackendAddress) -> None:
+    """Remove the bucket that *address* names from its server, and that of its routers' messages; none is fine.
+
+    For what makes a bucket of its own, as a test does. Nodes that still use it lose everything.
+
+    Raises:
+        ConfigError: A parameter is wrong, or the server refuses our credentials.
+        StoreUnavailable: No server is there, none answers, or it has no JetStream.
+
+    After that, or when cancelled, the bucket may still be there.
+    """
+    from aegis_backends.nats import opening  # noqa: PLC0415 - as above
+
+    await opening.remove_bucket(address)

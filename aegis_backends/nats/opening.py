@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -17,14 +17,15 @@ from aegis_backends.nats.bucket import BucketSettings
 from aegis_backends.nats.bus import NatsBus
 from aegis_backends.nats.connection import Connection, open_connection
 from aegis_backends.nats.errors import AuthorizationFailed, NatsError, PermissionDenied
-from aegis_backends.nats.messages import open_messages
+from aegis_backends.nats.jetstream import JetStream
+from aegis_backends.nats.messages import messages_bucket, open_messages
 from aegis_backends.nats.options import ConnectOptions, TLSOptions
 from aegis_backends.nats.store import open_store
 from aegis_backends.nats.transport import NatsTransport
 from aegis_core.backend import Backend, BackendAddress, Store
 from aegis_core.errors import ConfigError, StoreUnavailable
 
-__all__ = ["NatsSettings", "open_nats", "read_address"]
+__all__ = ["NatsSettings", "open_nats", "read_address", "remove_bucket"]
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _PARAMETERS: Final[Mapping[str, str]] = {
@@ -152,15 +153,11 @@ async def open_nats(address: BackendAddress) -> AsyncIterator[Backend]:
     """
     settings, chance = read_address(address), random.Random()
     async with AsyncExitStack() as stack:
-        try:
+        with _translated():
             connection = await stack.enter_async_context(open_connection(settings.servers, settings.options))
             store = await stack.enter_async_context(
                 open_store(connection, settings.bucket, inbox_prefix=settings.options.inbox_prefix, random=chance)
             )
-        except (AuthorizationFailed, PermissionDenied) as exc:
-            raise ConfigError(source="nats", key="credentials", problem=exc.message) from exc
-        except NatsError as exc:
-            raise StoreUnavailable(reason=exc.message) from exc
         yield Backend(
             store=store,
             transports=(NatsTransport(connection),),
@@ -176,3 +173,23 @@ async def _open_messages(
 ) -> AsyncIterator[Store]:
     async with open_messages(connection, registry, random=chance) as messages:
         yield messages
+
+
+async def remove_bucket(address: BackendAddress) -> None:
+    """Remove the bucket of ``nats://…``; see `aegis_backends.nats.remove_bucket`."""
+    settings = read_address(address)
+    with _translated():
+        async with open_connection(settings.servers, settings.options) as connection:
+            jetstream = JetStream(connection, random=random.Random())
+            for bucket in (messages_bucket(settings.bucket), settings.bucket):
+                await jetstream.delete_stream(bucket.stream)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (AuthorizationFailed, PermissionDenied) as exc:
+        raise ConfigError(source="nats", key="credentials", problem=exc.message) from exc
+    except NatsError as exc:
+        raise StoreUnavailable(reason=exc.message) from exc

@@ -45,7 +45,7 @@ async def demo(
     *,
     orders: Path | None = None,
     seed: int = 1,
-    backend: str = "memory://",
+    backend: str = "memory",
     journal: Path | None = None,
     plain: Annotated[bool, Parameter(negative=())] = False,
     save_svg: Path | None = None,
@@ -61,10 +61,11 @@ async def demo(
     Args:
         orders: A file of orders (CSV, may be compressed with gzip) instead of the one that comes along.
         seed: Decides which symbols move and when, and who dies.
-        backend: Where the instances meet.
+        backend: Where the instances meet: memory, as tasks of this process; nats, a process each and a server that is
+            started for them; or nats://host:port, a process each and a server that runs.
         journal: Keep the journals in this folder; without it they are removed in the end.
         plain: Print lines instead of a live table, as is done when the output is not a terminal.
-        save_svg: Draw the table, as it stood just after the kill, to this file.
+        save_svg: Draw what the screen shows in the end to this file.
     """
     folder = str(examples_folder())
     if folder not in sys.path:  # As running the example by its path does.

@@ -1,14 +1,15 @@
 """Order books: the owner of each symbol keeps its book, whatever happens to the owners.
 
-Run it with ``aegis demo``. Several instances share the symbols, and a feeder sends every order to whoever owns its
-symbol. Meanwhile symbols move from one instance to another, an instance dies without warning and another one starts.
-In the end each order is compared with a sequential run of the same file: none may be lost, doubled, or executed by
-two owners.
+Run it with ``aegis demo``, or with ``aegis demo --backend nats`` for a process per instance. Several instances share the
+symbols, and a feeder sends every order to whoever owns its symbol. Meanwhile symbols move from one instance to another,
+an instance dies without warning and another one starts. In the end each order is compared with a sequential run of the
+same file: none may be lost, doubled, or executed by two owners.
 
 Read ``exchange/owner.py`` first (the service, and how an instance comes to own symbols) and then ``exchange/feeder.py``
 (how orders find their owner): an application has both. The rest of the folder is the books themselves (``orders``,
-``matching``, ``journal``, ``ledger``) and what a demonstration needs (``cluster``, ``mortality``, ``chronicle``,
-``progress``, ``view``, ``audit``).
+``matching``, ``journal``, ``ledger``) and what a demonstration needs: instances that run as tasks or as processes
+(``life``, ``tasks``, ``mortality``, ``processes``, ``instance``, ``meeting``, ``children``), what happens to them
+(``cluster``), and what people see of it (``chronicle``, ``progress``, ``view``, ``audit``, ``failures``).
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ import trio
 from exchange.audit import Receipt, audit, compare_expected, run_sequentially
 from exchange.chronicle import Chronicle
 from exchange.cluster import Cluster
+from exchange.failures import FAILURES, sentences
 from exchange.feeder import feed
-from exchange.journal import JournalError
-from exchange.orders import Order, OrdersFileError, read_orders
+from exchange.meeting import MeetingPlace, open_meeting_place
+from exchange.orders import Order, read_orders
+from exchange.processes import Processes
 from exchange.progress import Progress
+from exchange.tasks import Tasks
 from exchange.view import View, open_view, print_problems, print_summary, save_picture
 from rich.console import Console
 
-from aegis_core import AegisError, ConfigError, open_node
+from aegis_core import open_node
 
 DATA = Path(__file__).parent / "data"
 INSTANCES = ("exchange-1", "exchange-2", "exchange-3")
@@ -48,7 +52,7 @@ async def run_demo(
     *,
     orders: Path | None = None,
     seed: int = 1,
-    backend: str = "memory://",
+    backend: str = "memory",
     journal: Path | None = None,
     plain: bool = False,
     save_svg: Path | None = None,
@@ -58,7 +62,7 @@ async def run_demo(
     Args:
         orders: A file of orders; the one beside this program when None.
         seed: Decides who moves and who dies.
-        backend: Where the instances meet.
+        backend: Where the instances meet: ``memory``, ``nats`` or ``nats://host:port``, see `open_meeting_place`.
         journal: The folder of the journals, which are kept; a temporary one when None.
         plain: Print lines instead of a live table.
         save_svg: Where to draw what the screen shows in the end.
@@ -69,40 +73,38 @@ async def run_demo(
     console = Console()
     problems: list[str] = []
     try:
-        if not backend.startswith("memory:"):
-            raise ConfigError(
-                source="--backend", key=backend, problem="expected memory://: the demo kills its own instances"
-            )
         sent = read_orders(orders or DATA / "orders.csv.gz")
         expected = run_sequentially(sent)
         if orders is None:
             problems.extend(compare_expected(DATA / "expected.json", expected))
-        progress = Progress(len(sent))
         with _journals(journal) as folder:
-            with open_view(progress, console, plain=plain) as view:
-                receipts = await perform(sent, seed=seed, backend=backend, folder=folder, progress=progress, view=view)
-                progress.stop()
+            async with open_meeting_place(backend) as place:
+                progress = Progress(len(sent))
+                with open_view(progress, console, plain=plain) as view:
+                    receipts = await perform(sent, seed=seed, place=place, folder=folder, progress=progress, view=view)
+                    progress.stop()
             found = audit(sent, expected, receipts, folder)
         await trio.lowlevel.checkpoint()  # The audit takes a moment: Ctrl-C in it ends the program here.
         problems.extend(found.differences)
         print_summary(console, progress, expected, found)
         if save_svg is not None:
-            save_picture(save_svg, progress, expected, found)
-    except* (AegisError, JournalError, OrdersFileError, OSError) as errors:
-        problems.extend(map(str, _leaves(errors)))
+            command = "aegis demo" if backend.startswith("memory") else "aegis demo --backend nats"
+            save_picture(save_svg, command, progress, expected, found)
+    except* FAILURES as errors:
+        problems.extend(sentences(errors))
     print_problems(console, problems)
     return 1 if problems else 0
 
 
 async def perform(
-    orders: Sequence[Order], *, seed: int, backend: str, folder: Path, progress: Progress, view: View
+    orders: Sequence[Order], *, seed: int, place: MeetingPlace, folder: Path, progress: Progress, view: View
 ) -> dict[str, Receipt]:
     """Send all *orders* to instances that come, go and die; return what became of each, by order id.
 
     Args:
         orders: What to send.
         seed: Decides who moves and who dies.
-        backend: Where the instances meet.
+        place: Where the instances meet.
         folder: Where the journals are.
         progress: Is kept up to date.
         view: Is asked to show it.
@@ -111,15 +113,25 @@ async def perform(
     by_symbol: dict[str, list[Order]] = {}
     for order in orders:
         by_symbol.setdefault(order.symbol, []).append(order)
-    async with open_node(backend) as node, trio.open_nursery() as nursery:
+    if not place.in_process:
+        progress.note(f"the instances meet at {place}")
+    async with open_node(place.url) as node, trio.open_nursery() as nursery:
         nursery.start_soon(_show, view)
         await nursery.start(Chronicle(progress).follow, node)
         cluster = Cluster(
-            nursery, backend=backend, folder=folder, symbols=tuple(by_symbol), seed=seed, ttl=TTL, progress=progress
+            Tasks(nursery) if place.in_process else Processes(nursery, lifelines=place.lifelines),
+            node,
+            backend=place.url,
+            folder=folder,
+            symbols=tuple(by_symbol),
+            seed=seed,
+            ttl=TTL,
+            progress=progress,
         )
-        for place, name in enumerate(INSTANCES):
-            await cluster.start(name, home=tuple(by_symbol)[place :: len(INSTANCES)])
-        cluster.settle()
+        async with trio.open_nursery() as starting:
+            for number, name in enumerate(INSTANCES):
+                starting.start_soon(partial(cluster.start, name, home=tuple(by_symbol)[number :: len(INSTANCES)]))
+        await cluster.settle()
         async with trio.open_nursery() as work:
             work.start_soon(unrest, cluster, progress, random.Random(seed))
             for part in by_symbol.values():
@@ -132,27 +144,30 @@ async def unrest(cluster: Cluster, progress: Progress, chance: random.Random) ->
     """Move symbols, kill an instance, start one and let it have a share, and dismiss one; all while orders come."""
     await progress.wait_answered(0.1)
     source = _richest(cluster)
-    target = chance.choice([name for name in cluster.names if name != source])
-    await cluster.transfer(_some(chance, cluster.owned(source), 2), source=source, target=target)
+    others = [name for name in cluster.names if name != source]
+    await _move(cluster, chance, 2, source=source, target=chance.choice(others) if others else "")
 
     await progress.wait_answered(0.3)
     await cluster.kill(_richest(cluster))
     await cluster.start(NEWCOMER)
 
     await progress.wait_answered(0.6)
-    source = _richest(cluster, but=NEWCOMER)
-    await cluster.transfer(_some(chance, cluster.owned(source), 3), source=source, target=NEWCOMER)
+    await _move(cluster, chance, 3, source=_richest(cluster, but=NEWCOMER), target=NEWCOMER)
 
     await progress.wait_answered(0.8)
-    cluster.dismiss(_richest(cluster))
+    if len(cluster.names) > 1:
+        await cluster.dismiss(_richest(cluster))
+
+
+async def _move(cluster: Cluster, chance: random.Random, most: int, *, source: str, target: str) -> None:
+    owned = cluster.owned(source)
+    if owned and target in cluster.names:  # Anybody can kill a process, so that one of them may be gone.
+        symbols = sorted(chance.sample(owned, min(most, len(owned))))
+        await cluster.transfer(symbols, source=source, target=target)
 
 
 def _richest(cluster: Cluster, *, but: str = "") -> str:
-    return max((name for name in cluster.names if name != but), key=lambda name: len(cluster.owned(name)))
-
-
-def _some(chance: random.Random, symbols: Sequence[str], most: int) -> Sequence[str]:
-    return sorted(chance.sample(symbols, min(most, len(symbols))))
+    return max((name for name in cluster.names if name != but), key=lambda name: len(cluster.owned(name)), default="")
 
 
 async def _show(view: View) -> None:
@@ -169,11 +184,3 @@ def _journals(folder: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="aegis-demo-", ignore_cleanup_errors=True) as temporary:
         yield Path(temporary)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error

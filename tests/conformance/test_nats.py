@@ -16,9 +16,7 @@ from typing import ClassVar
 import pytest
 import trio
 
-from aegis_backends.nats.connection import open_connection
-from aegis_backends.nats.messages import messages_bucket
-from aegis_backends.nats.opening import open_nats, read_address
+from aegis_backends.nats import open_nats, remove_bucket
 from aegis_backends.nats.server import NatsServers
 from aegis_core.backend import Backend, BackendAddress
 from aegis_pytest.conformance import (
@@ -54,19 +52,13 @@ class NatsHarness(Harness):
                 yield backend
         finally:
             with trio.CancelScope(shield=True):
-                await self._remove()
+                await remove_bucket(self._address)
 
     @asynccontextmanager
     async def open_peer(self) -> AsyncIterator[Backend]:
         """Another connection."""
         async with open_nats(self._address) as backend:
             yield backend
-
-    async def _remove(self) -> None:
-        settings = read_address(self._address)
-        async with open_connection(settings.servers, settings.options) as connection:
-            for bucket in (settings.bucket, messages_bucket(settings.bucket)):
-                await connection.request(f"$JS.API.STREAM.DELETE.{bucket.stream}", timeout=10.0)
 
 
 class ClusterHarness(NatsHarness):

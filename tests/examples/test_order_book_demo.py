@@ -7,7 +7,6 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,63 +14,15 @@ import pytest
 from exchange.audit import journal_path, run_sequentially
 from exchange.journal import Journal
 from exchange.ledger import Ledger
-from exchange.orders import Kind, Order, Side, write_orders
-from generate_orders import generate
+from exchange.orders import Kind, Order, Side
 
-AEGIS = Path(sys.executable).with_name("aegis")
-ORDERS = tuple(generate(1200, seed=4))
-EQUAL = "Equal to a sequential run, order by order"
-
-
-class Demo:
-    """Runs ``aegis demo`` in processes whose temporary files are in a folder of their own.
-
-    Args:
-        folder: For the few orders, the journals and the temporary files.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.orders = folder / "orders.csv.gz"
-        self.journals = folder / "journals"
-        self.temporary = folder / "temporary"
-        self.temporary.mkdir()
-        self.journals.mkdir()
-        write_orders(self.orders, ORDERS)
-
-    def start(self, *options: str | Path, **environment: str) -> subprocess.Popen[str]:
-        """Start it with *options*; its process is the only one of a new group."""
-        return subprocess.Popen(
-            [AEGIS, "demo", *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "TMPDIR": str(self.temporary), "COLUMNS": "200", **environment},
-        )
-
-    def run(self, *options: str | Path) -> tuple[int, str]:
-        """Run it to its end; return its exit status and what it printed."""
-        process = self.start(*options)
-        printed, errors = process.communicate(timeout=120)
-        assert errors == ""
-        return process.returncode, printed
-
-    def run_few(self, *options: str | Path) -> tuple[int, str]:
-        """Run it with few orders and with journals that are kept."""
-        return self.run("--orders", self.orders, "--journal", self.journals, *options)
+from tests.examples.running import AEGIS, EQUAL, ORDERS, Demo, assert_nothing_left
 
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Demo:
     """The demonstration."""
     return Demo(tmp_path)
-
-
-def assert_nothing_left(demo: Demo, process: subprocess.Popen[str]) -> None:
-    """No process of its group, and no temporary file."""
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
-    assert list(demo.temporary.iterdir()) == []
 
 
 def test_every_order_is_executed_once_whatever_happens_to_the_instances(demo: Demo, tmp_path: Path) -> None:
@@ -141,7 +92,13 @@ def test_a_damaged_journal_stops_the_run(demo: Demo) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--orders", "missing.csv"], "missing.csv: cannot be read"), (["--backend", "nats://x"], "expected memory://")],
+    [
+        (["--orders", "missing.csv"], "missing.csv: cannot be read"),
+        (
+            ["--backend", "pigeon://x"],
+            "--backend: pigeon://x: expected memory, nats, memory://name or nats://host:port",
+        ),
+    ],
 )
 def test_what_cannot_be_run_is_explained(demo: Demo, options: Sequence[str], message: str) -> None:
     """One sentence and exit status 1."""

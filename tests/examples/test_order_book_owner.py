@@ -140,3 +140,21 @@ async def test_who_loses_a_symbol_waits_for_its_next_turn(
         assert "symbol:GOLD" in first.claims
         nursery.cancel_scope.cancel()
     assert owners(tmp_path) == ["one", "two", "one"]
+
+
+async def test_who_is_given_a_symbol_before_it_stands_in_line_waits_for_it_afterwards(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """A transfer may be quicker: the symbol is owned at once, and the next time in its turn."""
+    async with owner(tmp_path, "one") as (node, first):
+        await nursery.start(keep, first, "GOLD", 1)
+        async with owner(tmp_path, "two") as (_, second):
+            await first.transfer("symbol:GOLD", to="two")
+            nursery.start_soon(keep, second, "GOLD", 2)
+            await submit(node, ORDERS[0])
+            await second.transfer("symbol:GOLD", to="one")
+            await first.release("symbol:GOLD")
+            await submit(node, ORDERS[1])
+            assert "symbol:GOLD" in second.claims
+            nursery.cancel_scope.cancel()
+    assert owners(tmp_path) == ["one", "two", "one", "two"]

@@ -52,16 +52,16 @@ class Chronicle:
                 progress.row(name).health = "LEFT"
             case InstanceLost():
                 self._lose(progress.row(name), {*map(symbol_of, event.released)})
-            case ResourceRegistered():
+            case ResourceTransferred(reason="transferred"):
+                self._move(symbol, name)
+                progress.transfers += 1
+            case ResourceRegistered() | ResourceTransferred():  # The latter: its release and this came in one look.
                 self._move(symbol, name)
                 if symbol in self._orphans:
                     self._take_over(symbol, name)
                 elif symbol in self._known:
                     progress.hand_overs += 1
                 self._known.add(symbol)
-            case ResourceTransferred():
-                self._move(symbol, name)
-                progress.transfers += 1
             case ResourceReleased():
                 for row in progress.rows.values():
                     row.owned.discard(symbol)

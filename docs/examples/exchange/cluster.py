@@ -1,36 +1,38 @@
-"""The instances of the exchange that run in this process, each with a node of its own."""
+"""The instances of the exchange, and what happens to them."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-import attrs
 import trio
 
-from aegis_core import AegisError, Instance, open_node
-from exchange.mortality import CONFIG, Mortality
-from exchange.owner import keep, order_books, resource_of, symbol_of
+from aegis_core import Node
+from exchange.children import ChildFailed
+from exchange.life import Member, Plan
+from exchange.owner import resource_of
 from exchange.progress import Progress
 
-LAST_BREATH = 0.02
-"""Seconds that a dying instance goes on to execute orders without being able to answer them."""
+_LOOK = 0.02
+"""Seconds from one look at the progress to the next."""
 
 
-@attrs.frozen
-class _Running:
-    instance: Instance
-    mortality: Mortality
-    scope: trio.CancelScope
-    leave: trio.Event
+class Host(Protocol):
+    """Runs instances: as tasks of this process, or each as a process of its own."""
+
+    async def start(self, plan: Plan, *, died: Callable[[], None]) -> Member:
+        """Start an instance; returns when it is ready. It calls *died* if it is killed by somebody else."""
+        ...
 
 
 class Cluster:
     """Starts instances, moves symbols between them, and kills them.
 
     Args:
-        nursery: Where the instances run.
+        host: Runs the instances.
+        node: Knows who owns what.
         backend: Where they meet.
         folder: The journals, which all instances reach.
         symbols: What there is to own.
@@ -41,7 +43,8 @@ class Cluster:
 
     def __init__(
         self,
-        nursery: trio.Nursery,
+        host: Host,
+        node: Node,
         *,
         backend: str,
         folder: Path,
@@ -50,85 +53,84 @@ class Cluster:
         ttl: float,
         progress: Progress,
     ) -> None:
-        self._nursery = nursery
+        self._host = host
+        self._node = node
         self._backend = backend
         self._folder = folder
         self._symbols = symbols
         self._seed = seed
         self._ttl = ttl
         self._progress = progress
-        self._running: dict[str, _Running] = {}
-        self._settled = trio.Event()
+        self._members: dict[str, Member] = {}
+        self._settled = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """Who lives."""
-        return tuple(self._running)
+        return tuple(self._members)
 
     def owned(self, name: str) -> tuple[str, ...]:
-        """The symbols that *name* owns by its own word."""
-        claims = self._running[name].instance.claims
-        return tuple(symbol for symbol in self._symbols if resource_of(symbol) in claims)
+        """The symbols that *name* owns, as far as is known here."""
+        owners = ((symbol, self._node.owner_of(resource_of(symbol))) for symbol in self._symbols)
+        return tuple(symbol for symbol, owner in owners if owner is not None and owner.owner_instance_id == name)
 
     async def start(self, name: str, *, home: Iterable[str] = ()) -> None:
         """Start an instance that owns the symbols of its *home* at once and waits in line for all others."""
-        self._running[name] = await self._nursery.start(self._run, name, frozenset(home))
+        self._progress.row(name).health = "STARTING"
+        plan = Plan(
+            name=name,
+            backend=self._backend,
+            folder=str(self._folder),
+            symbols=tuple(self._symbols),
+            home=tuple(home),
+            seed=self._seed,
+            ttl=self._ttl,
+        )
+        member = await self._host.start(plan, died=partial(self._died, name))
+        if member.place:
+            self._progress.note(f"{name} is ready, {member.place}")
+        self._members[name] = member
+        if self._settled:
+            await member.settle()
 
-    def settle(self) -> None:
-        """Let the instances join the lines: every symbol has its owner."""
-        self._settled.set()
+    async def settle(self) -> None:
+        """Let all instances join the lines, also those that come later: every symbol has its owner."""
+        self._settled = True
+        for member in self._members.values():
+            await member.settle()
 
     async def transfer(self, symbols: Sequence[str], *, source: str, target: str) -> None:
-        """Move *symbols*, at least one, from one live instance to another, while orders for them keep coming."""
+        """Move *symbols*, at least one, from one living instance to another, while orders for them keep coming."""
         self._progress.note(f"moving {', '.join(symbols)} from {source} to {target}, under load")
-        try:
-            reply = await self._running[source].instance.transfer(
-                *map(resource_of, symbols), to=target, reason="order book demo"
-            )
-        except AegisError as exc:  # Perhaps the source has just lost them: the demo goes on without.
-            self._progress.note(f"not moved: {exc}")
-        else:
-            for resource_id, reason in reply.failed.items():
-                self._progress.note(f"{symbol_of(resource_id)} was not moved: {reason}")
+        for trouble in await self._members[source].transfer(symbols, target):
+            self._progress.note(trouble)
 
     async def kill(self, name: str) -> None:
-        """Let *name* die without a word, in the worst moment: what it just executed is written, but not answered."""
-        self._progress.note(f"killed {name}, which owned {', '.join(self.owned(name)) or 'nothing'}")
+        """Let *name* die without a word."""
+        victim = self._members.pop(name)
+        what = f"{name} ({victim.place}, kill -9)" if victim.place else name
+        self._progress.note(f"killed {what}, which owned {self._holdings(name)}")
         self._progress.row(name).health = "DEAD"
-        victim = self._running.pop(name)
-        victim.mortality.die()
-        await trio.sleep(LAST_BREATH)
-        victim.scope.cancel()
+        await victim.kill()
 
-    def dismiss(self, name: str) -> None:
-        """Let *name* leave in peace: it hands its symbols over and deregisters."""
-        self._progress.note(f"{name} leaves in peace and hands over {', '.join(self.owned(name)) or 'nothing'}")
-        self._running.pop(name).leave.set()
+    async def dismiss(self, name: str) -> None:
+        """Let *name* leave in peace: it hands its symbols over and deregisters. Returns when all of that is seen here."""
+        self._progress.note(f"{name} leaves in peace and hands over {self._holdings(name)}")
+        await self._members.pop(name).leave()
+        while not self._seen_leaving(name):  # noqa: ASYNC110 - it is for people, who look a few times a second
+            await trio.sleep(_LOOK)
 
-    async def _run(
-        self,
-        name: str,
-        home: frozenset[str],
-        *,
-        task_status: trio.TaskStatus[_Running] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        mortality, leave = Mortality(), trio.Event()
-        with trio.CancelScope() as scope, order_books(self._folder) as service:
-            async with (
-                open_node(self._backend, config=CONFIG, plugins=[mortality]) as node,
-                node.serve(service, instance_id=name, ttl=self._ttl) as instance,
-                trio.open_nursery() as nursery,
-            ):
-                for symbol in sorted(home):
-                    await nursery.start(keep, instance, symbol, self._priority(name, symbol))
-                task_status.started(_Running(instance, mortality, scope, leave))
-                await self._settled.wait()
-                for symbol in self._symbols:
-                    if symbol not in home:
-                        nursery.start_soon(keep, instance, symbol, self._priority(name, symbol))
-                await leave.wait()
-                nursery.cancel_scope.cancel()
+    def _died(self, name: str) -> None:
+        self._progress.note(f"{name} was killed, and not by this program: it owned {self._holdings(name)}")
+        self._progress.row(name).health = "DEAD"
+        self._members.pop(name, None)
+        if not self._members:
+            raise ChildFailed("all instances are dead: nobody is left to execute the orders")
 
-    def _priority(self, name: str, symbol: str) -> int:
-        # Drawn for each symbol, so that the books of a dead instance spread over those who stay.
-        return random.Random(f"{self._seed}/{name}/{symbol}").randrange(1000)
+    def _holdings(self, name: str) -> str:
+        return ", ".join(self.owned(name)) or "nothing"
+
+    def _seen_leaving(self, name: str) -> bool:
+        rows = self._progress.rows
+        owned = sum(len(row.owned) for row in rows.values())
+        return rows[name].health in {"LEFT", "LOST"} and owned == len(self._symbols)

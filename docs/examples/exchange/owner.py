@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from aegis_core import Call, Claim, Instance, LeaseLost, Role, Service
+from aegis_core import Call, Claim, Instance, LeaseLost, ResourceConflict, Role, Service
 from exchange.audit import Receipt, journal_path
 from exchange.ledger import Ledger
 from exchange.orders import Order
@@ -76,20 +76,26 @@ async def keep(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Own *symbol* whenever it is this instance's turn, until cancelled; started once it owns it the first time.
+    """Own *symbol* whenever it is this instance's turn, until cancelled; started once it has acquired it.
 
     Args:
         instance: Who stands in line.
         symbol: For what.
         priority: The place in the line: the highest comes first.
-        task_status: Told of the first acquisition.
+        task_status: Told when this has acquired it first.
     """
+    resource_id = resource_of(symbol)
     told = False
     while True:
-        # Ends when the symbol is transferred or the lease runs out; then somebody else has its turn.
-        with contextlib.suppress(LeaseLost):
-            async with instance.own(resource_of(symbol), role=Role.STANDBY, priority=priority):
+        try:
+            async with instance.own(resource_id, role=Role.STANDBY, priority=priority):
                 if not told:
                     task_status.started()
                     told = True
                 await trio.sleep_forever()  # The service does the work: its calls run under this claim.
+        except LeaseLost:
+            pass  # The symbol was transferred, or the lease ran out: now somebody else has its turn.
+        except ResourceConflict:
+            # Transferred to this instance before it stood in line for it: owned without a block, then.
+            if (claim := instance.claims.get(resource_id)) is not None:
+                await claim.wait_ended()

@@ -14,7 +14,7 @@ class Row:
 
     Attributes:
         name: Its instance id.
-        health: ONLINE, DEAD (nobody knows it yet), LOST (its lease ended) or LEFT.
+        health: STARTING, ONLINE, DEAD (nobody knows it yet), LOST (its lease ended) or LEFT.
         owned: The symbols whose books it keeps.
         waiting: The symbols it stands by for.
         calls: Orders that it answered.

@@ -21,7 +21,7 @@ from exchange.progress import Progress, Row
 
 NOTES_SHOWN = 6
 PROBLEMS_SHOWN = 10
-HEALTH_STYLES = {"ONLINE": "green", "DEAD": "red", "LOST": "red", "LEFT": "dim"}
+HEALTH_STYLES = {"STARTING": "dim", "ONLINE": "green", "DEAD": "red", "LOST": "red", "LEFT": "dim"}
 
 
 class View(Protocol):
@@ -195,12 +195,12 @@ def print_problems(console: Console, problems: Sequence[str]) -> None:
         console.print(Text(f"... and {len(problems) - PROBLEMS_SHOWN:,} more", style="red"))
 
 
-def save_picture(path: Path, progress: Progress, run: SequentialRun, found: Audit) -> None:
-    """Draw what the screen shows in the end as an SVG file that needs no other file."""
+def save_picture(path: Path, command: str, progress: Progress, run: SequentialRun, found: Audit) -> None:
+    """Draw what *command* shows on the screen in the end, as an SVG file that needs no other file."""
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True, legacy_windows=False)
-    console.print(Text("$ aegis demo", style="bold"))
+    console.print(Text(f"$ {command}", style="bold"))
     console.print(draw(progress))
     print_summary(console, progress, run, found)
-    svg = console.export_svg(title="aegis demo")
+    svg = console.export_svg(title=command)
     # Without the web fonts that Rich names: nothing is fetched from elsewhere to look at it.
     path.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 import trio
 
-from aegis_backends.nats import open_nats
+from aegis_backends.nats import open_nats, remove_bucket
 from aegis_backends.nats.auth import CredentialsFile, NkeySeed, Token, UserPassword
 from aegis_backends.nats.bucket import BucketSettings, new_config, shortcomings, upgraded
 from aegis_backends.nats.connection import open_connection
@@ -193,6 +194,33 @@ async def test_bucket_that_is_gone_is_made_anew_and_told() -> None:
             assert after > before
             assert mirror.values == {"b": b"1"}
             assert any(isinstance(item, Resync) for batch in mirror.batches for item in batch)
+
+
+async def test_bucket_is_removed_with_all_that_is_in_it() -> None:
+    """Who opens it again finds nothing, and removing what is not there is nothing wrong."""
+    async with open_servers() as servers:
+        where = address(servers, storage="memory", bucket="mine")
+        async with open_nats(where) as backend:
+            await store_of(backend).commit(Transaction("t1", [Put("a", b"1", ABSENT)]))
+            assert backend.open_messages is not None
+            async with backend.open_messages():
+                pass
+        for _ in range(2):
+            await remove_bucket(where)
+            async with open_connection([servers.url]) as connection:
+                told = await connection.request("$JS.API.STREAM.NAMES", timeout=10.0)
+            assert json.loads(told.payload)["total"] == 0
+        async with open_nats(where) as backend:
+            assert await store_of(backend).get("a") is None
+
+
+async def test_bucket_of_a_server_that_is_not_there_cannot_be_removed() -> None:
+    """The error is the one that opening it raises."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        location = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(StoreUnavailable):
+            await remove_bucket(BackendAddress(f"nats://{location}", "nats", location))
 
 
 async def test_revision_of_a_deletion_is_nothing_to_expect() -> None:
