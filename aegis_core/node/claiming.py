@@ -12,8 +12,8 @@ from aegis_core.engine import resources
 from aegis_core.engine.decision import Decision
 from aegis_core.engine.requests import checked_ids
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import Forbidden, LeaseLost, ResourceConflict
-from aegis_core.models import ClaimReply, EndReason, ResourceMetadata, Value
+from aegis_core.errors import Forbidden, InstanceNotFound, LeaseLost, NotOwner, ResourceConflict
+from aegis_core.models import ClaimReply, EndReason, Outcome, ResourceMetadata, Value
 
 if TYPE_CHECKING:
     from aegis_core.node.claims import Claim
@@ -120,7 +120,12 @@ def check_stays(instance: Instance) -> None:
 async def commit_claim(
     node: Node, instance: Instance, incarnation: Incarnation, targets: Sequence[str], wanted: Acquisition
 ) -> ClaimReply:
-    """The commit of a claim alone: no table, no hooks."""
+    """The commit of a claim alone: no table, no hooks.
+
+    Raises:
+        LeaseLost: The lease of *incarnation* ended before the store could be asked; nothing was claimed (REJECTED).
+        AegisError: As the claim was refused.
+    """
     check_stays(instance)
     audit = None
     if wanted.force:
@@ -150,4 +155,10 @@ async def commit_claim(
                 at=runtime.wall(),
             )
 
-        return await node.committer.decide(decide, timeout=settings.request_timeout, what="the claim")
+        try:
+            return await node.committer.decide(decide, timeout=settings.request_timeout, what="the claim")
+        except (InstanceNotFound, NotOwner) as exc:
+            ended = incarnation.lease.ended
+            if ended is None:
+                raise
+            raise LeaseLost(resource_id=targets[0], reason=ended, outcome=Outcome.REJECTED) from exc

@@ -176,7 +176,7 @@ class Instance:
             ResourceConflict: Somebody holds one of them; names all conflicts. Nothing was claimed.
             ResourceLimitExceeded, Forbidden, InvalidRequest, VersionConflict: As they say.
             StoreUnavailable: No answer in time; with MAYBE_EXECUTED a claim that still comes to be is released again.
-            LeaseLost: One of them was lost again before it was ready.
+            LeaseLost: One of them was lost again before it was ready, or the lease before it was claimed (REJECTED).
             Exception: As ``on_acquire`` raised it; what this call acquired has been released.
 
         Cancelled, what it acquired so far is released in the background.

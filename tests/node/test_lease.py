@@ -380,6 +380,30 @@ async def test_what_is_lost_by_a_refusal_is_told(autojump_clock: MockClock, capl
     assert any("could not claim again" in record.getMessage() for record in caplog.records)
 
 
+async def test_a_claim_that_outlives_its_lease_is_told_so(autojump_clock: MockClock) -> None:
+    """When the store is back it does not know the lease any more: that is neither an unknown instance nor another's resource."""
+    faults = Faults()
+    async with faults.node() as node, open_node("memory://test") as other:
+        async with node.serve(make_service()) as instance, other.serve(make_service()) as holder:
+            await holder.claim("a")
+            await node.runtime.directory.sync()
+            lease = lease_of(instance)
+            faults.cut()
+            await trio.sleep_until(lease.deadline - 2)
+            await other.registry.deregister("svc", instance.instance_id)
+
+            async def heal() -> None:
+                await lease.wait_ended()
+                faults.heal()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(heal)
+                with pytest.raises(LeaseLost) as caught:
+                    await instance.claim("a")
+            assert (caught.value.reason, caught.value.outcome) == (EndReason.EXPIRED, Outcome.REJECTED)
+            assert not instance.claims
+
+
 async def test_health_is_written_at_once(autojump_clock: MockClock) -> None:
     """A change does not wait for the next renewal."""
     faults = Faults()
