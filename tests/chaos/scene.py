@@ -75,6 +75,11 @@ class Scene:
                 if exc.code != "RESOURCE_NOT_FOUND":
                     raise
 
+    @property
+    def leases_lost(self) -> int:
+        """How often an instance lost its lease."""
+        return sum(event["event"] == "LeaseEnded" for process in self.processes for event in process.events)
+
     def history(self) -> History:
         """What all processes have recorded so far, and who of them died."""
         history = History.read(*sorted(self.folder.glob("*.records")))
@@ -82,6 +87,11 @@ class Scene:
             if process.died_at is not None:
                 history.append(Died(at=process.died_at, process=process.name))
         return history
+
+    async def close(self, reader: Process, keys: Sequence[str]) -> History:
+        """Let *reader* read the owner of each key, end all and `check`."""
+        await self.read_all(reader, keys)
+        return await self.check()
 
     async def check(self) -> History:
         """End all processes in order; the history, in which no rule is broken.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -13,11 +13,12 @@ from typing import Final
 import trio
 
 from aegis_backends.nats.connection import open_connection
+from aegis_backends.nats.jetstream import JetStream
 from aegis_backends.nats.opening import read_address
 from aegis_backends.nats.server import NatsServer, NatsServers
 from aegis_core.config import parse_backend
 
-__all__ = ["bucket_url", "leader_of", "make_healthy", "running"]
+__all__ = ["bucket_url", "directory", "leader_of", "make_healthy", "running"]
 
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _PATIENCE: Final = 60.0
@@ -59,15 +60,16 @@ async def make_healthy(servers: NatsServers) -> None:
         await server.wait_ready()
 
 
-async def leader_of(url: str, servers: NatsServers) -> NatsServer:
-    """The server that leads the bucket of *url*."""
+async def leader_of(url: str, servers: Sequence[NatsServer]) -> NatsServer:
+    """Which of *servers* leads the bucket of *url*, once one of them does."""
     settings = read_address(parse_backend(url))
     with trio.fail_after(_PATIENCE):
         async with open_connection(settings.servers, settings.options) as connection:
+            jetstream = JetStream(connection, within=_PATIENCE, random=random.Random())
             while True:
-                answer = await connection.request(f"$JS.API.STREAM.INFO.{settings.bucket.stream}", timeout=10.0)
-                leader = json.loads(answer.payload).get("cluster", {}).get("leader")
-                for server in servers.servers:
-                    if server.name == leader:
+                cluster = (await jetstream.call(f"STREAM.INFO.{settings.bucket.stream}")).get("cluster")
+                assert isinstance(cluster, dict)
+                for server in servers:
+                    if server.name == cluster.get("leader"):
                         return server
                 await trio.sleep(0.1)

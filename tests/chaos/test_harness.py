@@ -24,8 +24,7 @@ async def test_worker_obeys_and_records(tmp_path: Path) -> None:
         await worker.ask("release", key="a")
         with pytest.raises(Refused, match="RESOURCE_NOT_FOUND"):
             await worker.ask("release", key="a")
-        await scene.read_all(worker, ["a"])
-        history = await scene.check()
+        history = await scene.close(worker, ["a"])
         assert await worker.wait_ended() == 0
         answers = [it.answer for it in history if isinstance(it, Returned)]
         assert answers == [Answer.DONE] * 4 + [Answer.FREE] * 2
@@ -44,8 +43,7 @@ async def test_worker_churns(tmp_path: Path) -> None:
         done = await worker.result(churn)
         assert isinstance(done, int)
         assert done >= 200
-        await scene.read_all(worker, keys)
-        history = await scene.check()
+        history = await scene.close(worker, keys)
         assert {it.kind for it in history if hasattr(it, "kind")} == set(Kind)
 
 

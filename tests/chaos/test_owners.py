@@ -87,8 +87,7 @@ async def test_standby_takes_over_from_who_is_killed(
                     active, standby = standby, await scene.start(ttl=TTL, name=f"heir-{turn}")
                     await standby.ask("own", key="key")
                     await wait_line(standby)
-        await scene.read_all(standby, ["key"])
-        await scene.check()
+        await scene.close(standby, ["key"])
     record_property("counted", f"TTL {TTL:g} s: from kill -9 to expiry, and to the next owner: {', '.join(took)}")
 
 
@@ -115,8 +114,7 @@ async def test_standby_takes_over_from_who_ends_in_order(
                     await standby.ask("own", key="key")
                     await wait_line(standby)
             assert not [it for it in witness.seen if it.what == "expired"]
-        await scene.read_all(standby, ["key"])
-        gaps = gaps_of(await scene.check())
+        gaps = gaps_of(await scene.close(standby, ["key"]))
     assert len(gaps) == turns
     shown = ", ".join(f"{1000 * gap:.0f}" for gap in gaps)
     record_property("counted", f"hand-over in order: {shown} ms without an owner")
@@ -184,8 +182,7 @@ async def test_stopped_owner_finds_itself_replaced(
         (answer,) = answers
         assert isinstance(answer, LeaseLost)
         await wait_line(owner)  # it waits for its turn again
-        await scene.read_all(owner, ["key"])
-        first, second = beliefs_of(await scene.check())
+        first, second = beliefs_of(await scene.close(owner, ["key"]))
     assert (first.instance, second.instance, second.epoch) == ("p1", "p2", epoch_of(owns))
     assert first.at <= second.at
     record_property("counted", f"stopped: it believed until {1000 * (second.at - first.at):.0f} ms before the next did")
@@ -219,8 +216,7 @@ async def test_one_of_many_claims_at_once_wins(
                 nursery.start_soon(process.ask, "go")
         results = [await process.result(race) for process, race in zip(started, races, strict=True)]
         took = time.monotonic() - began
-        await scene.read_all(started[0], ["key"])
-        history = await scene.check()
+        history = await scene.close(started[0], ["key"])
     winners = [winner for result in results if isinstance(result, dict) for winner in result["winners"]]
     refused = sum(result["refused"] for result in results if isinstance(result, dict))
     claims = sum(isinstance(it, Invoked) and it.instance != "" for it in history)

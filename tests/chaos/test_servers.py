@@ -12,10 +12,8 @@ import pytest
 import trio
 
 from aegis_backends.nats.server import NatsServers
-from aegis_pytest.history import History
 from tests.chaos.churn import KEYS, churning, tally
-from tests.chaos.process import Process
-from tests.chaos.scene import Scene, open_scene
+from tests.chaos.scene import open_scene
 from tests.chaos.servers import bucket_url, leader_of, make_healthy
 
 pytestmark = pytest.mark.thorough
@@ -35,17 +33,6 @@ def url(three_servers: NatsServers) -> str:
     return bucket_url(three_servers, f"servers-{next(_numbers)}")
 
 
-async def close(scene: Scene, reader: Process, *others: str) -> History:
-    """Read every key once more, end all, and check the history."""
-    await scene.read_all(reader, [*KEYS, *others])
-    return await scene.check()
-
-
-def leases_lost(scene: Scene) -> int:
-    """How often an instance lost its lease."""
-    return sum(event["event"] == "LeaseEnded" for process in scene.processes for event in process.events)
-
-
 async def test_leader_is_killed(three_servers: NatsServers, url: str, tmp_path: Path, record_property: Count) -> None:
     """Twice; work goes on with those that are left, and with the killed one when it is back."""
     await make_healthy(three_servers)
@@ -54,12 +41,12 @@ async def test_leader_is_killed(three_servers: NatsServers, url: str, tmp_path: 
         async with churning(processes) as churn:
             for _ in range(2):
                 await churn.reach(ROUND)
-                leader = await leader_of(url, three_servers)
+                leader = await leader_of(url, three_servers.servers)
                 await leader.kill()
                 await churn.reach(ROUND)
                 await leader.start()
-        history = await close(scene, processes[0])
-        record_property("counted", f"leader killed twice: {tally(history)}; {leases_lost(scene)} leases lost")
+        history = await scene.close(processes[0], KEYS)
+        record_property("counted", f"leader killed twice: {tally(history)}; {scene.leases_lost} leases lost")
 
 
 async def test_servers_are_restarted_one_by_one(
@@ -75,8 +62,8 @@ async def test_servers_are_restarted_one_by_one(
                 await server.stop()
                 await churn.reach(ROUND)
                 await server.start()
-        history = await close(scene, processes[0])
-        record_property("counted", f"rolling restart: {tally(history)}; {leases_lost(scene)} leases lost")
+        history = await scene.close(processes[0], KEYS)
+        record_property("counted", f"rolling restart: {tally(history)}; {scene.leases_lost} leases lost")
 
 
 async def test_all_servers_are_away_for_longer_than_a_lease_lasts(
@@ -113,9 +100,9 @@ async def test_all_servers_are_away_for_longer_than_a_lease_lasts(
             assert now["owner"] == process.name
             assert now["epoch"] > held["epoch"]
             assert "registering anew" in process.log
-        history = await close(scene, processes[0], *(f"kept-by-{process.name}" for process in processes))
+        history = await scene.close(processes[0], [*KEYS, *(f"kept-by-{process.name}" for process in processes)])
         record_property(
-            "counted", f"all servers away for longer than the TTL: {tally(history)}; {leases_lost(scene)} leases lost"
+            "counted", f"all servers away for longer than the TTL: {tally(history)}; {scene.leases_lost} leases lost"
         )
 
 
@@ -126,12 +113,12 @@ async def test_leader_hangs(three_servers: NatsServers, url: str, tmp_path: Path
         processes = await scene.start_all(PROCESSES)
         async with churning(processes, changes=1000) as churn:
             await churn.reach(ROUND)
-            leader = await leader_of(url, three_servers)
+            leader = await leader_of(url, three_servers.servers)
             leader.signal(signal.SIGSTOP)
             try:
                 await churn.reach(ROUND)
             finally:
                 leader.signal(signal.SIGCONT)
             await churn.reach(ROUND)
-        history = await close(scene, processes[0])
-        record_property("counted", f"leader stopped: {tally(history)}; {leases_lost(scene)} leases lost")
+        history = await scene.close(processes[0], KEYS)
+        record_property("counted", f"leader stopped: {tally(history)}; {scene.leases_lost} leases lost")
