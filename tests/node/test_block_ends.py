@@ -5,11 +5,6 @@ The file is long, because each way out of a block is a sentence of its own.
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -34,7 +29,6 @@ from aegis_core.hookspecs import BackendRegistrar, hookimpl
 from aegis_core.models import EndReason, Outcome, Role, ServiceInstance
 from aegis_core.node.call import Call
 from aegis_core.node.claims import Claim
-from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node, open_node
 from aegis_core.node.service import Service
 from tests.node.faulty import Faults, names_key
@@ -462,114 +456,6 @@ async def test_an_instance_that_is_not_registered_is_not_seen(autojump_clock: Mo
             assert not node.hosted
             await instance.set_health(instance.health)
             await instance.drain()
-
-
-# -- signals -------------------------------------------------------------------------------------------------------
-
-PROGRAM = """
-    import signal
-    import sys
-    import trio
-    from aegis_core.node.node import open_node
-    from aegis_core.node.service import Service
-
-    service = Service("svc", version="1.0.0")
-
-    @service.method
-    async def work(call, seconds: float) -> str:
-        await trio.sleep(seconds)
-        return "worked"
-
-    async def main():
-        async with open_node("memory://a") as node, open_node("memory://a") as other, trio.open_nursery() as nursery:
-            async def call(seconds):
-                try:
-                    print(await other.call("svc", "work", {"seconds": seconds}, timeout=100), flush=True)
-                except Exception as exc:
-                    print(type(exc).__name__, flush=True)
-
-            async def tell():
-                while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-                    await trio.sleep(0)
-                print("ready", flush=True)
-
-            async with node.serve(service) as instance:
-                nursery.start_soon(call, float(sys.argv[1]))
-                nursery.start_soon(tell)
-                await instance.run_until_signal()
-                print("leaving", flush=True)
-            print("left", flush=True)
-
-    trio.run(main)
-"""
-
-
-def run_program(seconds: float, signals: int) -> tuple[int, list[str]]:
-    """Run the program above, with a call of *seconds* under way, and send it SIGTERM so many times."""
-    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(seconds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        lines = [process.stdout.readline().strip()]
-        for _ in range(signals):
-            os.kill(process.pid, signal.SIGTERM)
-            lines.append(process.stdout.readline().strip())
-        lines += process.stdout.read().split()
-        errors = process.stderr.read()
-        assert "Traceback" not in errors
-        return process.wait(), lines
-
-
-def test_the_first_signal_lets_the_block_end_in_peace() -> None:
-    """What runs finishes."""
-    assert run_program(0.5, 1) == (0, ["ready", "leaving", "worked", "left"])
-
-
-def test_the_second_signal_cuts_that_short() -> None:
-    """What runs is interrupted."""
-    status, lines = run_program(60, 2)
-    assert status == 0
-    assert lines[:2] == ["ready", "leaving"]
-    assert sorted(lines[2:]) == ["TransportUnavailable", "left"]
-
-
-async def test_waiting_for_signals_leaves_no_handler_behind(autojump_clock: MockClock) -> None:
-    """When the wait is given up, a signal means again what it meant before."""
-    before = signal.getsignal(signal.SIGUSR1)
-
-    async def wait(instance: Instance) -> None:
-        await instance.run_until_signal(signal.SIGUSR1)
-
-    async with open_node("memory://a") as node, node.serve(make_service()) as instance:
-        with trio.move_on_after(1):
-            await wait(instance)
-        await trio.sleep(0.1)
-        assert signal.getsignal(signal.SIGUSR1) is before
-
-
-async def test_the_second_signal_hurries_every_instance_of_the_node(autojump_clock: MockClock) -> None:
-    """Also one whose block is left before that of the one which waited for the signal."""
-    seen: list[str] = []
-    async with open_node("memory://a") as node, open_node("memory://a") as other, trio.open_nursery() as nursery:
-
-        async def call() -> None:
-            with pytest.raises(TransportUnavailable):
-                await other.call("svc", "work", {"seconds": 1000}, instance_id="inner", timeout=2000)
-
-        async with node.serve(make_service(), instance_id="outer") as outer:
-            async with node.serve(make_service(seen), instance_id="inner"):
-                nursery.start_soon(call)
-                await trio.sleep(1)
-                async with trio.open_nursery() as waits:
-                    waits.start_soon(outer.run_until_signal, signal.SIGUSR1)
-                    await trio.testing.wait_all_tasks_blocked()
-                    os.kill(os.getpid(), signal.SIGUSR1)
-                    await trio.testing.wait_all_tasks_blocked()
-                os.kill(os.getpid(), signal.SIGUSR1)
-                await trio.testing.wait_all_tasks_blocked()
-        assert seen == ["cut off"]
-        assert trio.current_time() < 4
-        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
 
 
 async def test_a_closed_node_says_so(autojump_clock: MockClock) -> None:

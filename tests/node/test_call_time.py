@@ -70,7 +70,7 @@ async def test_outer_deadline_stays_a_cancellation_and_travels(autojump_clock: M
 
 
 async def test_nested_call_inherits_deadline_and_trace(autojump_clock: MockClock) -> None:
-    """What a handler calls has no more time than it has itself, and belongs to the same trace."""
+    """What a handler calls has no more time than it has itself, shielded or not, and belongs to the same trace."""
     inner: list[Call] = []
     outer: list[Call] = []
     front = Service("front")
@@ -80,17 +80,19 @@ async def test_nested_call_inherits_deadline_and_trace(autojump_clock: MockClock
         async def ask(call: Call) -> None:
             outer.append(call)
             await node.call("account-service", "who", timeout=60)
+            with trio.CancelScope(shield=True):
+                await node.call("account-service", "who", timeout=60)
             async with trio.open_nursery() as nursery:  # noqa: ASYNC112 - the nursery is the test's
                 nursery.start_soon(node.call, "account-service", "who")
 
         async with node.serve(front), node.serve(accounts(inner)):
-            await node.call("front", "ask", timeout=3)
-            await node.call("front", "ask", timeout=3)
-    first, again, *second = inner
-    assert first.trace_id == again.trace_id == outer[0].trace_id
-    assert second[0].trace_id == outer[1].trace_id != outer[0].trace_id
-    assert first.deadline == pytest.approx(outer[0].deadline)
-    assert len({call.message_id for call in (*inner, *outer)}) == 6
+            await node.call("front", "ask", timeout=3.001)
+            await node.call("front", "ask", timeout=3.001)
+    first, second = inner[:3], inner[3:]
+    assert {call.trace_id for call in first} == {outer[0].trace_id}
+    assert {call.trace_id for call in second} == {outer[1].trace_id} != {outer[0].trace_id}
+    assert [call.deadline for call in first] == pytest.approx([3.001, 3.001, 3.001])
+    assert len({call.message_id for call in (*inner, *outer)}) == 8
     assert outer[0].message_id == outer[0].trace_id
 
 

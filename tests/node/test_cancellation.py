@@ -438,7 +438,7 @@ def signals_end_nothing() -> Iterator[None]:
 async def run_until_signal(world: World) -> None:
     """`Instance.run_until_signal`: one signal for it, and one after which nobody listens any more."""
     if signal.getsignal(signal.SIGUSR1) is not unheard:
-        return  # cancelled when the signal had come: that listener is still there, and a process has one for a signal
+        return  # cancelled when the signal had come: it stays caught until the second
     returned = trio.Event()
 
     async def until_caught(*, caught: bool) -> None:

@@ -28,7 +28,7 @@ from aegis_core.node.call import Call
 from aegis_core.node.claims import Claim
 from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
-from tests.node.faulty import Faults, names_key
+from tests.node.faulty import Faults, SlantedClock, names_key
 
 RESOURCES = names_key("resources")
 
@@ -75,6 +75,22 @@ async def test_what_is_claimed_is_held_and_known_to_all(autojump_clock: MockCloc
             assert repr(first) == f"<Claim 'a' epoch {first.epoch} ready>"
             assert set(instance.claims) == {"a", "b"}
             assert other.owner_of("c") is None
+
+
+async def test_deadlines_are_on_trios_clock(autojump_clock: MockClock) -> None:
+    """Whatever the node's own clock shows, so that one can sleep until they come; they move along with each renewal."""
+    faults = Faults(clock=SlantedClock(rate=1.01, offset=1000.0))
+    async with faults.node() as node, node.serve(make_service()) as instance:
+        (claim,) = await instance.claim("a")
+        assert claim.deadline == instance.deadline == pytest.approx(27 / 1.01)
+        await trio.sleep(25)
+        assert claim.deadline == instance.deadline > 40
+        faults.cut()
+        await trio.sleep_until(claim.deadline - 0.01)
+        assert claim.held
+        await trio.sleep(0.02)
+        assert not claim.held
+        faults.heal()
 
 
 async def test_claiming_again_returns_the_same_claim(autojump_clock: MockClock) -> None:
