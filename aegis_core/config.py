@@ -268,7 +268,7 @@ class Settings:
         request_timeout: How long an operation on the registry may take. A call has a `timeout` of its own, 5 s by default.
         ttl: How long an instance's registration lives without a renewal.
         heartbeat_interval: Time between two renewals, at most half of `ttl`; None for a third of it.
-        max_resources_per_instance: How many resources one instance may hold.
+        max_resources_per_instance: How many resources one instance may hold; exact for what one node brings to it.
         drain: How long calls may take to finish when a resource is released or moved, or an instance or node leaves.
         audit_retention: How long records of transfers are kept.
         time_offset: Offset from UTC at which times are shown to other programs.

@@ -22,8 +22,9 @@ from datetime import datetime
 import attrs
 
 from aegis_core.engine.decision import Audit, Decision, NotYetKnown, Write, answered
+from aegis_core.engine.limits import MAX_RESOURCES, NOTHING_RESERVED, Reserved, check_limit
 from aegis_core.engine.requests import Problems, authentic, check_able
-from aegis_core.engine.resources import MAX_RESOURCES, acquire, audit_write, check_limit, owned_by
+from aegis_core.engine.resources import acquire, audit_write, owned_by
 from aegis_core.engine.view import View
 from aegis_core.errors import (
     AegisError,
@@ -123,7 +124,7 @@ def plan_bulk_claim(
     continue_on_error: bool = False,
     admin: bool = False,
     limit: int = MAX_RESOURCES,
-    reserved: int = 0,
+    reserved: Reserved = NOTHING_RESERVED,
     reason: str = "claimed",
     max_transaction: int = 1000,
     now: float,
@@ -140,7 +141,7 @@ def plan_bulk_claim(
         continue_on_error: Claim what can be claimed, list the rest.
         admin: The caller may use force.
         limit: Resources that one instance may hold.
-        reserved: Resources that commits of this node under way may add to it.
+        reserved: Room at it that other operations of this node have been given.
         reason: Stored with each record.
         max_transaction: Most operations of one commit.
         now: The node's clock, monotonic seconds.
@@ -260,7 +261,7 @@ def claim_batch(
     plan: BulkPlan,
     batch: Sequence[BulkItem],
     *,
-    reserved: int = 0,
+    reserved: Reserved = NOTHING_RESERVED,
     audit: Audit | None = None,
     now: float,
     at: datetime,
@@ -271,7 +272,7 @@ def claim_batch(
         view: The view.
         plan: The plan.
         batch: One of its batches.
-        reserved: Resources that commits of this node under way may add to the claimant.
+        reserved: Room at the claimant that other operations of this node have been given.
         audit: Written when something is taken by force.
         now: The node's clock, monotonic seconds.
         at: Aware UTC.
@@ -282,7 +283,7 @@ def claim_batch(
     """
     claimant = authentic(view, plan.service_name, plan.instance_id, plan.lease, "bulk_register")
     check_able(view, claimant, "bulk_register", now=now)
-    room = plan.limit - view.count(claimant.lease)
+    room = plan.limit - view.count(claimant.lease) - reserved.promised
     epochs: dict[str, int] = {}
     written: list[tuple[str, Write, Ownership | None]] = []
     robbed: dict[str, str] = {}
@@ -315,7 +316,7 @@ def claim_batch(
         written.append((resource_id, found.write, before))
         if found.taken_from:
             robbed[resource_id] = found.taken_from
-    if fresh + reserved > room and reserved:
+    if reserved.under_way and fresh + reserved.under_way > room:
         raise NotYetKnown(view.revision)
     if failed and not plan.continue_on_error:
         return answered(BatchOutcome(failed=tuple(failed)))

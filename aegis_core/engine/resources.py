@@ -11,7 +11,8 @@ from datetime import datetime
 
 import attrs
 
-from aegis_core.engine.decision import Audit, Decision, NotYetKnown, Write, answered
+from aegis_core.engine.decision import Audit, Decision, Write, answered
+from aegis_core.engine.limits import MAX_RESOURCES, NOTHING_RESERVED, Reserved, check_limit
 from aegis_core.engine.requests import authentic, check_able, checked_ids
 from aegis_core.engine.view import View
 from aegis_core.errors import (
@@ -20,7 +21,6 @@ from aegis_core.errors import (
     InvalidRequest,
     NotOwner,
     ResourceConflict,
-    ResourceLimitExceeded,
     ResourceNotFound,
     VersionConflict,
 )
@@ -38,11 +38,9 @@ from aegis_core.models import (
 from aegis_core.names import transfer_key
 
 __all__ = [
-    "MAX_RESOURCES",
     "Acquisition",
     "acquire",
     "audit_write",
-    "check_limit",
     "claim",
     "expire",
     "give_up",
@@ -50,9 +48,6 @@ __all__ = [
     "release",
     "stamped",
 ]
-
-MAX_RESOURCES = 1000
-"""Resources that one instance may hold, unless configured otherwise."""
 
 Metadata = ResourceMetadata | Mapping[str, ResourceMetadata] | None
 """Metadata of a claim: one for all ids, or one for each; None keeps what there is, or means the default."""
@@ -144,27 +139,6 @@ def _again(record: Ownership, metadata: ResourceMetadata | None, at: datetime) -
     return Acquisition(write=Write.owner(again, record.revision), epoch=record.epoch)
 
 
-def check_limit(view: View, claimant: ServiceInstance, asked: int, *, limit: int, reserved: int) -> None:
-    """Check that *claimant* may hold *asked* more resources.
-
-    Args:
-        view: The view.
-        claimant: The live instance.
-        asked: How many it does not hold yet.
-        limit: How many it may hold.
-        reserved: How many more it may come to hold by commits of this node that are under way.
-
-    Raises:
-        ResourceLimitExceeded: It may not.
-        NotYetKnown: That depends on the commits under way.
-    """
-    held = view.count(claimant.lease)
-    if asked and held + asked > limit:
-        raise ResourceLimitExceeded(limit=limit, asked=asked, held=held, instance_id=claimant.instance_id)
-    if asked and held + reserved + asked > limit:
-        raise NotYetKnown(view.revision)
-
-
 def claim(
     view: View,
     service_name: str,
@@ -178,7 +152,7 @@ def claim(
     all_or_nothing: bool = True,
     reason: str = "claimed",
     limit: int = MAX_RESOURCES,
-    reserved: int = 0,
+    reserved: Reserved = NOTHING_RESERVED,
     max_transaction: int = 1000,
     audit: Audit | None = None,
     now: float,
@@ -201,7 +175,7 @@ def claim(
         all_or_nothing: Refuse everything when something is held by others; else claim what is free, list the rest.
         reason: Stored with the record.
         limit: Resources that one instance may hold; judged for the whole request.
-        reserved: Resources that commits of this node under way may add to the claimant.
+        reserved: Room at the claimant that other operations of this node have been given.
         max_transaction: Most operations of one commit.
         audit: Written when something was taken by force.
         now: The node's clock, monotonic seconds.

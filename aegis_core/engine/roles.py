@@ -13,6 +13,7 @@ from datetime import datetime
 import attrs
 
 from aegis_core.engine.decision import Audit, Decision, Write, answered
+from aegis_core.engine.limits import MAX_RESOURCES, NOTHING_RESERVED, Reserved, check_limit
 from aegis_core.engine.requests import (
     Problems,
     authentic,
@@ -21,7 +22,7 @@ from aegis_core.engine.requests import (
     lease_holder,
     unknown_service,
 )
-from aegis_core.engine.resources import MAX_RESOURCES, audit_write, check_limit, stamped
+from aegis_core.engine.resources import audit_write, stamped
 from aegis_core.engine.view import View
 from aegis_core.errors import (
     AegisError,
@@ -101,7 +102,7 @@ def promote(
     metadata: ResourceMetadata | None = None,
     reason: str = "promoted",
     limit: int = MAX_RESOURCES,
-    reserved: int = 0,
+    reserved: Reserved = NOTHING_RESERVED,
     at: datetime,
 ) -> Decision[Ownership]:
     """Take *target*, which nobody alive holds: one compare-and-set on its key.
@@ -116,7 +117,7 @@ def promote(
         metadata: Of the resource; None keeps what the dead owner's record says.
         reason: Stored with the record.
         limit: Resources that one instance may hold.
-        reserved: Resources that commits of this node under way may add to it.
+        reserved: Room at it that other operations of this node have been given.
         at: Aware UTC.
 
     Raises:

@@ -12,8 +12,9 @@ from datetime import datetime
 import attrs
 
 from aegis_core.engine.decision import Audit, Decision, Write, answered
+from aegis_core.engine.limits import MAX_RESOURCES, NOTHING_RESERVED, Reserved, check_limit
 from aegis_core.engine.requests import Problems, authentic, check_able, target_problem
-from aegis_core.engine.resources import MAX_RESOURCES, audit_write, check_limit
+from aegis_core.engine.resources import audit_write
 from aegis_core.engine.view import View
 from aegis_core.errors import (
     AegisError,
@@ -57,6 +58,7 @@ def check_transfer(
     admin: bool = False,
     all_or_nothing: bool = True,
     limit: int = MAX_RESOURCES,
+    reserved: Reserved = NOTHING_RESERVED,
     max_transaction: int = 1000,
     now: float | None = None,
 ) -> Decision[Transferable]:
@@ -73,6 +75,7 @@ def check_transfer(
         admin: The caller may do that.
         all_or_nothing: Raise for the first that cannot move; else list them.
         limit: Resources that one instance may hold.
+        reserved: Room at the target that other operations of this node have been given.
         max_transaction: Most operations of one commit.
         now: The node's clock; with it, a target that has fallen silent is refused.
 
@@ -88,7 +91,7 @@ def check_transfer(
     """
     plan = _plan(
         view, targets, service_name, source, to, lease=lease, force=force, admin=admin,
-        all_or_nothing=all_or_nothing, limit=limit, max_transaction=max_transaction, now=now,
+        all_or_nothing=all_or_nothing, limit=limit, reserved=reserved, max_transaction=max_transaction, now=now,
     )  # fmt: skip
     return answered(Transferable(targets=tuple(r.target for r in plan.records), failed=plan.failed))
 
@@ -105,6 +108,7 @@ def transfer(
     admin: bool = False,
     all_or_nothing: bool = False,
     limit: int = MAX_RESOURCES,
+    reserved: Reserved = NOTHING_RESERVED,
     max_transaction: int = 1000,
     audit: Audit,
     at: datetime,
@@ -124,6 +128,7 @@ def transfer(
         admin: The caller may do that.
         all_or_nothing: Raise for the first that cannot move.
         limit: Resources that one instance may hold.
+        reserved: Room at the target that other operations of this node have been given.
         max_transaction: Most operations of one commit.
         audit: How it is recorded.
         at: Aware UTC.
@@ -134,7 +139,7 @@ def transfer(
     """
     plan = _plan(
         view, targets, service_name, source, to, lease=lease, force=force, admin=admin,
-        all_or_nothing=all_or_nothing, limit=limit, max_transaction=max_transaction, now=None,
+        all_or_nothing=all_or_nothing, limit=limit, reserved=reserved, max_transaction=max_transaction, now=None,
     )  # fmt: skip
     new = plan.target
     there = {r.target: r.epoch for r in plan.records if r.lease == new.lease}
@@ -186,6 +191,7 @@ def _plan(
     admin: bool,
     all_or_nothing: bool,
     limit: int,
+    reserved: Reserved,
     max_transaction: int,
     now: float | None,
 ) -> _Plan:
@@ -211,7 +217,7 @@ def _plan(
         else:
             failed[target] = found.message
     asked = sum(1 for r in records if r.lease != new.lease and not is_role(r.target))
-    check_limit(view, new, asked, limit=limit, reserved=0)
+    check_limit(view, new, asked, limit=limit, reserved=reserved)
     return _Plan(target=new, records=records, failed=failed)
 
 

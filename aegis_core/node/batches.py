@@ -23,6 +23,7 @@ from aegis_core.models import EndReason, Failure, Outcome, Ownership, ServiceIns
 from aegis_core.node.claiming import check_stays, wait_ready
 from aegis_core.node.claims import Claim
 from aegis_core.node.errands import has_scopes
+from aegis_core.node.reservations import Room
 from aegis_core.principals import Principal
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class _Party:
         record = self._runtime.directory.snapshot.instance(self._service_name, self._instance_id)
         return record if record is not None and has_scopes(record) else None
 
-    def _reserve(self, ids: Iterable[str]) -> AbstractContextManager[Callable[[], int]]:
-        """While the block runs, a commit under way may add *ids*; see `Reservations.reserve`."""
+    def _reserve(self, ids: Iterable[str]) -> AbstractContextManager[Room]:
+        """While the block runs, a commit may add *ids*; see `Reservations.reserve`."""
         return self._runtime.reservations.reserve(self._service_name, self._instance_id, ids)
 
     async def _decide(
@@ -101,7 +102,7 @@ class BatchClaims(_Party):
         until = runtime.request_deadline()
         lease = None if self._hosted is None else (await self._hosted.wait_registered()).lease.tag
         admin = self._may_force(asked, continue_on_error=continue_on_error)
-        with self._reserve(()) as others:
+        with self._reserve(()) as room:
 
             def decide(view: Snapshot) -> Decision[BulkPlan]:
                 return bulk.plan_bulk_claim(
@@ -114,7 +115,7 @@ class BatchClaims(_Party):
                     continue_on_error=continue_on_error,
                     admin=admin,
                     limit=runtime.settings.max_resources_per_instance,
-                    reserved=others(),
+                    reserved=room.others(),
                     max_transaction=runtime.store.capabilities.max_transaction,
                     now=runtime.clock.now(),
                 )
@@ -146,25 +147,25 @@ class BatchClaims(_Party):
             asking = Principal("instance", self._instance_id)
             audit = self._node.moves.audit(reason="claimed by force", requested_by=asking)
 
-        async def commit(plan: BulkPlan, others: Callable[[], int]) -> BatchOutcome:
+        async def commit(plan: BulkPlan, room: Room) -> BatchOutcome:
             def decide(view: Snapshot) -> Decision[BatchOutcome]:
                 now, at = runtime.clock.now(), runtime.wall()
-                return bulk.claim_batch(view, plan, batch, reserved=others(), audit=audit, now=now, at=at)
+                return bulk.claim_batch(view, plan, batch, reserved=room.others(), audit=audit, now=now, at=at)
 
             return await self._decide(decide)
 
         hosted = self._hosted
         ids = [item.resource_id for item in batch]
         if hosted is None:
-            with self._reserve(ids) as others:
-                return await commit(plan, others)
+            with self._reserve(ids) as room:
+                return await commit(plan, room)
         check_stays(hosted)
         incarnation = await hosted.wait_registered()
         if plan.continue_on_error:  # what the lease that it was planned with held is claimed again by itself
             plan = attrs.evolve(plan, lease=incarnation.lease.tag)
         holdings = incarnation.holdings
-        with holdings.attempt(ids), self._reserve(ids) as others:
-            outcome = await commit(plan, others)
+        with holdings.attempt(ids), self._reserve(ids) as room:
+            outcome = await commit(plan, room)
             check_stays(hosted)
             fresh = holdings.take(outcome.done, keep=False)
         try:

@@ -133,7 +133,7 @@ async def commit_claim(
         audit = instance.audit(reason="claimed by force")
     runtime = node.runtime
     settings = runtime.settings
-    with incarnation.holdings.reserve(targets) as reserved:
+    with incarnation.holdings.reserve(targets) as room:
 
         def decide(view: Snapshot) -> Decision[ClaimReply]:
             return resources.claim(
@@ -148,7 +148,7 @@ async def commit_claim(
                 all_or_nothing=not wanted.partial,
                 reason=wanted.reason,
                 limit=settings.max_resources_per_instance,
-                reserved=reserved(),
+                reserved=room.others(),
                 max_transaction=runtime.store.capabilities.max_transaction,
                 audit=audit,
                 now=runtime.clock.now(),

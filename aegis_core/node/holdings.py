@@ -28,6 +28,7 @@ from aegis_core.node.claims import Claim
 from aegis_core.node.commit import Committer
 from aegis_core.node.lease import Lease
 from aegis_core.node.overrun import watch_overrun
+from aegis_core.node.reservations import Room
 from aegis_core.node.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ class Holdings:
                 if target not in self.table:  # what is in the table was looked at when it changed
                     self.touched(target)
 
-    def reserve(self, targets: Iterable[str]) -> AbstractContextManager[Callable[[], int]]:
-        """While the block runs, a commit under way may add *targets*; see `Reservations.reserve`."""
+    def reserve(self, targets: Iterable[str]) -> AbstractContextManager[Room]:
+        """While the block runs, a commit may add *targets*; see `Reservations.reserve`."""
         record = self.lease.record
         return self._runtime.reservations.reserve(record.service_name, record.instance_id, targets)
 

@@ -51,7 +51,7 @@ async def wait_turn(
     tried = joined = any(place.target == target for place in runtime.directory.snapshot.places_of(lease.tag))
 
     async def promote() -> Ownership:
-        with holdings.reserve((target,)) as reserved:
+        with holdings.reserve((target,)) as room:
 
             def decide(view: Snapshot) -> Decision[Ownership]:
                 return roles.promote(
@@ -60,7 +60,7 @@ async def wait_turn(
                     lease=lease.tag,
                     metadata=metadata,
                     limit=runtime.settings.max_resources_per_instance,
-                    reserved=reserved(),
+                    reserved=room.others(),
                     at=runtime.wall(),
                 )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from aegis_core import codec, names
@@ -23,6 +24,7 @@ from aegis_core.models import EndReason, Outcome, ReleaseReply, ServiceInstance,
 from aegis_core.node.claims import Claim
 from aegis_core.node.errands import has_scopes
 from aegis_core.node.holdings import Holdings
+from aegis_core.node.reservations import Room
 from aegis_core.principals import Principal
 
 if TYPE_CHECKING:
@@ -161,12 +163,14 @@ class Moves:
                 admin=forced,
                 all_or_nothing=True,
                 limit=runtime.settings.max_resources_per_instance,
+                reserved=room.others(),
                 max_transaction=runtime.store.capabilities.max_transaction,
                 audit=audit,
                 at=runtime.wall(),
             )
 
-        return await self._node.committer.decide(decide, timeout=runtime.left(until), what="the transfer")
+        with runtime.reservations.reserve(service_name, to, ids) as room:
+            return await self._node.committer.decide(decide, timeout=runtime.left(until), what="the transfer")
 
     async def transfer(
         self, instance: Instance, ids: Sequence[str], *, to: str, reason: str, requested_by: Principal
@@ -184,14 +188,27 @@ class Moves:
                 source=instance.instance_id,
                 to=to,
                 limit=settings.max_resources_per_instance,
+                reserved=room.others(),
                 max_transaction=self._runtime.store.capabilities.max_transaction,
                 now=self._runtime.clock.now(),
             )
 
-        await self._node.committer.check(check, timeout=settings.request_timeout, what="the transfer")
-        return await self._runtime.shelter(self._move, instance, wanted, to, audit)
+        with ExitStack() as stack:
+            room = stack.enter_context(self._runtime.reservations.reserve(instance.service.name, to, wanted))
+            await self._node.committer.check(check, timeout=settings.request_timeout, what="the transfer")
+            # From here on it is kept, also from who asks next: what has ended for the transfer must not come too late.
+            room.promise()
+            kept = stack.pop_all()
 
-    async def _move(self, instance: Instance, wanted: Sequence[str], to: str, audit: Audit) -> TransferReply:
+        async def move() -> TransferReply:
+            with kept:
+                return await self._move(instance, wanted, to, audit, room)
+
+        return await self._runtime.shelter(move)
+
+    async def _move(
+        self, instance: Instance, wanted: Sequence[str], to: str, audit: Audit, room: Room
+    ) -> TransferReply:
         holdings = (await instance.wait_registered()).holdings
         failed: dict[str, str] = {}
         asked: list[Claim] = []
@@ -216,7 +233,7 @@ class Moves:
                 failed[claim.resource_id] = "work under the claim does not end"
             else:
                 able.append(claim.resource_id)
-        reply = await self._give(instance, holdings, able, to, audit)
+        reply = await self._give(instance, holdings, able, to, audit, room)
         failed.update(reply.failed)
         moved = frozenset(reply.transferred)
         for claim in moving:
@@ -230,7 +247,7 @@ class Moves:
         )
 
     async def _give(
-        self, instance: Instance, holdings: Holdings, targets: Sequence[str], to: str, audit: Audit
+        self, instance: Instance, holdings: Holdings, targets: Sequence[str], to: str, audit: Audit, room: Room
     ) -> TransferReply:
         """The commit of a transfer, of what nothing runs under any more; what fails is in the reply."""
         if not targets:
@@ -246,6 +263,7 @@ class Moves:
                 to=to,
                 lease=holdings.lease.tag,
                 limit=settings.max_resources_per_instance,
+                reserved=room.others(),
                 max_transaction=self._runtime.store.capabilities.max_transaction,
                 audit=audit,
                 at=self._runtime.wall(),

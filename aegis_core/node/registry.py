@@ -349,14 +349,14 @@ class Registry:
                 all_or_nothing=False,
                 reason="assigned" if known is not None and has_scopes(known) else "claimed",
                 limit=settings.max_resources_per_instance,
-                reserved=reserved(),
+                reserved=room.others(),
                 max_transaction=self._runtime.store.capabilities.max_transaction,
                 audit=audit,
                 now=self._runtime.clock.now(),
                 at=self._runtime.wall(),
             )
 
-        with self._runtime.reservations.reserve(service_name, instance_id, resource_ids) as reserved:
+        with self._runtime.reservations.reserve(service_name, instance_id, resource_ids) as room:
             return await self._decide(decide, "the claim")
 
     async def release(self, service_name: str, instance_id: str, *resource_ids: str) -> ReleaseReply:

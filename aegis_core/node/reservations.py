@@ -1,14 +1,15 @@
-"""How many resources the commits under way may add to an instance, so that its limit is exact within one node."""
+"""Room at instances that operations of this node have been given, so that an instance's limit is exact within one node."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from aegis_core import names
+from aegis_core.engine.limits import NOTHING_RESERVED, Reserved
 from aegis_core.engine.view import View
 
-__all__ = ["Reservations"]
+__all__ = ["Reservations", "Room"]
 
 
 class Reservations:
@@ -20,35 +21,59 @@ class Reservations:
 
     def __init__(self, view: View) -> None:
         self._view = view
-        self._under_way: dict[tuple[str, str], dict[object, frozenset[str]]] = {}
+        self._rooms: dict[tuple[str, str], dict[Room, None]] = {}
 
     @contextmanager
-    def reserve(self, service_name: str, instance_id: str, targets: Iterable[str]) -> Iterator[Callable[[], int]]:
-        """While the block runs, a commit under way may add *targets*; yields how many resources others may still add.
-
-        Only blocks that began earlier count: two commits that waited for each other would wait for ever.
-        """
+    def reserve(self, service_name: str, instance_id: str, targets: Iterable[str]) -> Iterator[Room]:
+        """While the block runs, an operation may add *targets* to what the instance holds."""
         who = (service_name, instance_id)
-        mine = frozenset(target for target in targets if not names.is_role(target))
-        token = object()
-        under_way = self._under_way.setdefault(who, {})
-
-        def others() -> int:
-            found: set[str] = set()
-            for other, theirs in under_way.items():
-                if other is token:
-                    break
-                found |= theirs
-            if not found:
-                return 0
-            instance = self._view.instance(*who)
-            held = {} if instance is None else self._view.held_by(instance.lease)
-            return sum(1 for target in found if target not in mine and target not in held)
-
-        under_way[token] = mine
+        rooms = self._rooms.setdefault(who, {})
+        room = Room(self._view, who, frozenset(target for target in targets if not names.is_role(target)), rooms)
+        rooms[room] = None
         try:
-            yield others
+            yield room
         finally:
-            del under_way[token]
-            if not under_way:
-                del self._under_way[who]
+            del rooms[room]
+            if not rooms:
+                del self._rooms[who]
+
+
+class Room:
+    """Room at one instance for the targets of one operation; see `Reservations.reserve`."""
+
+    def __init__(self, view: View, who: tuple[str, str], targets: frozenset[str], rooms: dict[Room, None]) -> None:
+        self._view = view
+        self._who = who
+        self._targets = targets
+        self._rooms = rooms
+        self._promised = False
+
+    def promise(self) -> None:
+        """Keep the room until the block is left: it was found to be there, in this scheduling step.
+
+        What comes later is refused for want of it, where it would otherwise wait for the outcome.
+        """
+        self._promised = True
+
+    def others(self) -> Reserved:
+        """The room that others have been given.
+
+        Only those that began earlier count: two that waited for each other would wait for ever.
+        """
+        promised: set[str] = set()
+        under_way: set[str] = set()
+        for other in self._rooms:
+            if other is self:
+                break
+            if other._promised:
+                promised |= other._targets
+            else:
+                under_way |= other._targets
+        if not promised and not under_way:
+            return NOTHING_RESERVED
+        instance = self._view.instance(*self._who)
+        held = {} if instance is None else self._view.held_by(instance.lease)
+        return Reserved(
+            promised=sum(1 for target in promised if target not in held and target not in self._targets),
+            under_way=sum(1 for target in under_way - promised if target not in held and target not in self._targets),
+        )

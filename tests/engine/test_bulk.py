@@ -10,6 +10,7 @@ import pytest
 from aegis_core.engine import bulk
 from aegis_core.engine.bulk import BatchOutcome, BulkItem, BulkPlan
 from aegis_core.engine.decision import NotYetKnown
+from aegis_core.engine.limits import Reserved
 from aegis_core.errors import (
     AegisError,
     Forbidden,
@@ -161,10 +162,25 @@ def test_what_is_being_claimed_counts_towards_the_limit(cluster: Driver) -> None
     """A batch waits until it is known."""
     plan = plan_claim(cluster, items("x", "y"), limit=3, continue_on_error=True)
     with pytest.raises(NotYetKnown):
-        bulk.claim_batch(cluster.view, plan, plan.batches[0], reserved=2, now=cluster.now, at=AT)
-    assert bulk.claim_batch(cluster.view, plan, plan.batches[0], reserved=1, now=cluster.now, at=AT).writes
+        bulk.claim_batch(cluster.view, plan, plan.batches[0], reserved=Reserved(under_way=2), now=cluster.now, at=AT)
+    assert bulk.claim_batch(
+        cluster.view, plan, plan.batches[0], reserved=Reserved(under_way=1), now=cluster.now, at=AT
+    ).writes
     with pytest.raises(NotYetKnown):
-        plan_claim(cluster, items("x", "y"), limit=3, reserved=2)
+        plan_claim(cluster, items("x", "y"), limit=3, reserved=Reserved(under_way=2))
+
+
+def test_promised_room_is_not_there_for_a_batch(cluster: Driver) -> None:
+    """The ids that fit beside it are claimed, the others are told what is held."""
+    plan = plan_claim(cluster, items("x", "y"), limit=3, continue_on_error=True)
+    promised = Reserved(promised=2)
+    decision = bulk.claim_batch(cluster.view, plan, plan.batches[0], reserved=promised, now=cluster.now, at=AT)
+    outcome = cluster.run(decision)
+    assert outcome.done == ("x",)
+    (failure,) = outcome.failed
+    assert (failure.resource_id, failure.error_code) == ("y", "RESOURCE_LIMIT_EXCEEDED")
+    with pytest.raises(ResourceLimitExceeded):
+        plan_claim(cluster, items("y", "z"), limit=3, reserved=promised)
 
 
 def test_a_limit_reached_meanwhile_stops_a_bulk(cluster: Driver) -> None:

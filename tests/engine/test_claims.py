@@ -7,6 +7,7 @@ import pytest
 
 from aegis_core.engine import instances, resources
 from aegis_core.engine.decision import Decision, NotYetKnown
+from aegis_core.engine.limits import Reserved
 from aegis_core.errors import (
     Conflict,
     Forbidden,
@@ -223,10 +224,21 @@ def test_what_is_being_claimed_counts_towards_the_limit(driver: Driver) -> None:
     """While it is open whether it will, nothing is said."""
     driver.register("a")
     with pytest.raises(NotYetKnown):
-        claim(driver, "a", "x", limit=3, reserved=3)
+        claim(driver, "a", "x", limit=3, reserved=Reserved(under_way=3))
     with pytest.raises(ResourceLimitExceeded):
-        claim(driver, "a", "x", limit=0, reserved=3)
-    assert claim(driver, "a", "x", limit=3, reserved=2).writes
+        claim(driver, "a", "x", limit=0, reserved=Reserved(under_way=3))
+    assert claim(driver, "a", "x", limit=3, reserved=Reserved(under_way=2)).writes
+
+
+def test_promised_room_counts_as_held(driver: Driver) -> None:
+    """There is nothing to wait for: what exceeds it is refused."""
+    driver.register("a")
+    with pytest.raises(ResourceLimitExceeded) as refused:
+        claim(driver, "a", "x", "y", limit=3, reserved=Reserved(promised=2))
+    assert (refused.value.limit, refused.value.held, refused.value.asked) == (3, 2, 2)
+    assert claim(driver, "a", "x", limit=3, reserved=Reserved(promised=2)).writes
+    with pytest.raises(NotYetKnown):
+        claim(driver, "a", "x", limit=3, reserved=Reserved(promised=2, under_way=1))
 
 
 def test_metadata_are_stored_and_stamped(driver: Driver) -> None:

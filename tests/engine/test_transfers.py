@@ -6,7 +6,8 @@ import attrs
 import pytest
 
 from aegis_core.engine import instances, roles, transfers
-from aegis_core.engine.decision import Decision
+from aegis_core.engine.decision import Decision, NotYetKnown
+from aegis_core.engine.limits import Reserved
 from aegis_core.errors import (
     Forbidden,
     InstanceNotFound,
@@ -85,6 +86,21 @@ def test_the_target_is_checked_before_anything_is_ended(pair: Driver) -> None:
     pair.run(instances.set_draining(pair.view, "svc", "b", draining=True, at=AT))
     with pytest.raises(Forbidden, match="draining"):
         check(pair, "x")
+
+
+def test_room_that_others_were_given_is_not_there(pair: Driver) -> None:
+    """Where it is promised the answer is no; where that is open, it waits. Roles take no room."""
+    for decide in (check, transfer):
+        with pytest.raises(ResourceLimitExceeded) as full:
+            decide(pair, "x", "y", limit=3, reserved=Reserved(promised=2))
+        assert (full.value.held, full.value.asked) == (2, 2)
+        with pytest.raises(NotYetKnown):
+            decide(pair, "x", "y", limit=3, reserved=Reserved(under_way=2))
+    assert check(pair, "x", limit=3, reserved=Reserved(promised=1, under_way=1)).targets == ("x",)
+    place = roles.join_line(pair.view, GROUP, lease="b-lease")
+    pair.run(roles.promote(pair.view, GROUP, lease="a-lease", at=AT))
+    pair.run(place)
+    assert check(pair, GROUP, limit=1, reserved=Reserved(promised=1)).targets == (GROUP,)
 
 
 def test_a_silent_target_is_refused(pair: Driver) -> None:
