@@ -548,8 +548,9 @@ class LeaseLost(Unavailable):
 
     @property
     def message(self) -> str:
-        """Which claim, and why it ended."""
-        return f"the claim of {self.resource_id!r} (epoch {self.epoch}) ended: {self.reason.value}"
+        """Which claim, and why it ended; one that never came to be has no epoch."""
+        epoch = f" (epoch {self.epoch})" if self.epoch else ""
+        return f"the claim of {self.resource_id!r}{epoch} ended: {self.reason.value}"
 
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)

@@ -18,11 +18,20 @@ from aegis_core.engine import bulk
 from aegis_core.engine.bulk import BatchOutcome, BulkItem, BulkPlan
 from aegis_core.engine.decision import Decision, Write, answered
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError, Forbidden, LeaseLost, RemoteError, ResourceNotFound, Unavailable
-from aegis_core.models import EndReason, Failure, Outcome, Ownership, ServiceInstance
+from aegis_core.errors import (
+    Forbidden,
+    InstanceNotFound,
+    LeaseLost,
+    NotOwner,
+    ResourceNotFound,
+    Unavailable,
+)
+from aegis_core.models import EndReason, Outcome, ServiceInstance
+from aegis_core.node.batch_outcomes import because, failure, lost, overwritten, telling_lost, without
 from aegis_core.node.claiming import check_stays, wait_ready
 from aegis_core.node.claims import Claim
 from aegis_core.node.errands import has_scopes
+from aegis_core.node.lease import Lease
 from aegis_core.node.reservations import Room
 from aegis_core.principals import Principal
 
@@ -92,6 +101,10 @@ class BatchClaims(_Party):
     operation: Final = "bulk_claim"
     undone_if_cancelled: Final = True
 
+    def __init__(self, node: Node, service_name: str, instance_id: str) -> None:
+        super().__init__(node, service_name, instance_id)
+        self._lease: Lease | None = None
+
     async def plan(self, asked: Sequence[BulkItem], *, batch_size: int, continue_on_error: bool) -> BulkPlan:
         """Plan the claim of what was asked.
 
@@ -100,7 +113,9 @@ class BatchClaims(_Party):
         """
         runtime = self._runtime
         until = runtime.request_deadline()
-        lease = None if self._hosted is None else (await self._hosted.wait_registered()).lease.tag
+        if self._hosted is not None:
+            self._lease = (await self._hosted.wait_registered()).lease
+        lease = None if self._lease is None else self._lease.tag
         admin = self._may_force(asked, continue_on_error=continue_on_error)
         with self._reserve(()) as room:
 
@@ -162,10 +177,16 @@ class BatchClaims(_Party):
         check_stays(hosted)
         incarnation = await hosted.wait_registered()
         if plan.continue_on_error:  # what the lease that it was planned with held is claimed again by itself
+            self._lease = incarnation.lease
             plan = attrs.evolve(plan, lease=incarnation.lease.tag)
+        elif self._lease is not incarnation.lease:
+            return lost(ids, self._lease)
         holdings = incarnation.holdings
         with holdings.attempt(ids), self._reserve(ids) as room:
-            outcome = await commit(plan, room)
+            try:
+                outcome = await commit(plan, room)
+            except (InstanceNotFound, NotOwner):  # of an instance of this node: the record of its lease is gone
+                return lost(ids, incarnation.lease)
             check_stays(hosted)
             fresh = holdings.take(outcome.done, keep=False)
         try:
@@ -177,10 +198,10 @@ class BatchClaims(_Party):
             return outcome
         given_up = [c for c in fresh if c.resource_id in failed] if plan.continue_on_error else fresh
         await runtime.shelter(hosted.give_up_now, given_up)
-        failures = [failure for target, exc in failed.items() for failure in _failures(target, exc)]
+        failures = [failure(target, exc) for target, exc in failed.items()]
         if plan.continue_on_error:
-            return _without(outcome, failures)
-        await self._undo(outcome, _restoring(outcome))
+            return without(outcome, failures)
+        await self._undo(outcome, overwritten(outcome))
         self.gave_back = True
         return BatchOutcome(failed=tuple(failures))
 
@@ -194,7 +215,7 @@ class BatchClaims(_Party):
 
     async def undo(self, plan: BulkPlan, outcome: BatchOutcome) -> None:
         """Release what the batch acquired, and put back the metadata of what was held before."""
-        restoring: Mapping[str, Write] = _restoring(outcome)
+        restoring: Mapping[str, Write] = overwritten(outcome)
         acquired = [target for target in outcome.done if target not in restoring]
         hosted, remote = self._hosted, self._remote()
         if hosted is not None:
@@ -284,6 +305,13 @@ class BatchReleases(_Party):
         await holdings.wind_down(moving, until=until, reason=EndReason.RELEASED)
         try:
             outcome = await self._decide(decide)
+        except InstanceNotFound:
+            if holdings.lease.ended is None:
+                raise
+            outcome = lost([item.resource_id for item in batch], holdings.lease)
+        else:
+            if holdings.lease.ended is not None:
+                outcome = telling_lost(outcome, moving)
         finally:
             for claim in moving:
                 holdings.finish(claim, EndReason.RELEASED)
@@ -320,7 +348,7 @@ class BatchReleases(_Party):
         """Let the instance own again what the batch released, under new epochs, with the same metadata."""
         if self._hosted is None:
             reason = None if self._remote() is None else "assigned"
-            await self._undo(outcome, {i: _because(write, reason) for i, write in outcome.undo.items()})
+            await self._undo(outcome, {i: because(write, reason) for i, write in outcome.undo.items()})
             return
         holdings = (await self._hosted.wait_registered()).holdings
         with holdings.attempt(outcome.done):
@@ -348,39 +376,6 @@ def _without_writes(
     decide: Callable[[Snapshot], Decision[BatchOutcome]],
 ) -> Callable[[Snapshot], Decision[BatchOutcome]]:
     return lambda view: answered(decide(view).answer(()))
-
-
-def _because(write: Write, reason: str | None) -> Write:
-    """*write* of an ownership record, with *reason* if there is one."""
-    record = write.record
-    if reason is None or not isinstance(record, Ownership):
-        return write
-    return attrs.evolve(write, record=attrs.evolve(record, reason=reason))
-
-
-def _restoring(outcome: BatchOutcome) -> dict[str, Write]:
-    """The part of the undoing that puts back what was written over."""
-    return {target: write for target, write in outcome.undo.items() if write.record is not None}
-
-
-def _failures(resource_id: str, exc: Exception) -> tuple[Failure, ...]:
-    """How it is told that a resource did not become ready."""
-    item = BulkItem(resource_id=resource_id)
-    if isinstance(exc, AegisError):
-        return bulk.failed_batch([item], exc).failed
-    _log.error("on_acquire of %s failed", resource_id, exc_info=exc, extra={"resource_id": resource_id})
-    return bulk.failed_batch([item], RemoteError(kind=type(exc).__name__, remote_message=str(exc))).failed
-
-
-def _without(outcome: BatchOutcome, failures: Sequence[Failure]) -> BatchOutcome:
-    """*outcome* after all that, with *failures* of what had been done."""
-    gone = {failure.resource_id for failure in failures}
-    return BatchOutcome(
-        done=tuple(i for i in outcome.done if i not in gone),
-        failed=(*outcome.failed, *failures),
-        epochs={i: epoch for i, epoch in outcome.epochs.items() if i not in gone},
-        undo={i: write for i, write in outcome.undo.items() if i not in gone},
-    )
 
 
 Batches = BatchClaims | BatchReleases

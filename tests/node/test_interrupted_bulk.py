@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aegis_core.errors import LeaseLost, StoreUnavailable
+from aegis_core.errors import StoreUnavailable
 from aegis_core.events import BulkProgress
 from aegis_core.models import BulkReply, Outcome, ResourceMetadata
 from aegis_core.node.node import open_node
@@ -194,72 +194,6 @@ async def test_a_claim_for_an_instance_whose_node_is_out_of_reach_cannot_be_undo
             await here.registry.bulk_register("svc", "b", [*ids(1000), "taken"], batch_size=1000)
         await trio.sleep(1)
         assert set(b.claims) == set(ids(1000))
-
-
-# -- a lease that is lost meanwhile --------------------------------------------------------------------------------
-
-
-async def test_a_bulk_that_goes_on_after_errors_goes_on_under_the_next_lease(autojump_clock: MockClock) -> None:
-    """What was claimed before is claimed again, as ever."""
-    async with bulk_world() as world:
-
-        async def disconnect(event: BulkProgress) -> None:
-            if event.done == 2:
-                await world.there.registry.disconnect("svc", "a")
-                await world.here.runtime.directory.sync()
-
-        tag = world.a.lease_tag
-        reply = await world.a.bulk_claim(
-            ids(6), batch_size=2, continue_on_error=True, concurrency=1, on_progress=disconnect
-        )
-        assert reply.success
-        await trio.sleep(1)
-        assert world.a.lease_tag != tag
-        assert set(world.a.claims) == set(ids(6))
-        assert set(await world.owners(ids(6))) == set(ids(6))
-        world.check_tables()
-
-
-async def test_a_bulk_that_was_planned_for_a_lease_ends_with_it(autojump_clock: MockClock) -> None:
-    """All or nothing: what it claimed for that lease is not claimed again, and the rest not at all."""
-    async with bulk_world() as world:
-        await world.a.claim("kept")
-
-        async def disconnect(event: BulkProgress) -> None:
-            if event.done == 4:
-                await world.there.registry.disconnect("svc", "a")
-                await world.here.runtime.directory.sync()
-
-        reply = await world.a.bulk_claim(ids(12), batch_size=4, on_progress=disconnect)
-        assert reply.done == ()
-        assert {f.error_code for f in reply.failed} == {"NOT_OWNER"}
-        await trio.sleep(3)
-        assert set(await world.owners(["kept", *ids(12)])) == {"kept"}
-        world.check_tables()
-
-
-@pytest.mark.parametrize("bulk", ["bulk", "claim"])
-async def test_who_is_told_that_a_claim_failed_owns_nothing_later_either(bulk: str, autojump_clock: MockClock) -> None:
-    """The lease is lost while ``on_acquire`` runs: what was claimed before that comes back, this does not."""
-    async with bulk_world() as world:
-        await world.a.claim("kept")
-        world.hooks.seconds = 1
-
-        async def disconnect() -> None:
-            await trio.sleep(0.5)
-            await world.there.registry.disconnect("svc", "a")
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(disconnect)
-            if bulk == "bulk":
-                reply = await world.a.bulk_claim(ids(2))
-                assert {f.error_code for f in reply.failed} == {"LEASE_LOST"}
-            else:
-                with pytest.raises(LeaseLost):
-                    await world.a.claim(*ids(2))
-        await trio.sleep(5)
-        assert await world.owners(["kept", *ids(2)]) == {"kept": "a"}
-        world.check_tables()
 
 
 async def test_what_is_taken_while_it_is_released_stops_the_release(autojump_clock: MockClock) -> None:
