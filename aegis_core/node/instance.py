@@ -234,6 +234,9 @@ class Instance:
     async def release(self, *ids: str) -> None:
         """Give *ids* up: calls finish within the drain time, ``on_release`` runs, then they are free.
 
+        What this instance is releasing already is released once: whoever asks meanwhile returns when it is free, too. Who
+        asks afterwards is told that nobody owns it.
+
         Raises:
             ResourceNotFound: Nobody owns one of them.
             NotOwner: Another instance does.

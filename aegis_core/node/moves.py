@@ -9,7 +9,7 @@ merely registered the transaction is all there is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -83,10 +83,7 @@ class Moves:
         """See `Registry.release`."""
         runtime, ids = self._runtime, checked_ids(resource_ids)
         until = runtime.request_deadline()
-
-        def decide(view: Snapshot) -> Decision[ReleaseReply]:
-            return resources.release(view, service_name, instance_id, ids)
-
+        decide = _releasing(service_name, instance_id, ids)
         hosted = self._node.hosted.get((service_name, instance_id))
         if hosted is None:
             record = await self.find(service_name, instance_id, until=until)
@@ -95,15 +92,32 @@ class Moves:
             await self._node.committer.check(decide, timeout=runtime.left(until), what="the release")
             params = {"resource_ids": list(ids)}
             await self._node.errands.ask(record, "release", params, until=until + runtime.settings.drain)
-        else:
-            only = hosted.claims_table.get(ids[0]) if len(ids) == 1 else None
-            if only is None or not only.held:
-                await self._node.committer.check(decide, timeout=runtime.left(until), what="the release")
-            await self.release_here(hosted, ids)
-            if only is not None and not only.deleted and not only.is_mine:
-                # Nothing was asked before, because releasing the only one proves that it was held; this did not.
-                await self._node.committer.check(decide, timeout=runtime.left(until), what="the release")
+            return ReleaseReply(released=ids)
+        gone = await self._wait_released(hosted, ids)
+        left = [target for target in ids if target not in gone]
+        if left:
+            await self._release_left(hosted, left)
         return ReleaseReply(released=ids)
+
+    async def _wait_released(self, instance: Instance, ids: Sequence[str]) -> frozenset[str]:
+        """Wait for what is leaving already; those that were released by that: this is the same release."""
+        claims = [claim for target in ids if (claim := instance.claims_table.get(target)) is not None]
+        leaving = [claim for claim in claims if claim.moving and not claim.is_mine]
+        for claim in leaving:
+            await claim.wait_moved()
+        return frozenset(claim.resource_id for claim in leaving if claim.deleted)
+
+    async def _release_left(self, instance: Instance, ids: Sequence[str]) -> None:
+        """Release *ids*, which an instance of this node is expected to own."""
+        decide = _releasing(instance.service.name, instance.instance_id, ids)
+        what, timeout = "the release", self._runtime.settings.request_timeout
+        only = instance.claims_table.get(ids[0]) if len(ids) == 1 else None
+        if only is None or not only.held:
+            await self._node.committer.check(decide, timeout=timeout, what=what)
+        await self.release_here(instance, ids)
+        if only is not None and not only.deleted and not only.is_mine:
+            # Nothing was asked before, because releasing the only one proves that it was held; this did not.
+            await self._node.committer.check(decide, timeout=timeout, what=what)
 
     async def release_here(self, instance: Instance, ids: Sequence[str]) -> None:
         """Release those of *ids* that an instance of this node owns, letting calls finish within the drain time.
@@ -313,6 +327,10 @@ class Moves:
                     reply = TransferReply(transfer_id="", failed=dict.fromkeys(part, str(exc)))
                 replies.append(reply)
         return tuple(replies)
+
+
+def _releasing(service_name: str, instance_id: str, ids: Sequence[str]) -> Callable[[Snapshot], Decision[ReleaseReply]]:
+    return lambda view: resources.release(view, service_name, instance_id, ids)
 
 
 def transfer_reply(answer: object) -> TransferReply:

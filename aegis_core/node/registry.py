@@ -363,10 +363,11 @@ class Registry:
         """Free *resource_ids*, all of them or none. Of an instance that a node serves, running calls finish first.
 
         That takes at most the drain time, on top of the request timeout. Asked by a call that runs under one of the claims, it
-        returns at once, and the release follows the call's end.
+        returns at once, and the release follows the call's end. What an instance of this node is releasing already is
+        released once: whoever asks meanwhile returns when it is free, too.
 
         Raises:
-            ResourceNotFound: Nobody owns one of them.
+            ResourceNotFound: Nobody owns one of them; also where somebody else, not through this node, was quicker.
             NotOwner: Another instance does; names it.
             InstanceNotFound, InvalidRequest: As they say.
             StoreUnavailable: With MAYBE_EXECUTED the work has ended, and they are freed when the store answers.

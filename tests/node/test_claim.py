@@ -377,6 +377,59 @@ async def test_releasing_lets_calls_finish_and_runs_on_release_while_it_is_held(
             await instance.release("a")
 
 
+@pytest.mark.parametrize("ids", [("a",), ("a", "b")], ids=["the same", "and another"])
+async def test_releases_of_one_resource_at_the_same_time_are_one(
+    ids: tuple[str, ...], autojump_clock: MockClock
+) -> None:
+    """Whenever the second is asked for, also while the first is being committed: both return when it is free."""
+    for after in (0.0, 1.0, 2.5, 3.5):
+        released: list[str] = []
+        service = make_service()
+
+        @service.on_release
+        async def unload(claim: Claim, released: list[str] = released) -> None:
+            released.append(claim.resource_id)
+            await trio.sleep(2)
+
+        faults = Faults()
+        async with faults.node() as node, node.serve(service) as instance:
+            claims = await instance.claim(*ids)
+            faults.latency = 1
+            async with trio.open_nursery() as releases:
+                releases.start_soon(instance.release, "a")
+                await trio.sleep(after)
+                assert claims[0].ended is None
+                await instance.release(*ids)
+            faults.latency = 0
+            assert sorted(released) == sorted(ids)
+            with pytest.raises(ResourceNotFound):
+                await instance.release("a")
+
+
+async def test_a_release_of_what_is_being_transferred_is_told_who_has_it(autojump_clock: MockClock) -> None:
+    """Nothing else that it asked for has ended then."""
+    service = make_service()
+
+    @service.on_acquire
+    async def load(claim: Claim) -> None:
+        await trio.lowlevel.checkpoint()
+
+    @service.on_release
+    async def unload(claim: Claim) -> None:
+        await trio.sleep(2)
+
+    async with open_node("memory://") as node:
+        async with node.serve(service) as one, node.serve(service, instance_id="two"):
+            _, kept = await one.claim("a", "b")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: one.transfer("a", to="two"))
+                await trio.sleep(1)
+                with pytest.raises(NotOwner) as caught:
+                    await one.release("a", "b")
+            assert (caught.value.target, caught.value.owner) == ("a", "two")
+            assert (kept.held, kept.leaving) == (True, False)
+
+
 async def test_a_handler_may_release_what_it_works_on(autojump_clock: MockClock) -> None:
     """The release follows its end."""
     service = make_service()
