@@ -114,7 +114,7 @@ class BatchClaims(_Party):
         runtime = self._runtime
         until = runtime.request_deadline()
         if self._hosted is not None:
-            self._lease = (await self._hosted.wait_registered()).lease
+            self._lease = (await self._hosted.membership.wait_registered()).lease
         lease = None if self._lease is None else self._lease.tag
         admin = self._may_force(asked, continue_on_error=continue_on_error)
         with self._reserve(()) as room:
@@ -175,7 +175,7 @@ class BatchClaims(_Party):
             with self._reserve(ids) as room:
                 return await commit(plan, room)
         check_stays(hosted)
-        incarnation = await hosted.wait_registered()
+        incarnation = await hosted.membership.wait_registered()
         if plan.continue_on_error:  # what the lease that it was planned with held is claimed again by itself
             self._lease = incarnation.lease
             plan = attrs.evolve(plan, lease=incarnation.lease.tag)
@@ -292,7 +292,7 @@ class BatchReleases(_Party):
         batch: Sequence[BulkItem],
         decide: Callable[[Snapshot], Decision[BatchOutcome]],
     ) -> BatchOutcome:
-        holdings = (await hosted.wait_registered()).holdings
+        holdings = (await hosted.membership.wait_registered()).holdings
         if any(item.resource_id not in holdings.table for item in batch):
             wanted = await self._decide(_without_writes(decide), writes=False)
             if not wanted.done:
@@ -350,7 +350,7 @@ class BatchReleases(_Party):
             reason = None if self._remote() is None else "assigned"
             await self._undo(outcome, {i: because(write, reason) for i, write in outcome.undo.items()})
             return
-        holdings = (await self._hosted.wait_registered()).holdings
+        holdings = (await self._hosted.membership.wait_registered()).holdings
         with holdings.attempt(outcome.done):
             await self._undo(outcome, outcome.undo)
             self._take_back(holdings, outcome.done)

@@ -46,7 +46,7 @@ class Acquisition(Value):
 
 async def acquire(node: Node, instance: Instance, ids: Sequence[str], wanted: Acquisition) -> ClaimReply:
     """Claim *ids* and make the claims ready; see `Instance.claim` for what is raised and what cancellation leaves."""
-    incarnation = await instance.wait_registered()
+    incarnation = await instance.membership.wait_registered()
     holdings = incarnation.holdings
     targets = checked_ids(ids)
     await _wait_moved(node, instance, holdings, targets)

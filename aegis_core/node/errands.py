@@ -101,7 +101,7 @@ class Errands:
                 )
                 return list(changed)
             case "drain":
-                await instance.hand_over()
+                await instance.membership.hand_over()
                 return None
             case "set_health":
                 await instance.set_health(_member(params, "health", Health), _string(params, "reason"))

@@ -291,13 +291,13 @@ class Incarnation:
 
     def _suspend(self) -> None:
         """The lease is about to end: cancel what runs under it, so that it has unwound by then."""
-        self._instance.suspend()
+        self._instance.membership.suspend()
         for claim in self.holdings.table.values():
             claim.interrupt(EndReason.EXPIRED)
 
     def _resume(self) -> None:
         """The lease was renewed after all: what was not ended by that goes on."""
-        self._instance.resume()
+        self._instance.membership.resume()
         for claim in self.holdings.table.values():
             claim.resume()
 

@@ -1,10 +1,10 @@
-"""The handle of an instance that this node serves: it registers, stays registered, and holds claims.
+"""The handle of an instance that this node serves: it is registered (`aegis_core.node.membership`), and holds claims.
 
 An instance lives through *incarnations* (`aegis_core.node.incarnation`): each has a lease, endpoints tagged with it, and
 a claim table. When the lease is lost, every claim ends, and the instance registers anew under another lease id and
 claims again what `Instance.claim` held. ``own`` blocks end; they never come back by themselves.
 
-The file is long because the handle is what users see: a third of it says what its methods promise.
+The file is just past 400 lines because the handle is what users see: a third of it says what its methods promise.
 """
 
 from __future__ import annotations
@@ -15,22 +15,18 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from signal import Signals
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import attrs
 import trio
 
-from aegis_core import events, names
+from aegis_core import names
 from aegis_core.engine.decision import Audit
 from aegis_core.errors import (
-    AegisError,
-    Forbidden,
-    InstanceConflict,
     InvalidRequest,
     LeaseLost,
     ResourceConflict,
     StoreUnavailable,
-    Unavailable,
 )
 from aegis_core.models import (
     BulkReply,
@@ -46,6 +42,7 @@ from aegis_core.models import (
 from aegis_core.node.claiming import Acquisition, acquire
 from aegis_core.node.claims import Claim
 from aegis_core.node.incarnation import Incarnation
+from aegis_core.node.membership import Membership
 from aegis_core.node.options import InstanceOptions
 from aegis_core.node.service import Service
 from aegis_core.node.signals import wait_signals
@@ -60,9 +57,6 @@ __all__ = ["Instance"]
 
 _log = logging.getLogger("aegis.instance")
 
-_TEARDOWN: Final = 2.0
-_NOTICE: Final = 1.0
-
 
 class Instance:
     """One copy of a service, served by this node. Made by `Node.serve`; usable until that block is left."""
@@ -72,20 +66,12 @@ class Instance:
         self._runtime = node.runtime
         self._service = service
         self._options = options
-        self._incarnation: Incarnation | None = None
-        self._registered = trio.Event()
-        self._again: dict[str, ResourceMetadata] = {}
-        self._role = options.role
         self._role_changed = trio.Event()
         self._health = Health.ONLINE
-        self._draining = False
-        self._closing = False
-        self._closed = trio.Event()
-        self._patience = trio.CancelScope()
-        self._anew = trio.CancelScope()
+        self.membership = Membership(node, self)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closing else "ready" if self.ready else "registering"
+        state = "closed" if self.membership.closing else "ready" if self.ready else "registering"
         return f"<Instance {self.instance_id} {self.role.value} {self.health.value} {state}>"
 
     # -- what it is ---------------------------------------------------------------------------------------------
@@ -116,24 +102,24 @@ class Instance:
     @property
     def health(self) -> Health:
         """ONLINE or UNHEALTHY as it says itself; OFFLINE once it is closed."""
-        return Health.OFFLINE if self._closing else self._health
+        return Health.OFFLINE if self.membership.closing else self._health
 
     @property
     def draining(self) -> bool:
         """Whether it hands its work over and takes no more."""
-        return self._draining
+        return self.membership.draining
 
     @property
     def ready(self) -> bool:
         """Whether it is registered and believes in its lease now."""
-        return not self._closing and self._incarnation is not None and self._incarnation.lease.believed
+        return not self.membership.closing and self.incarnation is not None and self.incarnation.lease.believed
 
     @property
     def deadline(self) -> float:
         """When belief in its lease ends unless renewed, on Trio's clock; -inf while it is not registered."""
-        if self._incarnation is None:
+        if self.incarnation is None:
             return -math.inf
-        return self._runtime.clock.trio_time(self._incarnation.lease.deadline)
+        return self._runtime.clock.trio_time(self.incarnation.lease.deadline)
 
     @property
     def ttl(self) -> float:
@@ -143,7 +129,12 @@ class Instance:
     @property
     def lease_tag(self) -> str:
         """Public tag of the current lease, "" while there is none."""
-        return "" if self._incarnation is None else self._incarnation.lease.tag
+        return "" if self.incarnation is None else self.incarnation.lease.tag
+
+    @property
+    def incarnation(self) -> Incarnation | None:
+        """The current registration, or the last one while the next is being made; for the node's own parts."""
+        return self.membership.incarnation
 
     @property
     def claims(self) -> Mapping[str, Claim]:
@@ -153,7 +144,7 @@ class Instance:
     @property
     def claims_table(self) -> dict[str, Claim]:
         """Every claim by target, role groups included; for the node's own parts."""
-        return {} if self._incarnation is None else self._incarnation.holdings.table
+        return {} if self.incarnation is None else self.incarnation.holdings.table
 
     # -- claims -------------------------------------------------------------------------------------------------
 
@@ -325,7 +316,7 @@ class Instance:
         if not self._options.register:
             await trio.lowlevel.checkpoint()
             return
-        incarnation, timeout = await self.wait_registered(), self._runtime.settings.request_timeout
+        incarnation, timeout = await self.membership.wait_registered(), self._runtime.settings.request_timeout
         with trio.move_on_after(timeout):
             await incarnation.lease.refresh()
             return
@@ -339,12 +330,12 @@ class Instance:
             Forbidden: It never will be: the instance is closed, drains (ACTIVE), or was served with ``register=False``.
         """
         while self.role is not role:
-            if self._closing:
-                raise self._refuses("it is closed", operation="wait_role")
-            if role is Role.ACTIVE and self._draining:
-                raise self._refuses("it is draining", operation="wait_role")
+            if self.membership.closing:
+                raise self.membership.refusal("it is closed", operation="wait_role")
+            if role is Role.ACTIVE and self.membership.draining:
+                raise self.membership.refusal("it is draining", operation="wait_role")
             if not self._options.register:
-                raise self._refuses("it was served with register=False", operation="wait_role")
+                raise self.membership.refusal("it was served with register=False", operation="wait_role")
             await self._role_changed.wait()
         await trio.lowlevel.checkpoint_if_cancelled()
 
@@ -357,15 +348,7 @@ class Instance:
         Cancelled, the hand-over goes on in the background. The instance stays registered, and out of the rotation.
         """
         left = self._runtime.settings.drain if deadline is None else max(0.0, deadline - trio.current_time())
-        self._begin_draining()
-        await self._runtime.shelter(self._drain, left, trio.Event())
-
-    async def hand_over(self) -> None:
-        """`drain` for a call that this instance itself serves: returns when all claims are released; the rest follows."""
-        self._begin_draining()
-        released = trio.Event()
-        self._runtime.nursery.start_soon(self._drain, self._runtime.settings.drain, released)
-        await released.wait()
+        await self.membership.drain(left)
 
     async def run_until_signal(self, *signals: Signals) -> None:
         """Wait for one of *signals* (SIGINT and SIGTERM by default); leaving the block then drains, a second one cuts that short.
@@ -375,168 +358,15 @@ class Instance:
 
         def insist() -> None:
             for instance in (self, *self._node.hosted.values()):
-                instance.hurry()
+                instance.membership.hurry()
 
         await wait_signals(self._runtime.nursery, signals, insist)
 
-    def hurry(self) -> None:
-        """Cut short the draining with which the block of `Node.serve` ends, now or when it comes to that."""
-        self._patience.cancel()
-
-    # -- life, run by Node.serve --------------------------------------------------------------------------------
-
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Register, and stay registered until `close`; started once the first registration stands."""
-        incarnation: Incarnation | None = None
-        try:
-            incarnation = await self._begin(self._role)
-            task_status.started()
-            while True:
-                self.role_moved()
-                await incarnation.live(self._again)
-                if self._closing:
-                    return
-                self.suspend()
-                self._again = incarnation.kept()
-                self._runtime.nursery.start_soon(incarnation.retire)
-                self.role_moved()
-                self._tell_lease_ended(await incarnation.lease.wait_ended())
-                anew = await self._begin_anew()
-                if anew is None:
-                    return
-                incarnation = anew
-                if self.health is Health.OFFLINE:  # the acknowledgement and the end of the block came together
-                    return
-        finally:
-            if incarnation is not None:
-                with trio.CancelScope(shield=True):
-                    await incarnation.deregister(_TEARDOWN / 2)
-                    await incarnation.stop()
-            self._closed.set()
-
-    async def close(self, *, drain: bool) -> None:
-        """Leave: hand over (with *drain*), and deregister in any case, in at most two further seconds."""
-        try:
-            # A node that was closed, or killed, under the block can hand nothing over.
-            if drain and self._incarnation is not None and not self._runtime.closed:
-                with self._patience:
-                    await self.drain()
-        finally:
-            self._closing = True
-            self._tell_role()
-            self._registered.set()
-            self._anew.cancel()
-            with trio.move_on_after(_TEARDOWN, shield=True):
-                incarnation = self._incarnation
-                if incarnation is not None:
-                    await incarnation.deregister(_TEARDOWN / 2)
-                await self._closed.wait()
-            key = (self._service.name, self.instance_id)
-            if self._node.hosted.get(key) is self:
-                del self._node.hosted[key]
-
-    async def _begin(self, role: Role | None, lease_id: str | None = None) -> Incarnation:
-        """One registration. What was begun under a *lease_id* that nobody will use again is withdrawn when it fails."""
-        mine = lease_id or self._runtime.new_id(16)
-        try:
-            incarnation = await Incarnation.begin(self._node, self, role=role, lease_id=mine)
-        except BaseException as exc:
-            refused = isinstance(exc, AegisError) and not isinstance(exc, Unavailable)
-            if self._options.register and lease_id is None and not refused:
-                self._runtime.nursery.start_soon(Incarnation.withdraw, self._node, self, mine)
-            raise
-        self._incarnation = incarnation
-        self.resume()
-        return incarnation
-
-    async def _begin_anew(self) -> Incarnation | None:
-        """Register until it succeeds, under one lease id; None when the instance is closed meanwhile."""
-        role = None if self._role is None else Role.STANDBY
-        lease_id, last = self._runtime.new_id(16), self._incarnation
-        pause = 0.05
-        try:
-            with trio.CancelScope() as self._anew:
-                while not self._closing:
-                    try:
-                        return await self._begin(role, lease_id)
-                    except AegisError as exc:
-                        _log.warning("cannot register %s anew yet: %s", self.instance_id, exc, extra=self.log_fields())
-                        if isinstance(exc, InstanceConflict) and last is not None:
-                            await last.bury()
-                    await self._node.committer.pause(pause)
-                    pause = min(2 * pause, 1.0)
-        except BaseException:
-            self._runtime.nursery.start_soon(Incarnation.withdraw, self._node, self, lease_id)
-            raise
-        self._runtime.nursery.start_soon(Incarnation.withdraw, self._node, self, lease_id)
-        return None
-
-    def _begin_draining(self) -> None:
-        self._draining = True
-        self._tell_role()
-
-    async def _drain(self, seconds: float, released: trio.Event) -> None:
-        incarnation, clock = self._incarnation, self._runtime.clock
-        until = clock.now() + seconds
-        try:
-            if incarnation is None or incarnation.lease.ended is not None:
-                return
-            with trio.move_on_after(seconds + _TEARDOWN):
-                incarnation.leave_lines()
-                incarnation.server.stop_accepting()
-                if self._options.register:
-                    with trio.move_on_after(_NOTICE):  # callers and other nodes should know; but nothing hangs on it
-                        await incarnation.lease.refresh()
-                claims = list(incarnation.holdings.table.values())
-                await incarnation.holdings.give_up(claims, until=until)
-                released.set()
-                with trio.CancelScope(deadline=clock.trio_time(until)):
-                    await incarnation.server.drained()
-                incarnation.server.cancel_all()
-        finally:
-            released.set()
-
-    async def wait_closed(self) -> None:
-        """Wait until the instance has left."""
-        await self._closed.wait()
-
-    async def wait_registered(self) -> Incarnation:
-        """The current incarnation, waiting for a registration under way, or for the renewal of a lease that runs out.
-
-        Raises:
-            Forbidden: The instance is closed, or was served with ``register=False``.
-            StoreUnavailable: It could not register in time.
-        """
-        if not self._options.register:
-            raise self._refuses("it was served with register=False")
-        if self._closing:
-            raise self._refuses("it is closed")
-        if self._incarnation is not None and self._incarnation.lease.usable:
-            return self._incarnation
-        timeout = self._runtime.settings.request_timeout
-        with trio.move_on_after(timeout):
-            while self._incarnation is None or not self._incarnation.lease.usable:
-                await self._registered.wait()
-                await trio.lowlevel.checkpoint()
-                if self._closing:
-                    raise self._refuses("it is closed")
-            return self._incarnation
-        reason = f"{self.instance_id} could not register anew within {timeout:g} s"
-        raise StoreUnavailable(reason=reason, outcome=Outcome.NOT_SENT)
-
-    def _refuses(self, reason: str, *, operation: str = "claim") -> Forbidden:
-        return Forbidden(operation=operation, target=self.instance_id, reason=reason)
-
     # -- for the node's own parts -------------------------------------------------------------------------------
-
-    @property
-    def incarnation(self) -> Incarnation | None:
-        """The current registration, or the last one while the next is being made."""
-        return self._incarnation
 
     def describe(self, record: ServiceInstance) -> ServiceInstance:
         """*record* with what this instance says of itself now; what the next renewal writes."""
-        return attrs.evolve(record, role=self.role, health=self._health, draining=self._draining)
+        return attrs.evolve(record, role=self.role, health=self._health, draining=self.membership.draining)
 
     def audit(self, *, reason: str) -> Audit:
         """How a change of ownership that this instance begins now is recorded."""
@@ -548,30 +378,15 @@ class Instance:
 
     def role_moved(self) -> None:
         """The role may have changed: wake who waits for it, and write it down."""
-        self._tell_role()
-        incarnation = self._incarnation
+        self.tell_role()
+        incarnation = self.incarnation
         if incarnation is not None and incarnation.lease.record.role is not self.role:
             incarnation.lease.renew_soon()
 
-    def _tell_role(self) -> None:
+    def tell_role(self) -> None:
         """Wake who waits for a role: it may have changed, or never will."""
         self._role_changed.set()
         self._role_changed = trio.Event()
-
-    def suspend(self) -> None:
-        """The lease has run so low that nothing new is begun under it, or has ended."""
-        if self._registered.is_set():
-            self._registered = trio.Event()
-
-    def resume(self) -> None:
-        """There is a lease to work under again."""
-        self._registered.set()
-
-    def verify(self) -> None:
-        """The view of this instance's record changed."""
-        incarnation = self._incarnation
-        if incarnation is not None and incarnation.lease.ended is None and not self._closing:
-            incarnation.lease.verify()
 
     async def activate(self, resource_id: str) -> Claim:
         """Claim *resource_id* on demand, for a call that is on its way; it is given up when idle.
@@ -588,13 +403,3 @@ class Instance:
     def log_fields(self, **more: object) -> dict[str, object]:
         """Structured fields for log records about this instance."""
         return {"service_name": self._service.name, "instance_id": self.instance_id, **more}
-
-    def _tell_lease_ended(self, reason: EndReason) -> None:
-        self._runtime.emit(
-            events.LeaseEnded(
-                service_name=self._service.name,
-                instance_id=self.instance_id,
-                at=self._runtime.wall(),
-                reason=reason.value,
-            )
-        )

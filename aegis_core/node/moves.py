@@ -125,7 +125,7 @@ class Moves:
         Raises:
             StoreUnavailable: They have ended, and are deleted when the store answers (MAYBE_EXECUTED).
         """
-        holdings = (await instance.wait_registered()).holdings
+        holdings = (await instance.membership.wait_registered()).holdings
         claims = [claim for target in ids if (claim := holdings.table.get(target)) is not None]
         # Given to it a moment ago, and about to be adopted: that there is no need to begin with.
         unborn = [target for target in ids if target not in holdings.table and holdings.is_recorded(target)]
@@ -223,7 +223,7 @@ class Moves:
     async def _move(
         self, instance: Instance, wanted: Sequence[str], to: str, audit: Audit, room: Room
     ) -> TransferReply:
-        holdings = (await instance.wait_registered()).holdings
+        holdings = (await instance.membership.wait_registered()).holdings
         failed: dict[str, str] = {}
         asked: list[Claim] = []
         for target in wanted:

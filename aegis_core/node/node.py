@@ -132,12 +132,12 @@ class Node:
         )
         instance = Instance(self, service, options)
         finished = False
-        await self.runtime.nursery.start(instance.run)
+        await self.runtime.nursery.start(instance.membership.run)
         try:
             yield instance
             finished = True
         finally:
-            await instance.close(drain=finished)  # noqa: ASYNC102 - it shields what must be, in limited time
+            await instance.membership.close(drain=finished)  # noqa: ASYNC102 - it shields what must be, in limited time
 
     def owner_of(self, resource_id: str) -> Resource | None:
         """Who owns *resource_id* as seen from here: local, quick, possibly a moment behind; None for nobody."""
@@ -191,13 +191,13 @@ class Node:
         """The view of *key* changed (None: it was made anew): tell whom of this node it concerns."""
         if key is None:
             for instance in tuple(self.hosted.values()):
-                instance.verify()
+                instance.membership.verify()
             for target, holdings in tuple(self.claimed.items()):
                 holdings.touched(target)
         elif isinstance(key, names.InstanceKey):
             hosted = self.hosted.get((key.service_name, key.instance_id))
             if hosted is not None:
-                hosted.verify()
+                hosted.membership.verify()
         elif isinstance(key, names.TargetKey):
             claimed, named = self._concerned(key.target)
             if claimed is not None:

@@ -85,7 +85,7 @@ async def own(
 
 
 async def _take_now(node: Node, instance: Instance, resource_id: str, metadata: ResourceMetadata | None) -> Claim:
-    incarnation = await instance.wait_registered()
+    incarnation = await instance.membership.wait_registered()
     with incarnation.holdings.attempt((resource_id,)):
         await commit_claim(node, instance, incarnation, (resource_id,), Acquisition(metadata=metadata))
         check_stays(instance)
@@ -111,7 +111,7 @@ async def _take_in_turn(
         while not instance.draining:
             _check_not_own(instance, resource_id)
             try:
-                incarnation = await instance.wait_registered()
+                incarnation = await instance.membership.wait_registered()
             except StoreUnavailable as exc:
                 _log.warning("waiting for %s goes on: %s", resource_id, exc, extra=instance.log_fields())
                 continue
@@ -124,7 +124,7 @@ async def _take_in_turn(
                 taken = holdings.take((resource_id,), keep=False)
                 if taken:
                     return taken[0]
-        await instance.wait_closed()  # who drains is promoted no more
+        await instance.membership.wait_closed()  # who drains is promoted no more
         raise Forbidden(operation="own", target=instance.instance_id, reason="it is closed")
     owner = node.runtime.directory.snapshot.owner(resource_id)
     raise ResourceConflict(resource_id=resource_id, owner="" if owner is None else owner[1].instance_id)

@@ -165,7 +165,7 @@ async def test_draining_instance_answers_what_it_remembers(autojump_clock: MockC
     executed: list[str] = []
     async with open_node("memory://") as node, node.serve(payments(executed), instance_id="a") as instance:
         assert await node.call("payments", "pay", idempotency_key="k1", instance_id="a") == 1
-        instance._draining = True
+        instance.membership.draining = True
         assert await node.call("payments", "pay", idempotency_key="k1", instance_id="a") == 1
         with pytest.raises(NoInstance, match="draining"):
             await node.call("payments", "pay", idempotency_key="k2", instance_id="a", timeout=1)
