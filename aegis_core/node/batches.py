@@ -305,9 +305,7 @@ class BatchReleases(_Party):
         await holdings.wind_down(moving, until=until, reason=EndReason.RELEASED)
         try:
             outcome = await self._decide(decide)
-        except InstanceNotFound:
-            if holdings.lease.ended is None:
-                raise
+        except InstanceNotFound:  # of an instance of this node: the record of its lease is gone
             outcome = lost([item.resource_id for item in batch], holdings.lease)
         else:
             if holdings.lease.ended is not None:

@@ -289,9 +289,7 @@ class Claim:
             self.interrupted = None
 
     def end(self, reason: EndReason) -> None:
-        """End the claim, now and for good. The second call does nothing."""
-        if self._ended is not None:
-            return
+        """End the claim, which has not ended yet, now and for good."""
         self._ended = reason
         self._is_leaving = True
         self.interrupt(reason)

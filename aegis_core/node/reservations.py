@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 
 from aegis_core import names
 from aegis_core.engine.limits import NOTHING_RESERVED, Reserved
@@ -62,9 +63,7 @@ class Room:
         """
         promised: set[str] = set()
         under_way: set[str] = set()
-        for other in self._rooms:
-            if other is self:
-                break
+        for other in takewhile(lambda room: room is not self, self._rooms):
             if other._promised:
                 promised |= other._targets
             else:

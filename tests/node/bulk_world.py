@@ -88,8 +88,12 @@ class Hooks:
             await trio.lowlevel.checkpoint()
 
         @service.method
-        async def work(call: Call, seconds: float) -> str:
-            await trio.sleep(seconds)
+        async def work(call: Call, seconds: float, unwinding: float = 0.0) -> str:
+            try:
+                await trio.sleep(seconds)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(unwinding)
             return "done"
 
         return service

@@ -73,16 +73,19 @@ async def test_a_batch_whose_lease_goes_with_its_commit_says_so(*, goes_on: bool
         world.check_tables()
 
 
+@pytest.mark.parametrize("unwinding", [0.0, 0.9], ids=["before it registers anew", "afterwards"])
 @pytest.mark.parametrize("taken", [True, False], ids=["taken by another", "free"])
 @pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "all or nothing"])
-async def test_a_release_whose_lease_is_lost_says_so(*, goes_on: bool, taken: bool, autojump_clock: MockClock) -> None:
+async def test_a_release_whose_lease_is_lost_says_so(
+    *, goes_on: bool, taken: bool, unwinding: float, autojump_clock: MockClock
+) -> None:
     """While calls finish: nobody is told that another owns what he held, or that there never was anything."""
     async with bulk_world() as world, trio.open_nursery() as nursery:
         await world.a.bulk_claim(ids(2))
 
         async def work() -> None:
             with pytest.raises(LeaseLost):
-                await world.there.call("svc", "work", {"seconds": 2}, resource_id="r:0")
+                await world.there.call("svc", "work", {"seconds": 2, "unwinding": unwinding}, resource_id="r:0")
 
         nursery.start_soon(work)
         await trio.sleep(0.5)

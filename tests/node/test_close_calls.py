@@ -6,9 +6,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aegis_core import Call, Claim, Forbidden, Role, Service, open_node
+from aegis_core import Call, Claim, Forbidden, LeaseLost, Role, Service, open_node
 from aegis_core.backend import Delete, Put, Store, Transaction
-from tests.node.faulty import Faults
+from aegis_core.models import EndReason
+from tests.node.faulty import Faults, names_key
 
 
 def deletes(transaction: Transaction) -> bool:
@@ -205,3 +206,87 @@ async def test_releasing_inside_a_block_lets_running_calls_finish(autojump_clock
             await claim.release()
         await instance.wait_role(Role.STANDBY)
     assert answers == [again]
+
+
+async def test_a_transfer_whose_lease_ends_before_it_begins_moves_nothing(autojump_clock: MockClock) -> None:
+    """It was checked while the lease ran out; what is claimed again under the next one stays."""
+    faults, answering = Faults(latency=0.01), trio.Event()
+    async with faults.node("test", ttl=10, request_timeout=20) as here, open_node("memory://test") as there:
+        async with (
+            here.serve(Service("s"), instance_id="one") as one,
+            there.serve(adopting(), instance_id="two") as two,
+        ):
+            (old,) = await one.claim("x")
+            faults.hold(answering, registers, times=1000)
+
+            async def answer() -> None:
+                await trio.sleep(10)
+                answering.set()
+
+            async with trio.open_nursery() as nursery:
+                await trio.sleep_until(one.deadline - 0.3)
+                assert old.held
+                nursery.start_soon(answer)
+                reply = await one.transfer("x", to="two")
+            assert reply.failed == {"x": "instance 'one' does not hold it any more"}
+            assert old.ended is EndReason.EXPIRED
+            await trio.sleep(5)
+            assert one.claims["x"].held
+            assert not two.claims
+
+
+async def test_what_is_claimed_in_bulk_while_its_release_is_acknowledged_is_held(autojump_clock: MockClock) -> None:
+    """The release is known here by what the watch told; the late answer takes nothing away."""
+    faults = Faults()
+    async with faults.node("test") as node, node.serve(Service("s")) as instance:
+        (old,) = await instance.claim("x")
+        faults.slow(1, deletes)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(old.release)
+            await trio.sleep(0.5)
+            assert node.owner_of("x") is None
+            reply = await instance.bulk_claim(["x"])
+            assert reply.done == ("x",)
+            new = instance.claims["x"]
+            assert (new.held, old.ended) == (True, EndReason.RELEASED)
+        await trio.sleep(5)
+        assert instance.claims["x"] is new
+        assert new.held
+        assert new.epoch > old.epoch
+
+
+@pytest.mark.parametrize("ids", [("x",), ("x", "y")], ids=["one", "two"])
+async def test_a_claim_that_is_committed_as_the_lease_ends_is_lost(
+    ids: tuple[str, ...], autojump_clock: MockClock
+) -> None:
+    """Also of a service without hooks, whose claims are ready at once; who was told so owns nothing later."""
+    faults = Faults()
+    async with faults.node("test") as here, open_node("memory://test") as there, here.serve(Service("s")) as instance:
+        sent = trio.Event()
+        rule = faults.hold(sent, names_key("resources"))
+
+        async def disconnect() -> None:
+            await rule.met.wait()
+            await there.registry.disconnect("s", instance.instance_id)
+            sent.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(disconnect)
+            with pytest.raises(LeaseLost) as caught:
+                await instance.claim(*ids)
+        assert caught.value.reason is EndReason.ERASED
+        await trio.sleep(5)
+        assert instance.ready
+        assert not instance.claims
+        assert there.owner_of("x") is None
+
+
+def adopting() -> Service:
+    """A service that takes over what is given to it."""
+    service = Service("s")
+
+    @service.on_acquire
+    async def load(claim: Claim) -> None:
+        await trio.lowlevel.checkpoint()
+
+    return service

@@ -276,6 +276,28 @@ async def test_a_plan_of_a_plug_in_is_carried_out_as_far_as_it_goes(autojump_clo
         assert reply.transferred == ("r:0",)
 
 
+class PlanForNobody:
+    """A plug-in that plans a move to an instance that does not live, and one to one that does."""
+
+    @hookimpl
+    def aegis_plan_rebalance(self) -> dict[str, str]:
+        """To instances z and b."""
+        return {"r:0": "z", "r:1": "b"}
+
+
+async def test_a_move_that_is_refused_keeps_no_other_from_being_made(autojump_clock: MockClock) -> None:
+    """It is told why; what it would have moved stays where it is, held."""
+    async with three(PlanForNobody()) as t:
+        kept, _ = await t.a.claim("r:0", "r:1")
+        refused, moved = await t.here.registry.rebalance("svc")
+        assert (refused.transfer_id, refused.transferred) == ("", ())
+        assert "'z'" in refused.failed["r:0"]
+        assert moved.transferred == ("r:1",)
+        assert kept.held
+        with pytest.raises(InvalidRequest, match=r"\$\.max_moves"):
+            await t.here.registry.rebalance("svc", max_moves=0)
+
+
 async def test_explaining_asks_the_owner_for_its_calls(autojump_clock: MockClock) -> None:
     """Who was merely registered is not asked; nor is anybody for what nobody owns."""
     async with three() as t:
