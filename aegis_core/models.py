@@ -487,7 +487,15 @@ class BulkReply(Value):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TransferReply(Value):
-    """Answer of ``transfer``: what moved, what did not and why, and the id of the audit record."""
+    """Answer of ``transfer``.
+
+    Args:
+        transfer_id: Of the audit record, which is written with what moved; "" where the transfer was refused as a whole.
+        transferred: What the target owns now.
+        failed: What did not move, and why, in words for people; see `Registry.transfer` for what became of it.
+        epochs: Of what moved.
+        forced: It was taken without the owner's consent.
+    """
 
     transfer_id: str
     transferred: tuple[str, ...] = ()

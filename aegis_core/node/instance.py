@@ -272,11 +272,13 @@ class Instance:
 
         The target is checked before anything ends. Then calls finish (within the drain time), ``on_release`` runs while
         the lease still holds, and one transaction moves all of them and writes the audit record. If that fails they are
-        released, and listed in `TransferReply.failed`; a role goes on to who is in line for it, this instance first.
+        released, and listed in `TransferReply.failed`; a role goes on to who is in line for it, this instance first. What
+        was moved or lost otherwise meanwhile, or does not end its work, is listed there too; see `Registry.transfer`.
 
         Raises:
             InstanceNotFound, Forbidden, NotOwner, ResourceNotFound: Before anything was ended.
             ResourceConflict: The target has neither ``on_acquire`` nor a place in the line for one of them.
+            ResourceLimitExceeded: The target would hold too many; while work ends, its room is kept.
 
         Cancelled, the transfer goes on in the background.
         """

@@ -381,9 +381,20 @@ class Registry:
     ) -> BulkReply:
         """Claim many resources (ids, or pairs of id and metadata) for an instance; see `aegis_core.node.bulk`.
 
+        No failure of a resource or a batch is raised, unless what had been claimed cannot be undone: the report, which
+        would say that it was, is not to be had then. An instance of this node gives up what it claimed all the same, and
+        it is free when the store answers; what another node's instance was assigned, or the store of one that no node
+        serves, may stand until it is released.
+
         Raises:
             InvalidRequest: The request itself cannot be, or (without *continue_on_error*) bad ids.
             InstanceNotFound, Forbidden, ResourceLimitExceeded: Nothing was claimed.
+            StoreUnavailable: No answer while it was planned (NOT_SENT: nothing was claimed), or while it was undone.
+            TransportUnavailable, CallTimeout: The node of the instance could not be asked to undo it, or did not answer.
+            Exception: As *on_progress* raised it.
+
+        Cancelled, or ended by *on_progress*, what had been claimed is undone in the background; with *continue_on_error*,
+        only the batches under way are.
         """
         from aegis_core.node.bulk import BulkRequest, bulk_claim  # noqa: PLC0415 - with the first that is asked for
 
@@ -394,9 +405,19 @@ class Registry:
     ) -> BulkReply:
         """Release many resources of an instance; see `aegis_core.node.bulk`.
 
+        No failure of a resource or a batch is raised, unless what had been released cannot be taken back: the report, which
+        would say that it was, is not to be had then.
+
         Raises:
-            InvalidRequest: The request itself cannot be, or (without *continue_on_error*) bad ids.
+            InvalidRequest: The request itself cannot be, or (without *continue_on_error*) bad ids, or it was asked for by a
+                call that runs under one of the claims.
             InstanceNotFound: No such instance lives.
+            StoreUnavailable: No answer while it was planned (NOT_SENT: nothing was released), or while it was undone.
+            Forbidden: The instance, of this node, left before what it had released could be taken back.
+            Exception: As *on_progress* raised it.
+
+        Cancelled, or ended by *on_progress*, what had been released stays so; the batch under way is released, too, where
+        a node serves the instance.
         """
         from aegis_core.node.bulk import BulkRequest, bulk_release  # noqa: PLC0415 - with the first that is asked for
 
@@ -429,8 +450,16 @@ class Registry:
             InvalidRequest, InstanceNotFound, ResourceNotFound, NotOwner, Forbidden: Nothing was ended.
             ResourceConflict: The target cannot take one of them over.
             ResourceLimitExceeded: The target would hold too many.
+            StoreUnavailable, TransportUnavailable, CallTimeout: With MAYBE_EXECUTED it goes on, or may have moved them.
 
-        What goes wrong later is in `TransferReply.failed`, and those resources are free. Cancelled, the transfer goes on.
+        Whatever can be known before anything ends is raised. What goes wrong later is in `TransferReply.failed`, by resource:
+
+        - it was released or is being moved by somebody else, or its lease ended meanwhile: this transfer did nothing to it;
+        - work under its claim did not end, or the commit was refused or not answered: it has been released, and is free; a
+          role goes on to who is in line for it. A commit that was not answered may still come to be: then the target has it.
+
+        The others have moved. What is taken without consent, or from an instance that no node serves, moves as a whole or is
+        raised. Cancelled, the transfer goes on.
         """
         return await self._node.moves.transfer_between(
             service_name,

@@ -8,12 +8,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aegis_core.errors import StoreUnavailable
+from aegis_core.errors import CallTimeout, StoreUnavailable, TransportUnavailable, Unavailable
 from aegis_core.events import BulkProgress
 from aegis_core.models import BulkReply, Outcome, ResourceMetadata
 from aegis_core.node.node import open_node
 from tests.node.bulk_world import KINDS, THIN, BulkWorld, ForceAllowed, Hooks, bulk_world, ids, writes
-from tests.node.wires import Fault, Wire, lose_answer, refuse, silence
+from tests.node.wires import Fault, Wire, lose_answer, lose_request, refuse, silence
 
 NEVER = trio.Event()
 
@@ -178,7 +178,18 @@ async def test_a_release_is_asked_for_again_where_the_owners_node_did_not_answer
         assert set(b.claims) == ({"x", "y"} if code else set())
 
 
-async def test_a_claim_for_an_instance_whose_node_is_out_of_reach_cannot_be_undone(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize(
+    ("fault", "error", "outcome"),
+    [
+        (refuse, TransportUnavailable, Outcome.NOT_SENT),
+        (lose_request, TransportUnavailable, Outcome.MAYBE_EXECUTED),
+        (silence, CallTimeout, Outcome.MAYBE_EXECUTED),
+    ],
+    ids=["refused", "lost", "silent"],
+)
+async def test_a_claim_for_an_instance_whose_node_is_out_of_reach_cannot_be_undone(
+    fault: Fault, error: type[Unavailable], outcome: Outcome, autojump_clock: MockClock
+) -> None:
     """So that is raised, and what was assigned stays with it."""
     wire, service = Wire(), Hooks().service()
     config = {"request_timeout": 1, "drain": 1, "max_resources_per_instance": 2000}
@@ -189,9 +200,10 @@ async def test_a_claim_for_an_instance_whose_node_is_out_of_reach_cannot_be_undo
         there.serve(service, instance_id="c") as c,
     ):
         await c.claim("taken")
-        wire.always["b"] = refuse
-        with pytest.raises(Exception, match="refused by the test"):
+        wire.always["b"] = fault
+        with pytest.raises(error) as caught:
             await here.registry.bulk_register("svc", "b", [*ids(1000), "taken"], batch_size=1000)
+        assert caught.value.outcome is outcome
         await trio.sleep(1)
         assert set(b.claims) == set(ids(1000))
 

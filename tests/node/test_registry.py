@@ -247,6 +247,20 @@ async def test_force_needs_a_permission(autojump_clock: MockClock) -> None:
         assert "x" in t.b.claims
 
 
+@pytest.mark.parametrize("source", ["a", THIN], ids=["forced", "merely registered"])
+async def test_a_transfer_that_no_owner_carries_out_moves_as_a_whole(source: str, autojump_clock: MockClock) -> None:
+    """There is nothing that could go wrong between the check and the commit; so nothing is listed as failed."""
+    async with three(ForceAllowed()) as t:
+        await t.here.registry.claim("svc", source, "x", "y")
+        before = await t.here.registry.get_owner("x")
+        forced = source == "a"
+        with pytest.raises(ResourceNotFound):
+            await t.here.registry.transfer("svc", ["x", "nobody's"], source, "b", verify_ownership=not forced)
+        assert await t.here.registry.get_owner("x") == before
+        reply = await t.here.registry.transfer("svc", ["x", "y"], source, "b", verify_ownership=not forced)
+        assert (reply.transferred, reply.failed, reply.forced) == (("x", "y"), {}, forced)
+
+
 async def test_rebalancing_evens_counts_out(autojump_clock: MockClock) -> None:
     """Three instances over three nodes, 100 ids, one of them overloaded; nothing is called in vain meanwhile."""
     service = make_service()
