@@ -25,10 +25,11 @@ from aegis_core.node.claims import Claim
 from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node
 from aegis_core.node.service import Service
+from aegis_pytest.closing import close_lives, tell_leftovers
 from aegis_pytest.event_log import EventLog
 from aegis_pytest.faults import FaultPlane
 from aegis_pytest.faults.kinds import STORE
-from aegis_pytest.leftovers import Leftover, close_lives, tell_leftovers
+from aegis_pytest.leftovers import Leftover
 from aegis_pytest.life import Life, Main, ServeOptions, Serving, Task
 from aegis_pytest.state_dump import reporting
 from aegis_pytest.verdict import left_by_exception, only_leaf
@@ -41,7 +42,7 @@ _LOOKS: Final = 20
 _MOMENT: Final = 0.05
 _SHOWN: Final = 5
 
-SCHEME: Final = "cluster"
+_SCHEME: Final = "cluster"
 """The scheme of the nodes' backend URLs: ``cluster://a`` is node a's own access to the shared backend."""
 
 
@@ -77,7 +78,7 @@ class _Membership:
     @hookimpl
     def aegis_register_backends(self, register: BackendRegistrar) -> None:
         """Offer the node's own access to the shared backend."""
-        register(SCHEME, self._open_backend)
+        register(_SCHEME, self._open_backend)
 
     @hookimpl
     def aegis_register_observers(self, register: ObserverRegistrar) -> None:
@@ -109,7 +110,7 @@ class Cluster:
     @property
     def ttl(self) -> float:
         """Seconds that an instance's registration outlives a dead node, unless it was served with another TTL."""
-        return load_settings(f"{SCHEME}://").ttl
+        return load_settings(f"{_SCHEME}://").ttl
 
     @property
     def nodes(self) -> Mapping[str, Node]:
@@ -290,7 +291,7 @@ class Cluster:
             return life
         self._count += 1
         membership = _Membership(self._backend_of(name, self._count), self.events)
-        life = Life(name, NodeDefaults(f"{SCHEME}://{name}", (membership,)))
+        life = Life(name, NodeDefaults(f"{_SCHEME}://{name}", (membership,)))
         await self._nursery.start(life.run, name=f"node {name}")
         self._lives[name] = life
         return life

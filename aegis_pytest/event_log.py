@@ -126,13 +126,13 @@ class EventLog:
             [
                 f"{wanted} did not happen within {within:g} s. What happened and was not expected yet:",
                 *([f"  ({hidden} before)"] if hidden > 0 else []),
-                *(f"  {describe_event(event)}" for event in open_events[-_SHOWN:]),
+                *(f"  {_describe_event(event)}" for event in open_events[-_SHOWN:]),
                 *(["  nothing"] if not open_events else []),
             ]
         )
 
 
-def describe_event(event: Event) -> str:
+def _describe_event(event: Event) -> str:
     """*event* in one line: its class, and the fields that say something."""
     said = {
         field.name: getattr(event, field.name)

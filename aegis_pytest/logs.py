@@ -9,7 +9,7 @@ from typing import Final
 
 __all__ = ["CapturedLogs", "capture_logs"]
 
-LOGGER: Final = "aegis"
+_LOGGER: Final = "aegis"
 
 
 class CapturedLogs:
@@ -57,7 +57,7 @@ class _Keep(logging.Handler):
 def capture_logs() -> Iterator[CapturedLogs]:
     """Capture while the block runs, everything from DEBUG on."""
     captured = CapturedLogs()
-    logger = logging.getLogger(LOGGER)
+    logger = logging.getLogger(_LOGGER)
     handler = _Keep(captured)
     level = logger.level
     logger.addHandler(handler)

@@ -46,12 +46,13 @@ def undocumented_hooks(hookspecs: Module, page: str) -> list[str]:
     ]
 
 
-def documented(pages: Iterable[str]) -> dict[str, str]:
-    """Map each module that the pages document by directive to the text of its page."""
+def documented(pages: Iterable[str]) -> dict[str, bool]:
+    """The modules that the pages document by directive, and whether with all their members."""
+    directive = re.compile(r"(?m)^[^\S\n]*(?:```\{|\.\. )automodule(?:::|\}) ([\w.]+)((?:\n[^\S\n]*:.*)*)")
     return {
-        name: page
+        name: re.search(r"(?m)^\s*:members:\s*$", options) is not None
         for page in pages
-        for name in re.findall(r"(?m)^[^\S\n]*(?:```\{|\.\. )automodule(?:::|\}) ([\w.]+)", page)
+        for name, options in directive.findall(page)
     }
 
 
@@ -59,14 +60,25 @@ def undocumented_names(modules: Mapping[str, Module], pages: Iterable[str]) -> l
     """Public names of *modules* that no page of the reference shows or mentions as code."""
     pages = tuple(pages)
     text = "\n".join(pages)
-    by_directive = documented(pages)
+    wholly = {name for name, all_members in documented(pages).items() if all_members}
     wrong = []
     for name, module in modules.items():
-        if name in by_directive and ":members:" in by_directive[name]:
+        if name in wholly:
             continue
         mentioned = set(re.findall(r"(?:auto\w+(?:::|\}) |`)(?:[\w.]*\.)?(\w+)", text))
-        wrong += [f"{name}.{public}" for public in offered(module.tree) or () if public not in mentioned]
+        shown = mentioned | taken_over(module, wholly)
+        wrong += [f"{name}.{public}" for public in offered(module.tree) or () if public not in shown]
     return wrong
+
+
+def taken_over(module: Module, sources: set[str]) -> set[str]:
+    """The names that *module* imports from one of *sources*."""
+    return {
+        alias.asname or alias.name
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ImportFrom) and node.module in sources
+        for alias in node.names
+    }
 
 
 def names_without_docstring(modules: Iterable[Module]) -> list[str]:
@@ -82,7 +94,8 @@ def names_without_docstring(modules: Iterable[Module]) -> list[str]:
             wrong += [
                 f"{module.name}.{node.name}.{method.name}"
                 for method in node.body
-                if isinstance(method, Function)
+                if isinstance(node, ast.ClassDef)
+                and isinstance(method, Function)
                 and not method.name.startswith("_")
                 and not ast.get_docstring(method)
                 and not _repeats(method)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from tests.house.source import PACKAGES, Module, within
 
-# Where users, backend authors and plugin authors import from.
+# Where users, test authors, backend authors and plugin authors import from: what the reference shows as a module.
 PUBLIC_MODULES = (
     "aegis_core",
     "aegis_core.backend",
@@ -18,7 +18,16 @@ PUBLIC_MODULES = (
     "aegis_core.models",
     "aegis_core.names",
     "aegis_backends.memory",
+    "aegis_backends.nats",
+    "aegis_backends.nats.server",
+    "aegis_pytest.cluster",
     "aegis_pytest.conformance",
+    "aegis_pytest.event_log",
+    "aegis_pytest.faults",
+    "aegis_pytest.history",
+    "aegis_pytest.leftovers",
+    "aegis_pytest.logs",
+    "aegis_pytest.virtual_time",
 )
 
 
