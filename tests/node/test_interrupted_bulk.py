@@ -10,7 +10,8 @@ from trio.testing import MockClock
 
 from aegis_core.errors import CallTimeout, StoreUnavailable, TransportUnavailable, Unavailable
 from aegis_core.events import BulkProgress
-from aegis_core.models import BulkReply, Outcome, ResourceMetadata
+from aegis_core.models import BulkReply, Health, Outcome, ResourceMetadata
+from aegis_core.node.bulk import BulkOptions
 from aegis_core.node.node import open_node
 from tests.node.bulk_world import KINDS, THIN, BulkWorld, ForceAllowed, Hooks, bulk_world, ids, writes
 from tests.node.wires import Fault, Wire, lose_answer, lose_request, refuse, silence
@@ -66,6 +67,20 @@ async def test_what_is_refused_is_not_tried_again(autojump_clock: MockClock) -> 
         assert [f.error_code for f in reply.failed] == ["RESOURCE_CONFLICT", "VERSION_CONFLICT"]
         assert trio.current_time() == 0
         assert world.transactions(writes("r:1", "mine")) == []
+
+
+async def test_a_batch_that_is_refused_as_a_whole_is_not_tried_again(autojump_clock: MockClock) -> None:
+    """Nor is one whose instance became UNHEALTHY on the way: only what the store or a node failed to do is."""
+    async with bulk_world() as world:
+
+        async def fall_ill(event: BulkProgress) -> None:
+            if event.done == 1:
+                await world.a.set_health(Health.UNHEALTHY)
+
+        options = BulkOptions(batch_size=1, continue_on_error=True, concurrency=1, on_progress=fall_ill, retries=9)
+        reply = await world.a.bulk_claim(ids(3), **options)
+        assert [failed.error_code for failed in reply.failed] == ["FORBIDDEN"] * 2
+        assert trio.current_time() == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
