@@ -18,6 +18,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
@@ -279,6 +280,7 @@ class Settings:
         limits: How much is under way at once.
         plugins: Which plug-ins are loaded.
         log: Where logs go.
+        sources: Where each of them that was given comes from, by its name with dots: ``"AEGIS_TTL"``.
 
     Raises:
         ConfigError: A value that cannot be.
@@ -299,6 +301,7 @@ class Settings:
     limits: LimitSettings = LimitSettings()
     plugins: PluginSettings = PluginSettings()
     log: LogSettings = LogSettings()
+    sources: Mapping[str, str] = attrs.field(factory=dict, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if self.heartbeat_interval is not None and self.heartbeat_interval > self.ttl / 2:
@@ -313,7 +316,7 @@ def _leaves(owner: type, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
     for field in attrs.fields(owner):
         if "kind" in field.metadata:
             yield (*path, field.name), field.metadata["kind"]
-        else:
+        elif attrs.has(type(field.default)):
             yield from _leaves(type(field.default), (*path, field.name))
 
 
@@ -398,8 +401,8 @@ class _Merge:
                     if _is_slip(name, known):
                         raise ConfigError(source=name, problem=f"there is no such setting; did you mean {known}?")
 
-    def url(self, url: str) -> None:
-        for name, text in _parameters(url):
+    def url(self, url: str, source: str) -> None:
+        for name, text in _parameters(url, source):
             path = tuple(name.split("."))
             if path in _KINDS and path != ("backend",):
                 self.put(path, _Text(text), "backend URL")
@@ -409,8 +412,9 @@ class _Merge:
         sections = {
             section[0]: attrs.evolve(getattr(_DEFAULTS, section[0]), **self._in(section)) for section in _SECTIONS
         }
+        sources = {".".join(path): source for path, (_, source) in self.values.items()}
         try:
-            return Settings(**sections, **self._in(()))  # type: ignore[arg-type]  # read by kind
+            return Settings(sources=sources, **sections, **self._in(()))  # type: ignore[arg-type]  # read by kind
         except ConfigError as exc:
             raise attrs.evolve(exc, source=interval[1] if interval else exc.source) from None
 
@@ -465,7 +469,8 @@ def load_settings(
     if isinstance(config, Settings):
         chosen = backend or config.backend or (defaults.backend if defaults else "")
         for path in _KINDS:
-            merge.values[path] = (functools.reduce(getattr, path, config), "Settings")
+            source = config.sources.get(".".join(path), "Settings")
+            merge.values[path] = (functools.reduce(getattr, path, config), source)
     else:
         given: Mapping[str, object] = config if isinstance(config, Mapping) else {}
         _read_files(merge, None if config is None or isinstance(config, Mapping) else Path(config))
@@ -476,9 +481,21 @@ def load_settings(
         chosen = backend or str(merge.values.get(("backend",), ("", ""))[0])
     if not chosen:
         raise ConfigError(key="backend", problem=_MISSING)
-    merge.put(("backend",), chosen, "open_node")
-    merge.url(chosen)
+    source = "open_node" if backend else merge.values.get(("backend",), ("", "test"))[1]
+    merge.put(("backend",), chosen, source)
+    merge.url(chosen, source)
     return merge.settings()
+
+
+@contextmanager
+def told_with_source(settings: Settings) -> Iterator[None]:
+    """Where a setting of *settings* turns out wrong in the block: its `ConfigError` names where the setting is from."""
+    try:
+        yield
+    except ConfigError as exc:
+        if exc.source or exc.key not in settings.sources:
+            raise
+        raise attrs.evolve(exc, source=settings.sources[exc.key]) from exc.__cause__
 
 
 def _read_files(merge: _Merge, given: Path | None) -> None:
@@ -516,10 +533,11 @@ def _parse_toml(path: Path, _mtime: int, _size: int) -> Mapping[str, object]:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
-def _parameters(url: str) -> list[tuple[str, str]]:
+def _parameters(url: str, source: str = "") -> list[tuple[str, str]]:
     match = _SCHEME.match(url)
     if match is None:
         raise ConfigError(
+            source=source,
             key="backend",
             problem=f"expected scheme://location, e.g. memory://, got {_shown(url)}",
         )

@@ -195,7 +195,7 @@ class Client:
         peer, request, left = self._prepare(order, Route(instance))
         request["principal"] = str(principal)
         try:
-            return await peer.request(codec.encode_request_map(request), left)
+            return await peer.request(codec.encode_request_map(request), left, method)
         except CallTimeout:
             raise
         except trio.TooSlowError:
@@ -260,7 +260,7 @@ class Client:
                 except BaseException as exc:
                     peer.failed(exc)
                     raise
-                result = peer.answered(answer)
+                result = peer.answered(answer, method)
                 return result if returns is object else codec.structure_result(result, returns)
             except TRIED_AGAIN as exc:
                 failure = exc
@@ -321,7 +321,7 @@ class Client:
                     except BaseException as exc:
                         peer.failed(exc)
                         raise
-                    result = peer.answered(answer)
+                    result = peer.answered(answer, order.method)
                 return result if returns is object else codec.structure_result(result, returns)
             except TRIED_AGAIN as exc:
                 failure: AegisError = exc
@@ -439,7 +439,7 @@ class Client:
         async with self._runtime.plugins.around(info):
             if "traceparent" in info.carrier:
                 request["traceparent"] = info.carrier["traceparent"]
-            return await peer.request(codec.encode_request_map(request), left)
+            return await peer.request(codec.encode_request_map(request), left, order.method)
 
 
 def _log_attempt(order: Order, where: Route) -> None:

@@ -39,6 +39,7 @@ from aegis_core.models import (
     ServiceInstance,
     TransferReply,
 )
+from aegis_core.node.block import block
 from aegis_core.node.claiming import Acquisition, acquire
 from aegis_core.node.claims import Claim
 from aegis_core.node.incarnation import Incarnation
@@ -179,6 +180,7 @@ class Instance:
         """`claim` with all its variants; see `aegis_core.node.claiming`."""
         return await acquire(self._node, self, ids, wanted)
 
+    @block
     @asynccontextmanager
     async def own(
         self,

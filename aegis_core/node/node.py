@@ -8,7 +8,7 @@ fails cancels the body, and the block raises `NodeCrashed` from its cause.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from os import PathLike
 from typing import TYPE_CHECKING, Final, TypeVar, overload
 
@@ -19,6 +19,7 @@ from aegis_core.backend import Backend
 from aegis_core.errors import ConfigError, InvalidRequest, NodeCrashed
 from aegis_core.events import CircuitStateChanged, Event
 from aegis_core.models import Explanation, Health, Resource, Role
+from aegis_core.node.block import Block, block
 from aegis_core.node.breaker import CircuitBreaker, CircuitState
 from aegis_core.node.client import Client
 from aegis_core.node.commit import Committer
@@ -82,6 +83,7 @@ class Node:
         """The registry operations; see `Registry`."""
         return self._registry
 
+    @block
     @asynccontextmanager
     async def serve(
         self,
@@ -161,15 +163,14 @@ class Node:
         return await self.registry.explain(resource_id)
 
     @overload
-    def events(
-        self, *, service: str | None = None, resource_id: str | None = None
-    ) -> AbstractAsyncContextManager[EventStream[Event]]: ...
+    def events(self, *, service: str | None = None, resource_id: str | None = None) -> Block[EventStream[Event]]: ...
 
     @overload
     def events(
         self, kind: type[E], /, *more: type[E], service: str | None = None, resource_id: str | None = None
-    ) -> AbstractAsyncContextManager[EventStream[E]]: ...
+    ) -> Block[EventStream[E]]: ...
 
+    @block
     @asynccontextmanager
     async def events(
         self, *types: type[E], service: str | None = None, resource_id: str | None = None
@@ -272,6 +273,7 @@ class Node:
         self.runtime.emit(event)
 
 
+@block
 @asynccontextmanager
 async def open_node(
     backend: str | None = None,
@@ -290,11 +292,14 @@ async def open_node(
         ConfigError: Nothing says which backend, or a setting or plug-in is wrong; says which, and what would be right.
         StoreUnavailable, TransportUnavailable: The backend has no server there.
         NodeCrashed: A background task failed; the body was cancelled.
+        RuntimeError: There is no Trio run, e.g. under asyncio.
 
     What the body raises leaves the block as itself. Cancelled, the node closes at once.
     """
+    if not trio.lowlevel.in_trio_task():
+        raise RuntimeError("AegisIPC runs on Trio, and this is no Trio task: start the program with trio.run(main)")
     # With the first node: what finds settings and plug-ins takes a good part of the time of importing the library.
-    from aegis_core.config import ambient, load_settings, parse_backend  # noqa: PLC0415
+    from aegis_core.config import ambient, load_settings, parse_backend, told_with_source  # noqa: PLC0415
     from aegis_core.observe.logs import logging_to  # noqa: PLC0415
     from aegis_core.plugins import load_plugins  # noqa: PLC0415
 
@@ -307,13 +312,15 @@ async def open_node(
     loaded = load_plugins(settings, plugins)
     address = parse_backend(settings.backend)
     async with AsyncExitStack() as stack:
-        stack.enter_context(logging_to(settings.log))
-        opened = await stack.enter_async_context(loaded.open_backend(address))
+        with told_with_source(settings):
+            stack.enter_context(logging_to(settings.log))
+            opened = await stack.enter_async_context(loaded.open_backend(address))
         body: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
                 try:
-                    node = await _start(settings, loaded, opened, nursery)
+                    with told_with_source(settings):
+                        node = await _start(settings, loaded, opened, nursery)
                     if defaults is not None and defaults.opened is not None:
                         defaults.opened(node)
                     yield node

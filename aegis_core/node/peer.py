@@ -69,8 +69,8 @@ class Peer:
     def __repr__(self) -> str:
         return f"<Peer {self._endpoint}: {self.pending} pending, circuit {self.breaker.state.value}>"
 
-    async def request(self, payload: bytes, timeout: float) -> object:
-        """Send *payload*, and return the result that is answered.
+    async def request(self, payload: bytes, timeout: float, method: str) -> object:
+        """Send *payload*, a request of *method*, and return the result that is answered.
 
         Cancelled, it leaves no trace here; the request may still be carried out.
 
@@ -86,7 +86,7 @@ class Peer:
         except BaseException as exc:
             self.failed(exc)
             raise
-        return self.answered(answer)
+        return self.answered(answer, method)
 
     def send(self, payload: bytes, timeout: float) -> Awaitable[bytes]:
         """Begin a request: its answer to be awaited. How that ends must be told to `answered` or `failed`.
@@ -117,17 +117,18 @@ class Peer:
         else:
             self.breaker.withdraw()
 
-    def answered(self, answer: bytes) -> object:
-        """A request was answered with *answer*: the result in it.
+    def answered(self, answer: bytes, method: str) -> object:
+        """A request of *method* was answered with *answer*: the result in it.
 
         Raises:
-            AegisError: The error in it, with `answered_by`.
+            AegisError: The error in it, with `answered_by`, and with a note of who answered what.
         """
         self.pending -= 1
         try:
             result = codec.decode_result(answer)
         except AegisError as exc:
             exc.answered_by = self.instance.instance_id
+            exc.add_note(f"answered by instance {exc.answered_by!r} to {self.instance.service_name}.{method}")
             if isinstance(exc, CallTimeout):
                 # Whose clock ends a call first is chance; who lets calls run out of time is in trouble either way.
                 self.breaker.failure()

@@ -138,7 +138,9 @@ def _check_may_wait(instance: Instance) -> None:
 def _check_not_own(instance: Instance, resource_id: str) -> None:
     """Refuse what this instance owns already: one owner is one block."""
     if resource_id in instance.claims_table:
-        raise ResourceConflict(resource_id=resource_id, owner=instance.instance_id)
+        conflict = ResourceConflict(resource_id=resource_id, owner=instance.instance_id)
+        conflict.add_note("this very instance has claimed it already; own needs no claim before it, and no second own")
+        raise conflict
 
 
 async def _leave(node: Node, claim: Claim, *, patient: bool) -> None:

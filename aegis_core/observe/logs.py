@@ -1,7 +1,7 @@
 """Structured logs through the standard library.
 
 The library logs to loggers named ``aegis.*`` with fields as ``extra``, and by itself sets nothing up: without the
-settings ``log.*`` that is the program's choice. Events are logged to ``aegis.events`` by a built-in observer, which can
+settings ``log.*`` that is the program's choice, and only errors are shown where it made none. Events are logged to ``aegis.events`` by a built-in observer, which can
 be left out as ``aegis_core.observe.logs``. No field ever holds a lease id, a password or the content of a call.
 """
 
@@ -48,8 +48,22 @@ FIELDS: Final = (
 """What a record may carry as ``extra`` besides what every record has."""
 
 _library: Final = logging.getLogger("aegis")
-# A library that nobody configured is silent, its warnings included.
-_library.addHandler(logging.NullHandler())
+
+
+class _Unheard(logging.Handler):
+    """Errors where nobody configured logging: on standard error, as the standard library does it.
+
+    A hook or handler of the program's that fails must not do so in silence. Warnings tell of the cluster, not of a
+    mistake, and many nodes tell the same: they wait to be asked for.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand *record* on, unless the program has handlers of its own."""
+        if logging.lastResort is not None and not logging.root.handlers and _library.handlers == [self]:
+            logging.lastResort.handle(record)
+
+
+_library.addHandler(_Unheard(logging.ERROR))
 
 
 class JsonFormatter(logging.Formatter):

@@ -20,6 +20,7 @@ from aegis_core.config import (
     load_settings,
     parse_backend,
     setting_names,
+    told_with_source,
 )
 from aegis_core.errors import ConfigError
 
@@ -95,6 +96,36 @@ def test_file_that_changed_is_read_again(place: Path) -> None:
     assert load_settings().ttl == 1.0
     (place / "aegis.toml").write_text('backend = "memory://"\nttl = 100\n')
     assert load_settings().ttl == 100.0
+
+
+def test_settings_know_their_sources(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each that was given names the last source that gave it; defaults have none."""
+    (place / "aegis.toml").write_text('backend = "memory://?drain=7"\nbalancer = "weighted"\n[log]\nlevel = "INFO"\n')
+    monkeypatch.setenv("AEGIS_BALANCER", "least-pending")
+    settings = load_settings(config={"ttl": 9})
+    known = {
+        "backend": "aegis.toml",
+        "balancer": "AEGIS_BALANCER",
+        "drain": "backend URL",
+        "log.level": "aegis.toml",
+        "ttl": "open_node(config=...)",
+    }
+    assert settings.sources == known
+    again = load_settings("memory://", settings)
+    assert {name: again.sources[name] for name in known} == {**known, "backend": "open_node"}
+    assert again.sources["retry.initial"] == "Settings"
+
+
+def test_what_turns_out_wrong_later_is_told_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a balancer of that name exists is known when the plug-ins are loaded; who set it is still told."""
+    monkeypatch.setenv("AEGIS_BALANCER", "rr")
+    settings = load_settings("memory://")
+    with pytest.raises(ConfigError, match=r"^AEGIS_BALANCER: balancer: there is none$"), told_with_source(settings):
+        raise ConfigError(key="balancer", problem="there is none")
+    with pytest.raises(ConfigError, match=r"^plug-in 'x': balancer: broken$"), told_with_source(settings):
+        raise ConfigError(source="plug-in 'x'", key="balancer", problem="broken")
+    with pytest.raises(ConfigError, match=r"^ttl: why$"), told_with_source(settings):
+        raise ConfigError(key="ttl", problem="why")
 
 
 def test_settings_object_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

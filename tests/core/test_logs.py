@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -195,17 +196,42 @@ def test_json_line_of_an_exception_is_one_line(lines: io.StringIO) -> None:
 # --- The settings log.* -------------------------------------------------------------------------
 
 
-def test_library_is_silent_by_itself(capfd: pytest.CaptureFixture[str]) -> None:
-    """Without configuration not even a warning reaches standard error, and nothing is set up."""
-    before = list(LIBRARY.handlers)
-    propagate, LIBRARY.propagate = LIBRARY.propagate, False
+@contextmanager
+def unconfigured() -> Iterator[None]:
+    """Logging as in a program that never set it up: pytest's own handlers are out of the way."""
+    before, logging.root.handlers = logging.root.handlers, []
     try:
-        with logging_to(LogSettings()):
-            assert LIBRARY.handlers == before
-            LIBRARY.warning("nobody asked")
+        yield
     finally:
-        LIBRARY.propagate = propagate
-    assert capfd.readouterr().err == ""
+        logging.root.handlers = before
+
+
+def test_only_errors_are_heard_where_nobody_configured_logging(capsys: pytest.CaptureFixture[str]) -> None:
+    """A hook of the program that fails is seen, with its traceback; a warning about the cluster waits to be asked for."""
+    before = list(LIBRARY.handlers)
+    with unconfigured(), logging_to(LogSettings()):
+        assert LIBRARY.handlers == before
+        logging.getLogger("aegis.test").warning("nobody asked")
+        try:
+            json.loads("")
+        except ValueError:
+            logging.getLogger("aegis.test").exception("on_release of r failed")
+    heard = capsys.readouterr().err.splitlines()
+    assert heard[0] == "on_release of r failed"
+    assert heard[-1].endswith("Expecting value: line 1 column 1 (char 0)")
+
+
+def test_errors_are_heard_once_where_logging_is_configured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Handlers of the program's, or those of ``log.*``, take the place of standard error."""
+    log = logging.getLogger("aegis.test")
+    lines = io.StringIO()
+    with unconfigured():
+        logging.root.addHandler(logging.StreamHandler(lines))
+        log.error("to the program")
+    with unconfigured(), logging_to(LogSettings(level="ERROR")):
+        log.error("to the setting")
+    assert lines.getvalue() == "to the program\n"
+    assert capsys.readouterr().err.count("to the setting") == 1
 
 
 def test_file_is_made_with_its_folders(tmp_path: Path) -> None:

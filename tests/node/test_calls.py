@@ -280,6 +280,7 @@ async def test_error_says_who_answered() -> None:
         with pytest.raises(InvalidRequest, match="no such method; it has: who, sleep, echo") as caught:
             await node.call("account-service", "nothing")
         assert caught.value.answered_by == "a"
+        assert caught.value.__notes__ == ["answered by instance 'a' to account-service.nothing"]
         with pytest.raises(ServiceNotFound) as missing:
             await node.call("nobody", "who")
         assert missing.value.answered_by == ""

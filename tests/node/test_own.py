@@ -137,6 +137,7 @@ async def test_what_the_instance_itself_holds_is_refused(autojump_clock: MockClo
                     async with instance.own(resource_id, role=role):
                         pytest.fail("the body ran")
                 assert caught.value.owner == instance.instance_id
+                assert "this very instance has claimed it already" in caught.value.__notes__[0]
         assert instance.claims["a"].held
 
 
