@@ -85,7 +85,7 @@ class Put(Value):
         key: Tokens of ``[A-Za-z0-9_=/-]`` joined by dots, at most 3,500 characters.
         value: At most `Capabilities.max_value` bytes.
         expect: Revision, `ABSENT` or `ANY`.
-        ttl: Seconds from the commit until the store deletes the key, at least `Capabilities.min_ttl`; None for never, also where it had one.
+        ttl: Seconds from the commit until the store deletes the key, more than 0, at least `Capabilities.min_ttl`; None for never, also where it had one.
     """
 
     key: str
@@ -96,7 +96,7 @@ class Put(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Delete(Value):
-    """Delete *key* if its revision is *expect*. Deleting with `ABSENT` only checks that the key is not there."""
+    """Delete *key* if its revision is *expect*. `ABSENT` only checks that it is not there; `ANY` takes a revision even then."""
 
     key: str
     expect: int = attrs.field(validator=_expectation)

@@ -71,6 +71,7 @@ BUILTINS: Final = (
 )
 """What every node loads first."""
 
+_HOOKS: Final = tuple(hook for hook in hookspecs.__all__ if hook.startswith("aegis_"))
 _READS: Final = frozenset({
     "list_services", "get_service", "list_roles", "query_resources", "get_owner", "explain",
 })  # fmt: skip
@@ -259,6 +260,11 @@ class Plugins:
                         problem=f"{name!r} is taken; disable one of the two plug-ins that offer it "
                         "with the setting plugins.disabled"
                     )
+                if not callable(value):
+                    kind = type(value).__name__
+                    raise ConfigError(
+                        problem=f"{name!r} takes a class or function that makes it, not an object of {kind}"
+                    )
                 offered[name] = value
 
             _offer(implementation, register)
@@ -399,10 +405,17 @@ def _add(manager: pluggy.PluginManager, name: str, plugin: object) -> None:
         manager.register(plugin, f"{name}#{others + 1}" if others else name)
     except pluggy.PluginValidationError as exc:
         raise _misfit(name, exc) from exc
-    for caller in manager.get_hookcallers(plugin) or ():
+    callers = manager.get_hookcallers(plugin) or ()
+    for caller in callers:
         for found in caller.get_hookimpls():
             if found.plugin is plugin:
                 _check(name, caller.name, found)
+    marked = {caller.name for caller in callers}
+    for hook in _HOOKS:
+        # The specifications themselves come along where they are imported with an asterisk.
+        if hook not in marked and callable(given := getattr(plugin, hook, None)) and given is not vars(hookspecs)[hook]:
+            problem = "it is not marked with hookimpl, so that it would never be called"
+            raise ConfigError(source=f"plug-in {name!r}", key=hook, problem=problem)
 
 
 def _check(name: str, hook: str, found: pluggy.HookImpl) -> None:
@@ -418,10 +431,9 @@ def _check(name: str, hook: str, found: pluggy.HookImpl) -> None:
 
 
 def _misfit(name: str, exc: pluggy.PluginValidationError) -> ConfigError:
-    known = [hook for hook in hookspecs.__all__ if hook.startswith("aegis_")]
     words = str(exc).replace("'", " ").split()
-    wrong = [word for word in words if word.startswith("aegis_") and word not in known]
-    close = difflib.get_close_matches(wrong[0], known, 1) if wrong else []
+    wrong = [word for word in words if word.startswith("aegis_") and word not in _HOOKS]
+    close = difflib.get_close_matches(wrong[0], _HOOKS, 1) if wrong else []
     hint = f"; did you mean {close[0]}?" if close else ""
     text = " ".join(str(exc).split())
     return ConfigError(source=f"plug-in {name!r}", problem=text + hint)

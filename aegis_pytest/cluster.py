@@ -260,9 +260,10 @@ class Cluster:
                         await moved.wait()
                         break
                 await moved.wait()
-        raise AssertionError(
-            "\n".join([f"{resource_id} is not owned by node {name!r} after {limit:g} s", *self.describe()])
-        )
+        # The names of nodes are easily taken for those of instances.
+        never = "" if name in self._lives else ", and there is no node of that name"
+        told = f"{resource_id} is not owned by node {name!r} after {limit:g} s{never}"
+        raise AssertionError("\n".join([told, *self.describe()]))
 
     # -- showing ----------------------------------------------------------------------------------------------
 

@@ -299,6 +299,44 @@ class Usurper:
         register("round-robin", lambda: None)  # type: ignore[arg-type, return-value]
 
 
+class Unmarked:
+    """Its author forgot the mark."""
+
+    def aegis_register_balancers(self, register: BalancerRegistrar) -> None:
+        """Never called."""
+
+
+def test_hook_without_the_mark_is_refused() -> None:
+    """It would never be called, and nothing else would say so."""
+    told = refusal(lambda: loaded(Unmarked()))
+    assert told == (
+        "plug-in 'tests.core.test_plugins.Unmarked': aegis_register_balancers: "
+        "it is not marked with hookimpl, so that it would never be called"
+    )
+
+
+def test_imported_specifications_are_no_hooks_of_the_plug_in(package: Callable[[str, str], None]) -> None:
+    """An import with an asterisk brings all of them."""
+    package("starred_plugin", "from aegis_core.hookspecs import *\n" + PLUGIN)
+    assert "starred_plugin" in loaded("starred_plugin").names
+
+
+class Ready:
+    """Registers an object where what makes one is asked for."""
+
+    @hookimpl
+    def aegis_register_balancers(self, register: BalancerRegistrar) -> None:
+        """As who forgets the class would."""
+        register("ready", object())  # type: ignore[arg-type]
+
+
+def test_object_in_the_place_of_what_makes_it_is_refused() -> None:
+    """When the node opens, rather than with a traceback when the balancer is asked for."""
+    assert refusal(lambda: loaded(Ready())).endswith(
+        "'ready' takes a class or function that makes it, not an object of object"
+    )
+
+
 def test_name_that_is_taken_is_refused() -> None:
     """Which of two would count must not depend on the order of loading."""
     told = refusal(lambda: loaded(Usurper()))

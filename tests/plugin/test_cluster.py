@@ -356,6 +356,8 @@ async def test_owner_that_does_not_come_is_told_with_the_state(aegis_cluster: Cl
     assert lines[0] == "room is not owned by node 'b' after 3 s"
     assert any(line.startswith("    room-1: ACTIVE ONLINE") for line in lines)
     assert any(line.startswith("      room: epoch") for line in lines)
+    with pytest.raises(AssertionError, match="not owned by node 'room-1' after 3 s, and there is no node of that name"):
+        await aegis_cluster.wait_owner("room", "room-1", within=3)
 
 
 async def test_many_claims_are_told_in_a_few_lines(aegis_cluster: Cluster) -> None:
