@@ -139,11 +139,12 @@ def test_ctrl_c_during_the_imports_shows_no_traceback(demo: Demo, module: str) -
     assert_nothing_left(demo, process)
 
 
-def test_a_terminal_shows_a_live_table_and_gets_its_cursor_back(demo: Demo) -> None:
-    """On a terminal the table is drawn in place; Ctrl-C leaves the terminal as it was."""
+@pytest.mark.parametrize("backend", ["memory", "nats"])
+def test_a_terminal_shows_a_live_table_and_gets_its_cursor_back(demo: Demo, backend: str) -> None:
+    """On a terminal the table is drawn in place; Ctrl-C leaves the terminal as it was, with no process that has it."""
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
-        [AEGIS, "demo", "--orders", demo.orders],
+        [AEGIS, "demo", "--orders", demo.orders, "--backend", backend],
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
