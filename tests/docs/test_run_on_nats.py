@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from aegis_backends.nats import remove_bucket
 from aegis_backends.nats.server import NatsServers
+from aegis_core import Call, Claim, ConfigError, Role, Service, open_node
+from aegis_core.config import parse_backend
+from tests.backends.nats.processes import running
 from tests.docs.test_pages import DOCS, RUN_ON_NATS, programs
 
 _SERVER = "127.0.0.1:4222"
@@ -110,7 +114,7 @@ def test_callers_find_the_owner_in_another_process(folder: Path, server: NatsSer
 def test_standby_takes_over_from_the_process_that_is_killed(folder: Path, server: NatsServers) -> None:
     """With kill -9, as the page has it; while the first lives, nobody else gets its name."""
     active, waiting = (line for line in steps() if "machine.py" in line and "AEGIS" in line)
-    *_, taken_over = re.findall(r"(?ms)^```text\n(.*?)^```$", RUN_ON_NATS.read_text(encoding="utf-8"))
+    (taken_over,) = re.findall(r"(?ms)^```text\n(second .*?)^```$", RUN_ON_NATS.read_text(encoding="utf-8"))
     with ExitStack() as stack:
         first = stack.enter_context(typed(active, folder, server))
         assert first_line(first) == steps()[active]
@@ -119,3 +123,40 @@ def test_standby_takes_over_from_the_process_that_is_killed(folder: Path, server
             assert "InstanceConflict" in namesake.communicate(timeout=60)[1]
         first.send_signal(signal.SIGKILL)
         assert first_line(second) == taken_over
+
+
+async def test_permissions_on_the_page_are_enough_and_no_more(tmp_path: Path) -> None:
+    """Two nodes claim, call, transfer and wait in line without a violation; the bucket is not theirs to remove."""
+    (permissions,) = re.findall(r"(?ms)^```text\n(authorization .*?)^```$", RUN_ON_NATS.read_text(encoding="utf-8"))
+    service = Service("account-service")
+
+    @service.on_acquire
+    async def load(claim: Claim) -> None:
+        """Nothing to load."""
+
+    @service.method
+    async def who(call: Call) -> str:
+        assert call.instance is not None
+        return call.instance.instance_id
+
+    settings = f'jetstream {{ store_dir: "{tmp_path}" }}\n{permissions}'
+    with running(tmp_path, settings) as process:
+        url = f"{process.url.replace('//', '//accounts:change-me@')}?storage=memory"
+        async with (
+            open_node(url) as node,
+            open_node(url) as other,
+            node.serve(service, instance_id="one") as one,
+            other.serve(service, instance_id="two") as two,
+        ):
+            await one.bulk_claim([f"account:{number}" for number in range(100)])
+            await one.transfer("account:1", "account:2", to="two")
+            for number, owner in ((0, "one"), (1, "two")):
+                assert await other.call("account-service", "who", resource_id=f"account:{number}") == owner
+            async with two.own("engine", role=Role.STANDBY):
+                assert node.owner_of("engine") is not None
+                assert (await other.registry.query_resources(service_name="account-service")).total_count == 101
+        with pytest.raises(ConfigError, match=r"STREAM\.DELETE"):
+            await remove_bucket(parse_backend(url))
+    violations = re.findall(r"\w+ Violation.*", (tmp_path / "log").read_text(encoding="utf-8"))
+    assert len(violations) == 1
+    assert "STREAM.DELETE" in violations[0]
