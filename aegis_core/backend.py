@@ -28,7 +28,7 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import MappingProxyType
 from typing import Final, Protocol, runtime_checkable
 
@@ -37,6 +37,7 @@ import attrs
 from aegis_core.clock import TrioClock
 from aegis_core.errors import Conflict, Indeterminate, StoreUnavailable, TransportUnavailable
 from aegis_core.models import ABSENT, Value
+from aegis_core.served import Served
 
 __all__ = [
     "ABSENT",
@@ -217,7 +218,6 @@ class Store(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """Fixed while the store is open."""
-        ...
 
     async def commit(self, transaction: Transaction) -> tuple[int, ...]:
         """Apply *transaction* wholly, and return the revision of each operation in order (`ABSENT` for a check).
@@ -263,7 +263,6 @@ class Inbound(Protocol):
 
     def respond(self, payload: bytes) -> None:
         """Send the answer. At most once; never blocks, never raises: an answer nobody can receive is dropped."""
-        ...
 
 
 @runtime_checkable
@@ -347,7 +346,6 @@ class Bus(Protocol):
 
     def publish(self, subject: str, payload: bytes, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
         """Send in order, without waiting; *reply* is told when nobody subscribed. `TransportUnavailable` if unconnected, ValueError if wrong."""
-        ...
 
 
 class Clock(Protocol):
@@ -389,6 +387,7 @@ class Backend(Value):
     bus: Bus | None = None
     # A second store that routers share and nobody mirrors: neither watch nor sync is used.
     open_messages: Callable[[], AbstractAsyncContextManager[Store]] | None = None
+    announce: Callable[[Served], AbstractContextManager[None]] | None = None  # to the backend's own tools, while served
     clock: Clock = attrs.field(factory=TrioClock)
     random: random.Random = attrs.field(factory=random.Random)
 

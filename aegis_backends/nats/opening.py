@@ -13,12 +13,14 @@ from typing import Final, Literal
 import attrs
 
 from aegis_backends.nats.auth import Credentials, CredentialsFile, NkeySeed, Token, UserPassword
+from aegis_backends.nats.background import open_background
 from aegis_backends.nats.bucket import BucketSettings
 from aegis_backends.nats.bus import NatsBus
 from aegis_backends.nats.connection import Connection, open_connection
 from aegis_backends.nats.errors import AuthorizationFailed, NatsError, PermissionDenied
 from aegis_backends.nats.jetstream import JetStream
 from aegis_backends.nats.messages import messages_bucket, open_messages
+from aegis_backends.nats.micro import Micro
 from aegis_backends.nats.options import ConnectOptions, TLSOptions
 from aegis_backends.nats.store import open_store
 from aegis_backends.nats.transport import NatsTransport
@@ -158,10 +160,12 @@ async def open_nats(address: BackendAddress) -> AsyncIterator[Backend]:
             store = await stack.enter_async_context(
                 open_store(connection, settings.bucket, inbox_prefix=settings.options.inbox_prefix, random=chance)
             )
+            background = await stack.enter_async_context(open_background())
         yield Backend(
             store=store,
             transports=(NatsTransport(connection),),
             bus=NatsBus(connection),
+            announce=Micro(connection, background).announce,
             open_messages=partial(_open_messages, connection, settings.bucket, chance),
             random=chance,
         )

@@ -23,10 +23,12 @@ from aegis_backends.nats.protocol import Message
 from aegis_core.backend import Inbound, TransportUnavailable
 from aegis_core.models import Outcome
 
-__all__ = ["NatsTransport"]
+__all__ = ["QUEUE", "NatsTransport", "subject_of"]
 
 _SCHEME: Final = "nats"
-_QUEUE: Final = "instance"
+QUEUE: Final = "instance"
+"""The queue group of each endpoint."""
+
 # Nothing else is ever published to: endpoints come from records that anybody may have written.
 _ENDPOINT: Final = re.compile(rf"{_SCHEME}:(ipc\.instance\.[A-Za-z0-9_-]{{1,128}}\.inbox(?:\.[A-Za-z0-9_-]{{1,128}})?)")
 _MOST_KNOWN: Final = 10_000
@@ -100,9 +102,9 @@ class NatsTransport:
             listening.push_async_callback(self._wait_unsubscribed)
             try:
                 if tag:
-                    await listening.enter_async_context(self._connection.listen(subject, arrived, queue=_QUEUE))
+                    await listening.enter_async_context(self._connection.listen(subject, arrived, queue=QUEUE))
                 untagged = self._subject(self.endpoint(instance_id, ""))
-                await listening.enter_async_context(self._connection.listen(untagged, arrived, queue=_QUEUE))
+                await listening.enter_async_context(self._connection.listen(untagged, arrived, queue=QUEUE))
             except NatsError as exc:
                 raise TransportUnavailable(reason=exc.message, endpoint=endpoint, outcome=Outcome.NOT_SENT) from exc
             yield endpoint
@@ -134,10 +136,16 @@ class NatsTransport:
         return answer.payload
 
     def _subject(self, endpoint: str) -> str:
-        found = _ENDPOINT.fullmatch(endpoint)
-        if found is None:
+        subject = subject_of(endpoint)
+        if subject is None:
             raise ValueError(f"{endpoint[:200]!r} is no endpoint of an instance on NATS")
         if len(self._subjects) >= _MOST_KNOWN:
             self._subjects.clear()
-        self._subjects[endpoint] = found[1]
-        return found[1]
+        self._subjects[endpoint] = subject
+        return subject
+
+
+def subject_of(endpoint: str) -> str | None:
+    """The subject of *endpoint*; None if it is not one of this transport's."""
+    found = _ENDPOINT.fullmatch(endpoint)
+    return None if found is None else found[1]

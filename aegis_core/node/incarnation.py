@@ -146,6 +146,7 @@ class Incarnation:
                         raise
                     raise attrs.evolve(exc, is_local=True) from None
                 record = registered.instance
+            stack.enter_context(server.announced(record))
             incarnation = cls(node, instance, record, lease_id, sent, server, stack.pop_all())
         if options.register:
             node.hosted[record.service_name, record.instance_id] = instance

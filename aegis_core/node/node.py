@@ -350,6 +350,7 @@ async def _start(settings: Settings, plugins: Plugins, opened: Backend, nursery:
         nursery=nursery,
         store=store,
         transports={t.scheme: t for t in opened.transports},
+        announce=opened.announce,
     )
     node = Node(runtime)
     await nursery.start(runtime.directory.run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +19,7 @@ from aegis_core.models import Outcome, Shown
 from aegis_core.node.directory import Directory
 from aegis_core.node.reservations import Reservations
 from aegis_core.node.subscription import Subscriptions
+from aegis_core.served import Served
 
 if TYPE_CHECKING:
     from aegis_core.config import Settings
@@ -43,6 +45,7 @@ class Runtime(Shown):
         directory: The view of the store.
         reservations: What is about to be acquired.
         subscriptions: Readers of this node's events.
+        announce: Lets the tools of the backend's own kind see what is served; None where it has none.
         touched: What hears every key that changed in the view, and None when the view was made anew.
     """
 
@@ -55,6 +58,7 @@ class Runtime(Shown):
     transports: Mapping[str, Transport]
     directory: Directory = attrs.field(init=False)
     reservations: Reservations = attrs.field(init=False)
+    announce: Callable[[Served], AbstractContextManager[None]] | None = None
     subscriptions: Subscriptions = attrs.field(factory=Subscriptions)
     touched: list[Callable[[names.Key | None], None]] = attrs.field(factory=list)
 

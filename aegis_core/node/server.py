@@ -24,6 +24,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final, cast
 
 import attrs
@@ -45,12 +46,13 @@ from aegis_core.errors import (
     Unauthorized,
     Unavailable,
 )
-from aegis_core.models import Outcome, Shown
+from aegis_core.models import Outcome, ServiceInstance, Shown
 from aegis_core.node.admission import Admission, ServedInstance, may_serve
 from aegis_core.node.call import Call, current_call
 from aegis_core.node.idempotency import AnswerCache, Attempt, Key
 from aegis_core.node.service import RESERVED, Method
 from aegis_core.principals import Principal
+from aegis_core.served import MethodStatistics, Served
 
 if TYPE_CHECKING:
     from aegis_core.node.claims import Claim
@@ -72,6 +74,7 @@ class _Job(Shown):
 
     inbound: Inbound
     request: RequestEnvelope
+    received: float
     deadline: float
     method: Method | None = None
     claim: Claim | None = None
@@ -105,6 +108,7 @@ class Server:
         self._has_middleware = bool(runtime.plugins.middleware)
         self._admission = Admission(runtime, instance)
         self._answers = AnswerCache(runtime.clock)
+        self.statistics: Final = {name: MethodStatistics() for name in self._methods}
         self.context = contextvars.copy_context()
         self._most_running = limits.handlers
         self._most_queued = limits.queue
@@ -131,8 +135,9 @@ class Server:
             inbound.respond(codec.encode_answer(AnswerEnvelope(None, exc)))
             return
         timeout = request.timeout
-        deadline = math.inf if timeout is None else trio.current_time() + timeout
-        job = _Job(inbound, request, deadline)
+        now = trio.current_time()
+        deadline = math.inf if timeout is None else now + timeout
+        job = _Job(inbound, request, now, deadline)
         if not self.accepting:
             self._refuse(job)
         elif timeout == 0:
@@ -153,6 +158,11 @@ class Server:
             limit = self._most_running + self._most_queued
             what = f"instance {self._instance.instance_id!r}"
             self._respond(job, Overloaded(limit=limit, asked=limit + 1, what=what))
+
+    def announced(self, record: ServiceInstance) -> AbstractContextManager[None]:
+        """Within the block, the tools of the backend's own kind see what is served, as *record* says."""
+        announce = self._runtime.announce
+        return nullcontext() if announce is None else announce(Served(record, self.statistics))
 
     def _start(self, job: _Job) -> None:
         """Run *job* in a new worker."""
@@ -336,6 +346,13 @@ class Server:
             else:
                 self._answers.forget(attempt)
         job.inbound.respond(payload)
+        counted = self.statistics.get(job.request.method)
+        if counted is not None:
+            counted.requests += 1
+            counted.seconds += trio.current_time() - job.received
+            if not isinstance(answer, bytes):
+                counted.errors += 1
+                counted.last_error = f"{answer.code}: {answer.message}"
 
     def conclude(self, job: _Job, scope: trio.CancelScope, result: object) -> bytes | AegisError:
         """The answer when *job* came to *result*."""

@@ -31,7 +31,7 @@ IMPURE = frozenset({
 })  # fmt: skip
 
 CORE_PUBLIC = frozenset({
-    "backend", "codec", "config", "errors", "events", "hookspecs", "models", "names",
+    "backend", "codec", "config", "errors", "events", "hookspecs", "models", "names", "served",
 })  # fmt: skip
 
 # The standard library's, in versions newer than the oldest that we support.
