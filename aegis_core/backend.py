@@ -218,6 +218,7 @@ class Store(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """Fixed while the store is open."""
+        ...
 
     async def commit(self, transaction: Transaction) -> tuple[int, ...]:
         """Apply *transaction* wholly, and return the revision of each operation in order (`ABSENT` for a check).
@@ -361,7 +362,6 @@ class Clock(Protocol):
 
     async def sleep_until(self, at: float) -> None:
         """Wait until `now` is at least *at*; a checkpoint in any case."""
-        ...
 
 
 def _read_only(parameters: Mapping[str, str]) -> Mapping[str, str]:

@@ -204,9 +204,11 @@ class Connection:
             ConnectionClosed: The connection is closed.
         """
         await trio.lowlevel.checkpoint()
+        self._supervisor.check_open()
         while self._supervisor.pending_bytes >= self._options.high_water:
             await self._supervisor.relief()
-        self._supervisor.check_open()
+            # What waited when it was closed waits for ever.
+            self._supervisor.check_open()
 
     async def flush(self, timeout: float = 10.0) -> None:
         """Wait until the server has dealt with all that was published, subscribed and unsubscribed before.

@@ -168,6 +168,8 @@ class Link:
     def _control(self, event: Event) -> None:
         if isinstance(event, Ping):
             self.write(_PONG)
+            if self.waiting_bytes > 2 * self._options.max_pending:
+                self.end("the server asks without reading the answers")
         elif isinstance(event, Pong):
             answered = self._pongs.popleft() if self._pongs else None
             if answered is not None:

@@ -28,7 +28,8 @@ class ConnectionStatistics:
         in_bytes: Bytes of their payloads and headers.
         out_messages: Messages published, requests among them, and `out_bytes` of them.
         out_bytes: Bytes of their payloads and headers.
-        dropped: Messages that were received and dropped, because a subscription's reader was slow.
+        dropped: Messages that were received and dropped, because a subscription's reader was slow; or
+            that were to be published, and are larger than another server takes.
         server_errors: Errors that servers told of and that did not end a connection.
         connects: Successful connects.
         subscriptions: Those open now.

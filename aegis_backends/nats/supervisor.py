@@ -194,8 +194,14 @@ class Supervisor:
             async with trio.open_nursery() as links:
                 self._adopt(first, links)
                 task_status.started()
+                short_lives = 0
                 while True:
+                    begun = trio.current_time()
                     await self._wanted.wait()
+                    short_lives = short_lives + 1 if trio.current_time() - begun < self.options.max_backoff else 0
+                    if short_lives > 1:
+                        # A server that lets us in and throws us out again is no better than one that does not let us in.
+                        await trio.sleep(self.options.delay(short_lives - 1, random.random()))
                     dialed = await self._reconnect()
                     if isinstance(dialed, ConnectionFailed):
                         _log.error("the connection is given up: %s", dialed)
@@ -223,7 +229,12 @@ class Supervisor:
             if interest not in moving:
                 link.write(interest.subscribing())
         for data in self.unsent:
-            link.write(data)
+            if len(data) > self.info.max_payload and _published_size(data) > self.info.max_payload:
+                # The server before took as much; this one would hang up.
+                self.counters.dropped += 1
+                _log.warning("dropped a message that is larger than %s takes", link.address)
+            else:
+                link.write(data)
         self.unsent.clear()
         self.unsent_bytes = 0
         self.connects += 1
@@ -343,6 +354,11 @@ class Supervisor:
                 interest.subscription.end(ConnectionClosed(reason))
         self._relieve()
         self._scope.cancel()
+
+
+def _published_size(data: bytes) -> int:
+    """Bytes of headers and payload of what was written by `encode_publish`: the last number of its line."""
+    return int(data[: data.index(b"\r\n")].rpartition(b" ")[2])
 
 
 async def _settle(link: Link) -> None:
