@@ -35,6 +35,7 @@ __all__ = ["Connection", "ConnectionState", "open_connection"]
 
 # A server closes the connection over a control line of more than 4,096 bytes; the numbers and verbs need their part.
 _LONGEST_SUBJECTS: Final = 4000
+_MOST_ASKED: Final = 10_000
 
 
 @asynccontextmanager
@@ -91,6 +92,8 @@ class Connection:
         self._options: Final = supervisor.options
         self._requests: Final = supervisor.requests
         self._counters: Final = supervisor.counters
+        # Subjects that were found right: the same are asked again and again.
+        self._asked: Final[set[str]] = set()
 
     def __repr__(self) -> str:
         known = self._supervisor
@@ -191,10 +194,11 @@ class Connection:
             raise LocalProtocolError(f"a subject of {len(subject)} characters does not fit into a line")
         head = b"" if headers is None else headers.encode()
         size = len(payload) + len(head)
-        if size > self.max_payload:
+        if size > self._supervisor.info.max_payload:
             raise PayloadTooLarge(size=size, limit=self.max_payload)
-        self._counters.out_messages += 1
-        self._counters.out_bytes += size
+        counters = self._counters
+        counters.out_messages += 1
+        counters.out_bytes += size
         return encode_publish(subject, payload, reply, head)
 
     async def ready(self) -> None:
@@ -251,10 +255,13 @@ class Connection:
             PayloadTooLarge: Headers and payload have more than `max_payload` bytes.
             ValueError: *timeout* is negative.
         """
-        check_subject(subject)
+        if subject not in self._asked:
+            check_subject(subject)
+            if len(self._asked) >= _MOST_ASKED:
+                self._asked.clear()
+            self._asked.add(subject)
         if not timeout >= 0:
             raise ValueError(f"timeout must not be negative, got {timeout}")
-        await trio.lowlevel.checkpoint_if_cancelled()
         deadline = trio.current_time() + timeout
         while True:
             link = self._supervisor.link

@@ -94,9 +94,10 @@ class Unsubscribe:
     maximum: int = 0
 
 
-@attrs.frozen
+# Not frozen, as it is made for each message: freezing would double what that costs.
+@attrs.define
 class Message:
-    """A message as the server delivers it: MSG, or HMSG where there is a header block.
+    """A message as the server delivers it: MSG, or HMSG where there is a header block. Nobody changes it.
 
     Attributes:
         subject: Where it was published to.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from itertools import count
 from typing import Final
 
@@ -40,11 +40,17 @@ class Exchange:
     inbox: str
     link: Link
     task: trio.lowlevel.Task
+    requests: Requests
     number: int = 0
     answer: Message | None = None
     error: NatsError | None = None
     timed_out: bool = False
     unsent: bool = False
+
+    def abandon(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        """Its task was cancelled: take back what the socket was not given yet."""
+        self.requests.forget(self)
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def carried_by(self, link: Link) -> None:
         """The answer may come through *link*, too; the request has left."""
@@ -88,25 +94,29 @@ class Requests:
     def begin(self, subject: str, link: Link) -> Exchange:
         """A new request to *subject* over *link*, which its caller now writes and waits for."""
         inbox = f"{self._inbox}{next(self._numbers)}"
-        return Exchange(subject, inbox, link, trio.lowlevel.current_task())
+        return Exchange(subject, inbox, link, trio.lowlevel.current_task(), self)
 
-    async def wait(self, exchange: Exchange, deadline: float) -> None:
-        """Park until the request has ended. Cancelled, one that the socket was not given yet is taken back."""
-        self._under_way[exchange.inbox] = exchange
+    def wait(self, exchange: Exchange, deadline: float) -> Awaitable[object]:
+        """Park until the request has ended. Cancelled, one that the socket was not given yet is taken back.
+
+        A plain function, for a coroutine more would be resumed with each answer.
+        """
+        under_way, deadlines, inbox = self._under_way, self._deadlines, exchange.inbox
+        under_way[inbox] = exchange
         if deadline != math.inf:
-            if len(self._deadlines) > 2 * len(self._under_way) + 64:
-                self._deadlines = [entry for entry in self._deadlines if entry[1] in self._under_way]
-                heapq.heapify(self._deadlines)
-            heapq.heappush(self._deadlines, (deadline, exchange.inbox))
-            self.alarm.set(deadline)
+            if len(deadlines) > 2 * len(under_way) + 64:
+                deadlines = self._deadlines = [entry for entry in deadlines if entry[1] in under_way]
+                heapq.heapify(deadlines)
+            heapq.heappush(deadlines, (deadline, inbox))
+            if deadlines[0][1] is inbox:  # else the alarm rings early enough
+                self.alarm.set(deadline)
+        return trio.lowlevel.wait_task_rescheduled(exchange.abandon)  # noqa: ASYNC105 - awaited by the caller
 
-        def abandon(_raise_cancel: object) -> trio.lowlevel.Abort:
-            del self._under_way[exchange.inbox]
-            exchange.link.retract(exchange.number)
-            self._note_end(exchange)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abandon)
+    def forget(self, exchange: Exchange) -> None:
+        """Nobody waits for its answer any more."""
+        del self._under_way[exchange.inbox]
+        exchange.link.retract(exchange.number)
+        self._note_end(exchange)
 
     def of(self, link: Link) -> tuple[Exchange, ...]:
         """The requests that *link* carries."""

@@ -15,7 +15,7 @@ from aegis_backends.nats.options import ConnectOptions
 from tests.backends.nats.issuing import Keys, Operator
 from tests.backends.nats.processes import running
 
-QUICK = ConnectOptions(backoff=0.01, max_backoff=0.05)
+QUICK = ConnectOptions(connect_timeout=20.0, backoff=0.01, max_backoff=0.05)
 
 
 @attrs.frozen

@@ -15,7 +15,7 @@ from aegis_backends.nats.protocol import Info, Message, Publish
 from tests.backends.nats.polling import until
 from tests.backends.nats.scripted import INFO, Client, open_scripted
 
-QUICK = ConnectOptions(connect_attempts=1, connect_timeout=1.0, backoff=0.1, max_backoff=1.0)
+QUICK = ConnectOptions(connect_attempts=1, connect_timeout=20.0, backoff=0.1, max_backoff=1.0)
 
 
 async def test_server_that_lets_in_and_throws_out_is_not_connected_to_in_a_loop() -> None:
@@ -68,7 +68,7 @@ async def test_server_that_asks_and_does_not_read_is_left() -> None:
             while connection.connects < 2:
                 await connection.wait_state(ConnectionState.CONNECTED, ConnectionState.RECONNECTING)
                 most = max(most, connection.statistics().pending_bytes)
-            assert most < 100_000
+            assert most < 300_000  # what was read at once is answered at once
 
 
 async def test_messages_that_nobody_asked_for_are_dropped() -> None:

@@ -15,7 +15,7 @@ from tests.backends.nats.polling import until
 from tests.backends.nats.processes import running, running_cluster
 from tests.backends.nats.scripted import Client, open_scripted
 
-QUICK = ConnectOptions(connect_attempts=1, backoff=0.01, max_backoff=0.05)
+QUICK = ConnectOptions(connect_attempts=1, connect_timeout=20.0, backoff=0.01, max_backoff=0.05)
 FIRST = "handshake_first: true"
 
 
@@ -136,7 +136,7 @@ async def test_client_shows_its_certificate_to_a_server_that_asks(tmp_path: Path
 async def test_wrong_order_is_found_out(tmp_path: Path) -> None:
     """Each side waits for the other, or is told nonsense; in either case not for long."""
     certificates = Certificates(tmp_path / "certificates")
-    options = attrs.evolve(trusting(certificates.authority, first=True), connect_timeout=0.5)
+    options = trusting(certificates.authority, first=True)
     with (
         running(tmp_path / "server", certificates.settings()) as server,
         pytest.raises(ConnectionFailed, match="WRONG_VERSION_NUMBER"),

@@ -17,7 +17,7 @@ from tests.backends.nats.scripted import Client, open_scripted
 
 # One round, and it is given up.
 OPTIONS = ConnectOptions(
-    reconnect_attempts=1, connect_attempts=1, connect_timeout=1.0, backoff=0.01, high_water=1000, drain_timeout=0.3
+    reconnect_attempts=1, connect_attempts=1, connect_timeout=20.0, backoff=0.01, high_water=1000, drain_timeout=0.3
 )
 
 
@@ -214,7 +214,7 @@ async def test_silent_server_is_found_out_by_whoever_waits(wait: Callable[[Conne
 async def test_wait_can_be_cancelled(wait: Callable[[Connection], Awaitable[None]]) -> None:
     """At once, and nothing of it is left."""
     with trio.fail_after(20):
-        async with connected() as (_, connection):
+        async with connected(attrs.evolve(OPTIONS, drain_timeout=60.0)) as (_, connection):
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(wait, connection)
