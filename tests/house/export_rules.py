@@ -17,6 +17,7 @@ PUBLIC_MODULES = (
     "aegis_core.hookspecs",
     "aegis_core.models",
     "aegis_core.names",
+    "aegis_core.served",
     "aegis_backends.memory",
     "aegis_backends.nats",
     "aegis_backends.nats.server",
