@@ -124,13 +124,13 @@ class Service:
 
     Args:
         name: Lower-case words joined by ``-``, at most 64 characters.
-        version: Version of the program, told in the registry.
+        version: Version of the program, any text, told in the registry.
         on_demand: Prefixes of resource ids that come into being when they are first called: a healthy instance claims
             such an id and then serves the call.
         idle_release: Seconds without a call after which a resource that was claimed on demand is released; None for never.
 
     Raises:
-        ConfigError: A name, version, prefix or time that cannot be.
+        ConfigError: A name, prefix or time that cannot be.
     """
 
     def __init__(
