@@ -153,7 +153,7 @@ async def test_permissions_on_the_page_are_enough_and_no_more(tmp_path: Path) ->
             for number, owner in ((0, "one"), (1, "two")):
                 assert await other.call("account-service", "who", resource_id=f"account:{number}") == owner
             async with two.own("engine", role=Role.STANDBY):
-                assert node.owner_of("engine") is not None
+                assert (await node.registry.get_owner("engine")).owner_instance_id == "two"
                 assert (await other.registry.query_resources(service_name="account-service")).total_count == 101
         with pytest.raises(ConfigError, match=r"STREAM\.DELETE"):
             await remove_bucket(parse_backend(url))
