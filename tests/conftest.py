@@ -1,10 +1,15 @@
-"""What holds for every test: nothing is skipped unless the list says why, speed decides nothing, what is counted is shown."""
+"""What holds for every test.
+
+Nothing is skipped unless the list says why, nothing waits for ever, speed decides nothing, what is counted is shown.
+"""
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Generator
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +19,9 @@ from tests.house.allowed_skips import ALLOWED_SKIPS
 # Measuring coverage on a busy machine makes any test slow; that is no fault of the code.
 settings.register_profile("house", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
+
+ENDLESS: Final = 600.0
+"""Real seconds after which a test is not slow any more: it waits, on virtual time perhaps, for what never happens."""
 
 ReportT = TypeVar("ReportT", pytest.TestReport, pytest.CollectReport)
 
@@ -28,6 +36,23 @@ def refuse_unlisted_skip(report: ReportT) -> ReportT:
             f"tests/house/allowed_skips.py gives no reason for it. It said:\n{why}"
         )
     return report
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-trio's own marks, because the first mark's run= counts
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let a test that would never end fail, and tell where its tasks wait."""
+    from aegis_pytest.plugin import ASYNC_FIXTURES
+    from aegis_pytest.virtual_time import Limits, bounded_run
+
+    # A clock that the test asks for is the one that runs; otherwise time is real.
+    mark = pytest.mark.trio(run=bounded_run(Limits(virtual=math.inf, real=ENDLESS), real_time=True))
+    for item in items:
+        # Who uses the plugin's fixtures is limited by the plugin, as its users are.
+        limited = ASYNC_FIXTURES.intersection(getattr(item, "fixturenames", ())) or any(
+            "run" in other.kwargs for other in item.iter_markers("trio")
+        )
+        if inspect.iscoroutinefunction(getattr(item, "obj", None)) and not limited:
+            item.add_marker(mark)
 
 
 @pytest.hookimpl(wrapper=True)
