@@ -19,23 +19,31 @@ CHANGES: Final = 4000
 """Claims, releases and transfers that are done at least in each scenario; there are five, so that 20,000 are in all."""
 
 KEYS: Final = tuple(f"key-{number}" for number in range(40))
-_PATIENCE: Final = 120.0
+_PATIENCE: Final = 300.0
 _CHANGING: Final = frozenset({Kind.CLAIM, Kind.RELEASE, Kind.TRANSFER})
 
 
 class Churn:
-    """What several processes do all the time. Made by `churning`."""
+    """What several processes do all the time. Made by `churning`.
 
-    def __init__(self, processes: Sequence[Process]) -> None:
-        self._processes = processes
+    Args:
+        begun: The number of the command, for each process.
+    """
+
+    def __init__(self, begun: dict[Process, int]) -> None:
+        self.begun = begun
 
     def __repr__(self) -> str:
-        return f"<Churn of {self._processes}>"
+        return f"<Churn of {list(self.begun)}>"
+
+    def leave_out(self, process: Process) -> None:
+        """Expect no more of *process*, which is dead."""
+        del self.begun[process]
 
     async def reach(self, count: int, *, further: bool = True, without: Process | None = None) -> None:
         """Wait until each process (but one) has done *count* changes, further ones or in all."""
         async with trio.open_nursery() as nursery:
-            for process in self._processes:
+            for process in self.begun:
                 if process is not without:
                     nursery.start_soon(_reach, process, count, further)
 
@@ -48,17 +56,16 @@ async def _reach(process: Process, count: int, further: bool) -> None:  # noqa: 
 async def churning(processes: Sequence[Process], *, changes: int = CHANGES) -> AsyncIterator[Churn]:
     """Let *processes* change what they can during the block, and on until they have done at least *changes*, all about as many."""
     names = [process.name for process in processes]
-    begun = [
-        await process.begin("churn", keys=KEYS, peers=[name for name in names if name != process.name], seed=number)
-        for number, process in enumerate(processes)
-    ]
-    churn = Churn(processes)
+    churn = Churn({})
+    for number, process in enumerate(processes):
+        peers = [name for name in names if name != process.name]
+        churn.begun[process] = await process.begin("churn", keys=KEYS, peers=peers, seed=number)
     yield churn
     await churn.reach(-(-changes // len(processes)), further=False)
-    for process in processes:
+    for process in churn.begun:
         await process.ask("enough")
-    for process, number in zip(processes, begun, strict=True):
-        await process.result(number)
+    for process, begun in churn.begun.items():
+        await process.result(begun)
 
 
 def tally(history: History) -> str:

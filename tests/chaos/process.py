@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ import trio
 __all__ = ["Process", "Refused", "run_process"]
 
 _WORKER: Final = Path(__file__).with_name("worker.py")
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 120.0
 
 
 class Refused(Exception):
@@ -65,7 +66,7 @@ class Process:
 
         Raises:
             Refused: It ended in an error.
-            AssertionError: It did not answer within a minute, or ended.
+            AssertionError: It did not answer within two minutes, or ended.
         """
         number = await self.begin(do, **arguments)
         return await self.result(number)
@@ -107,6 +108,12 @@ class Process:
                 await moved.wait()
         raise AssertionError(f"{self!r} did not tell {wanted}; it told {self.events}; it logged:\n{self.log[-4000:]}")
 
+    async def wait_in_line(self, key: str) -> None:
+        """Wait until its instance stands in the line of *key*."""
+        with trio.fail_after(_PATIENCE):
+            while await self.ask("line", key=key) == 0:  # noqa: ASYNC110 - it is another process's
+                await trio.sleep(0.05)
+
     def kill(self) -> None:
         """``kill -9``."""
         self._note_death()
@@ -121,6 +128,15 @@ class Process:
         """SIGCONT."""
         self.died_at = None
         self._process.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """`stop` for the block, then `go_on`."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.go_on()
 
     def end(self) -> None:
         """SIGTERM: it ends in order, if it has not ended yet."""

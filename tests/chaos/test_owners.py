@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -48,15 +47,8 @@ async def own_in_line(scene: Scene, *, ttl: float = TTL) -> tuple[Process, Proce
     await first.ask("own", key="key")
     await first.expect("owns", key="key")
     await second.ask("own", key="key")
-    await wait_line(second)
+    await second.wait_in_line("key")
     return first, second
-
-
-async def wait_line(waiting: Process) -> None:
-    """Until *waiting* stands in the line of ``key``."""
-    with trio.fail_after(30):
-        while await waiting.ask("line", key="key") == 0:  # noqa: ASYNC110 - it is another process's
-            await trio.sleep(0.05)
 
 
 def last_of(story: Sequence[Seen], key: str) -> Seen:
@@ -86,7 +78,7 @@ async def test_standby_takes_over_from_who_is_killed(
                 if turn + 1 < turns:
                     active, standby = standby, await scene.start(ttl=TTL, name=f"heir-{turn}")
                     await standby.ask("own", key="key")
-                    await wait_line(standby)
+                    await standby.wait_in_line("key")
         await scene.close(standby, ["key"])
     record_property("counted", f"TTL {TTL:g} s: from kill -9 to expiry, and to the next owner: {', '.join(took)}")
 
@@ -112,7 +104,7 @@ async def test_standby_takes_over_from_who_ends_in_order(
                 if turn + 1 < turns:
                     active, standby = standby, await scene.start(name=f"heir-{turn}")
                     await standby.ask("own", key="key")
-                    await wait_line(standby)
+                    await standby.wait_in_line("key")
             assert not [it for it in witness.seen if it.what == "expired"]
         gaps = gaps_of(await scene.close(standby, ["key"]))
     assert len(gaps) == turns
@@ -132,16 +124,6 @@ def gaps_of(history: History) -> list[float]:
     begins = sorted(it.at for it in history if isinstance(it, BeliefBegan) and it.key == "key")
     ends = sorted(it.at for it in history if isinstance(it, BeliefEnded) and it.key == "key")
     return [begin - end for end, begin in zip(ends, begins[1:], strict=False)]
-
-
-@contextmanager
-def stopped(process: Process) -> Iterator[None]:
-    """SIGSTOP for the block, then SIGCONT."""
-    process.stop()
-    try:
-        yield
-    finally:
-        process.go_on()
 
 
 async def ask_slowly(node: Node, owner: str, gate: Path, answers: list[object]) -> None:
@@ -172,7 +154,7 @@ async def test_stopped_owner_finds_itself_replaced(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask_slowly, node, "p1", gate, answers)
             await owner.expect("handling", name="slow")
-            with stopped(owner):
+            with owner.stopped():
                 owns = await heir.expect("owns", key="key")
                 await heir.ask("call", key="key")
                 gate.touch()
@@ -181,7 +163,7 @@ async def test_stopped_owner_finds_itself_replaced(
         assert lost["reason"] == "EXPIRED"
         (answer,) = answers
         assert isinstance(answer, LeaseLost)
-        await wait_line(owner)  # it waits for its turn again
+        await owner.wait_in_line("key")  # it waits for its turn again
         first, second = beliefs_of(await scene.close(owner, ["key"]))
     assert (first.instance, second.instance, second.epoch) == ("p1", "p2", epoch_of(owns))
     assert first.at <= second.at

@@ -38,7 +38,7 @@ from aegis_core.errors import (
     ResourceNotFound,
     Unavailable,
 )
-from aegis_core.events import Event, InstanceRegistered, LeaseEnded, ResourceRegistered
+from aegis_core.events import Event, InstanceLost, InstanceRegistered, LeaseEnded, ResourceRegistered
 from aegis_core.node.subscription import EventStream
 from aegis_pytest.history import Answer, Kind, Recorder, record_to, watch_beliefs
 
@@ -267,11 +267,14 @@ class Worker:
         return await self.do_claim(key)
 
     async def tell_events(self, stream: EventStream[Event]) -> None:
-        """Tell when the lease of the instance ended, when it was registered anew, and that it claimed again what it keeps."""
+        """Tell who was lost, when the own lease ended, of the new registration, and of what it then claimed again."""
         async for event in stream:
-            kept = not isinstance(event, ResourceRegistered) or event.resource_id in self.kept
-            if event.instance_id == self.instance.instance_id and kept:
-                self.tell({"event": type(event).__name__, "key": event.resource_id, "at": time.monotonic()})
+            told: Settings = {"event": type(event).__name__, "instance": event.instance_id}
+            if isinstance(event, ResourceRegistered):
+                if event.resource_id in self.kept and event.instance_id == self.instance.instance_id:
+                    self.tell({**told, "key": event.resource_id, "epoch": event.epoch})
+            elif isinstance(event, InstanceLost) or event.instance_id == self.instance.instance_id:
+                self.tell(told)
 
     async def do_status(self) -> object:
         """How the instance stands."""
@@ -400,7 +403,7 @@ async def main(options: argparse.Namespace) -> None:
             async with (
                 open_node(options.url, config=config) as node,
                 node.serve(service, instance_id=options.name, ttl=options.ttl) as instance,
-                node.events(LeaseEnded, InstanceRegistered, ResourceRegistered) as stream,
+                node.events(LeaseEnded, InstanceLost, InstanceRegistered, ResourceRegistered) as stream,
                 trio.open_nursery() as nursery,
             ):
                 probe.watch(instance)
