@@ -11,7 +11,7 @@ import logging
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
+from contextlib import AsyncExitStack
 from typing import Final
 
 import trio
@@ -201,22 +201,30 @@ async def serve_router(
     Raises:
         ConfigError: It knows no tokens, and would serve more than this machine.
     """
-    if not app.tokens:
-        strangers = [host for listener in listeners if not _is_loopback(host := _host(listener))]
-        if strangers:
-            problem = f"a router without tokens serves this machine alone, not {', '.join(strangers)}: give it tokens"
-            raise ConfigError(source="router", key="tokens", problem=problem)
-        _log.warning("the router knows no tokens: every program on this machine may do everything")
-    server = HttpServer(app, limits=limits, tls=tls)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(partial(app.relay.run))
-        await nursery.start(partial(server.serve, list(listeners)))
+    async with AsyncExitStack() as stack:
+        for listener in listeners:
+            await stack.enter_async_context(listener)
+        if not app.tokens:
+            _check_loopback(listeners)
+        server = HttpServer(app, limits=limits, tls=tls)
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        await nursery.start(app.relay.run)
+        await nursery.start(server.serve, list(listeners))
         task_status.started(server)
         await (trio.Event() if stop is None else stop).wait()
         app.close()
         server.stop()
         await server.wait_stopped()
         nursery.cancel_scope.cancel()
+
+
+def _check_loopback(listeners: Sequence[trio.SocketListener]) -> None:
+    """Without tokens everybody may do everything, so nobody else may reach it."""
+    strangers = [host for listener in listeners if not _is_loopback(host := _host(listener))]
+    if strangers:
+        problem = f"a router without tokens serves this machine alone, not {', '.join(strangers)}: give it tokens"
+        raise ConfigError(source="router", key="tokens", problem=problem)
+    _log.warning("the router knows no tokens: every program on this machine may do everything")
 
 
 def _host(listener: trio.SocketListener) -> str:

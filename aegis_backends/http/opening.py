@@ -29,7 +29,7 @@ from aegis_backends.http.transport import HttpTransport
 from aegis_core.backend import Backend, BackendAddress
 from aegis_core.errors import ConfigError
 
-__all__ = ["HttpOptions", "open_http", "read_options"]
+__all__ = ["HttpOptions", "open_http", "read_host_and_port", "read_options", "shown_host"]
 
 _PARAMETERS: Final = (
     "token_file", "call_token_file", "ca_file", "cert_file", "key_file", "listen", "advertise", "timeout",
@@ -108,7 +108,9 @@ def read_options(address: BackendAddress) -> HttpOptions:
             problem = f"the HTTP backend has no such parameter; there are {', '.join(_PARAMETERS)}"
             raise ConfigError(source="backend URL", key=name, problem=problem)
     userinfo, _, hosts = address.location.rpartition("@")
-    routers = tuple(_host_and_port(part, "backend") for part in hosts.rstrip("/").split(",") if part)
+    routers = tuple(
+        read_host_and_port(part, source="backend URL", key="backend") for part in hosts.rstrip("/").split(",") if part
+    )
     if not routers:
         problem = f"expected {address.scheme}://HOST:PORT, or several routers with commas between them"
         raise ConfigError(source="backend URL", key="backend", problem=problem)
@@ -129,19 +131,26 @@ def read_options(address: BackendAddress) -> HttpOptions:
         ca_file=given.get("ca_file"),
         cert_file=given.get("cert_file"),
         key_file=given.get("key_file"),
-        listen=_host_and_port(given["listen"], "listen") if "listen" in given else None,
-        advertise=_host_and_port(given["advertise"], "advertise") if "advertise" in given else None,
+        listen=read_host_and_port(given["listen"], source="backend URL", key="listen") if "listen" in given else None,
+        advertise=read_host_and_port(given["advertise"], source="backend URL", key="advertise")
+        if "advertise" in given
+        else None,
         timeout=timeout,
     )
 
 
-def _host_and_port(text: str, key: str) -> tuple[str, int]:
+def read_host_and_port(text: str, *, source: str, key: str) -> tuple[str, int]:
+    """Host and port in *text*; the port of routers where it names none.
+
+    Raises:
+        ConfigError: They are not.
+    """
     host, colon, port = text.rpartition(":")
     if not colon or "]" in port:
         host, port = text, str(_DEFAULT_PORT)
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(source="backend URL", key=key, problem=f"expected HOST:PORT, got {text!r}")
+        raise ConfigError(source=source, key=key, problem=f"expected HOST:PORT, got {text!r}")
     return host, int(port)
 
 
@@ -169,7 +178,7 @@ async def open_http(address: BackendAddress) -> AsyncIterator[Backend]:
     options = read_options(address)
     client_tls = options.client_tls() if options.scheme == "https" else None
     headers = {"authorization": f"Bearer {options.token}"} if options.token else {}
-    urls = [f"{options.scheme}://{_shown(host)}:{port}" for host, port in options.routers]
+    urls = [f"{options.scheme}://{shown_host(host)}:{port}" for host, port in options.routers]
     body: BaseException | None = None
     async with httpx.AsyncClient(
         verify=client_tls or True,
@@ -212,7 +221,7 @@ async def _listen(options: HttpOptions) -> tuple[trio.SocketListener, str]:
     bound = listener.socket.getsockname()
     host, port = options.advertise or (bound[0], bound[1])
     scheme = "http" if options.cert_file is None else "https"
-    return listener, f"{scheme}://{_shown(host)}:{port}"
+    return listener, f"{scheme}://{shown_host(host)}:{port}"
 
 
 async def _own_address(host: str, port: int) -> str:
@@ -224,5 +233,6 @@ async def _own_address(host: str, port: int) -> str:
         return str(probe.getsockname()[0])
 
 
-def _shown(host: str) -> str:
+def shown_host(host: str) -> str:
+    """*host* as it stands in a URL."""
     return f"[{host}]" if ":" in host else host

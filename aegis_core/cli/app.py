@@ -13,6 +13,7 @@ from cyclopts import App, CommandCollisionError
 from aegis_core import __version__
 from aegis_core.cli.demo import demo
 from aegis_core.cli.interruption import run_until_signal
+from aegis_core.cli.serve import serve
 from aegis_core.config import load_settings
 from aegis_core.errors import AegisError, ConfigError
 from aegis_core.plugins import load_plugins
@@ -33,6 +34,7 @@ def build_app() -> App:
         backend="trio",
     )
     app.command(demo)
+    app.command(serve)
     # No node is opened here: a backend is named only because settings have to have one.
     for name, command in load_plugins(load_settings("memory://")).commands().items():
         try:

@@ -12,7 +12,7 @@ from aegis_core import codec
 from aegis_core.backend import Conflict, Delete, Indeterminate, Operation, Put, StoreUnavailable, Transaction
 from aegis_core.engine.decision import Decision, NotYetKnown, Write, answered
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError, InvalidRequest
+from aegis_core.errors import AegisError, Forbidden, InvalidRequest
 from aegis_core.models import Outcome, Shown
 from aegis_core.node.breaker import CircuitBreaker
 from aegis_core.node.runtime import Runtime
@@ -137,6 +137,7 @@ class Committer:
 
         Raises:
             Conflict: Nothing was changed.
+            Forbidden: The store refuses it.
             InvalidRequest: A record is too large for the store.
             StoreUnavailable: The circuit of the store is open (NOT_SENT).
         """
@@ -150,7 +151,7 @@ class Committer:
             try:
                 attempt.is_open = True
                 revisions = await self._ask(attempt, self._runtime.store.commit(transaction))
-            except Conflict:
+            except (Conflict, Forbidden):
                 attempt.is_open = False
                 raise
             except (Indeterminate, StoreUnavailable) as exc:
@@ -187,7 +188,7 @@ class Committer:
         attempt.is_waiting = True
         try:
             answer = await question
-        except Conflict:
+        except (Conflict, Forbidden):
             self._breaker.success()
             attempt.is_waiting = False
             raise
@@ -242,7 +243,8 @@ class Committer:
                 problem = f"the record under {write.key} would have {len(value)} bytes, the store takes at most {most}"
                 raise InvalidRequest.at("$.metadata", problem)
             operations.append(Put(write.key, value, write.expect, write.ttl))
-        return Transaction(id=self._runtime.new_id(16), operations=tuple(operations))
+        proofs = self._runtime.proofs.of(writes) if self._runtime.store.capabilities.guarded else ()
+        return Transaction(id=self._runtime.new_id(16), operations=tuple(operations), proofs=proofs)
 
 
 def _circuit_is_open() -> StoreUnavailable:

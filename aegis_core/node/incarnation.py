@@ -96,7 +96,7 @@ class Incarnation:
             AegisError: As the registration was refused, or the store did not answer.
         """
         runtime, options = node.runtime, instance.options
-        tag = names.lease_tag(lease_id)
+        tag = runtime.proofs.keep(lease_id)
         async with AsyncExitStack() as stack:
             server = Server(runtime, instance, tag)
             listened = instance.instance_id, tag if options.register else ""

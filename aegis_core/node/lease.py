@@ -28,6 +28,7 @@ import trio
 
 from aegis_core.backend import Conflict
 from aegis_core.engine import instances
+from aegis_core.errors import Forbidden
 from aegis_core.models import EndReason, ServiceInstance
 from aegis_core.node.commit import Committer
 from aegis_core.node.runtime import Runtime
@@ -212,7 +213,7 @@ class Lease:
             write = instances.renew(self._describe(self.record), at=runtime.wall())
             try:
                 await self._committer.commit((write,), urgent=True)
-            except Conflict:
+            except (Conflict, Forbidden):
                 # Somebody else wrote the record, or it is gone: the view knows, once it is level.
                 await self._committer.sync(urgent=True)
                 self.verify()

@@ -109,6 +109,7 @@ class Registry:
         """
         runtime = self._runtime
         lease_id = runtime.new_id(16) if lease_id is None else lease_id
+        runtime.proofs.keep(lease_id)
         ttl = runtime.settings.ttl if ttl is None else ttl
         if heartbeat_interval is None:
             heartbeat_interval = ttl / 3 if 0 < ttl < math.inf else 1.0
@@ -170,7 +171,7 @@ class Registry:
             InstanceNotFound: Its lease has ended: register anew.
             NotOwner: It lives by another lease.
         """
-        tag = None if lease_id is None else names.lease_tag(lease_id)
+        tag = self._shown(lease_id)
         return await self._decide(
             lambda view: instances.heartbeat(
                 view, service_name, instance_id, lease=tag, status=status, metadata=metadata, at=self._runtime.wall()
@@ -185,7 +186,7 @@ class Registry:
             InstanceNotFound: No such instance lives.
             NotOwner: It lives by another lease than that of *lease_id*.
         """
-        tag = None if lease_id is None else names.lease_tag(lease_id)
+        tag = self._shown(lease_id)
         until = self._runtime.request_deadline()
         await self._node.committer.sync_within(self._runtime.left(until))  # to name all that it held
         held = await self._decide(
@@ -559,6 +560,10 @@ class Registry:
         return attrs.evolve(known, calls=told.calls, last_call_at=last)
 
     # -- for all of them ----------------------------------------------------------------------------------------
+
+    def _shown(self, lease_id: str | None) -> str | None:
+        """The tag of *lease_id*, which may be shown to the store, too."""
+        return None if lease_id is None else self._runtime.proofs.keep(lease_id)
 
     def _hosted(self, service_name: str, instance_id: str) -> Instance | None:
         return self._node.hosted.get((service_name, instance_id))

@@ -17,6 +17,7 @@ from aegis_core.errors import StoreUnavailable
 from aegis_core.events import Event
 from aegis_core.models import Outcome, Shown
 from aegis_core.node.directory import Directory
+from aegis_core.node.proofs import Proofs
 from aegis_core.node.reservations import Reservations
 from aegis_core.node.subscription import Subscriptions
 from aegis_core.served import Served
@@ -58,6 +59,7 @@ class Runtime(Shown):
     transports: Mapping[str, Transport]
     directory: Directory = attrs.field(init=False)
     reservations: Reservations = attrs.field(init=False)
+    proofs: Proofs = attrs.field(init=False)
     announce: Callable[[Served], AbstractContextManager[None]] | None = None
     subscriptions: Subscriptions = attrs.field(factory=Subscriptions)
     touched: list[Callable[[names.Key | None], None]] = attrs.field(factory=list)
@@ -65,6 +67,7 @@ class Runtime(Shown):
     def __attrs_post_init__(self) -> None:
         self.directory = Directory(self.store, self.clock, wall=self.wall, emit=self.emit, touched=self._touch)
         self.reservations = Reservations(self.directory.snapshot)
+        self.proofs = Proofs(self.directory.snapshot)
 
     def _touch(self, key: names.Key | None) -> None:
         for listener in self.touched:

@@ -1,20 +1,30 @@
-"""The HTTP backend keeps the contract, over real sockets, through two routers side by side on one store in memory."""
+"""The HTTP backend keeps the contract, over real sockets, through two routers side by side on one store.
+
+The suites of the store write what no node would, so their routers let everything pass. Those of nodes have routers that
+judge each transaction, and clients whose token gives no permission beyond what their own lease ids prove.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import count
+from pathlib import Path
 
 import pytest
 import trio
 
 from aegis_backends.http import open_http
-from aegis_backends.http.app import RouterApp, serve_router
-from aegis_backends.memory import MemoryCluster
+from aegis_backends.http.app import Commit, RouterApp, serve_router
+from aegis_backends.http.tokens import Tokens
+from aegis_backends.nats.server import NatsServers
 from aegis_core.backend import Backend, Store, Transaction
 from aegis_core.config import parse_backend
-from aegis_core.hookspecs import Principal
+from aegis_core.hookspecs import Principal, hookimpl
+from aegis_core.node.node import open_node
+from aegis_core.router.gate import Gate
 from aegis_pytest.conformance import (
     Harness,
     LifecycleConformance,
@@ -22,33 +32,63 @@ from aegis_pytest.conformance import (
     StoreConformance,
     TransportConformance,
 )
+from tests.conformance.test_nats import one_server
+
+__all__ = ["one_server"]
+
+_numbers = count(1)
 
 
 async def commit_unjudged(store: Store, _principal: Principal, transaction: Transaction) -> tuple[int, ...]:
-    """The routers of these suites let everybody do everything."""
+    """Everybody may do everything."""
     return await store.commit(transaction)
 
 
+class PermitsFaults:
+    """The suites end leases early by writing other people's records: routers permit that, and no more."""
+
+    @hookimpl
+    def aegis_authorize(self, operation: str) -> bool | None:
+        """Only that."""
+        return True if operation == "heartbeat" else None
+
+
 class HttpHarness(Harness):
-    """Routers on loopback. The backend's first router is the peer's second."""
+    """Routers on loopback. The backend's first router is the peer's second.
+
+    Args:
+        url: Of the routers' store.
+        judges: Whether they judge transactions.
+        is_admin: Whether their clients may do what they cannot prove.
+    """
 
     expiry_lateness = 2.0  # that many real seconds a busy machine may take to tell it
     names_endpoints = False
 
-    def __init__(self) -> None:
+    def __init__(self, url: str, *, judges: bool = False, is_admin: bool = False) -> None:
+        self._url = url
+        self._judges = judges
+        self._tokens = Tokens({"secret": Principal("token", "tests", is_admin=is_admin)})
         self._ports: list[int] = []
+        self._folder = Path(tempfile.gettempdir())
 
     @asynccontextmanager
     async def open_backend(self) -> AsyncIterator[Backend]:
         """Two routers, and a client of theirs."""
-        async with MemoryCluster("routers").open() as memory, trio.open_nursery() as nursery:
-            assert memory.store is not None
+        async with AsyncExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            self._folder = Path(folder)
+            (self._folder / "token").write_text("secret")
+            opened = [open_node(self._url, plugins=[PermitsFaults()]) for _ in range(2)]
+            nodes = [await stack.enter_async_context(node) for node in opened]
+            nursery = await stack.enter_async_context(trio.open_nursery())
             self._ports.clear()
-            for _ in range(2):
+            for node in nodes:
+                store = node.runtime.store
                 (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
                 self._ports.append(listener.socket.getsockname()[1])
-                app = RouterApp(memory.store, partial(commit_unjudged, memory.store))
-                await nursery.start(serve_router, app, [listener])
+                commit: Commit = Gate(node).commit if self._judges else partial(commit_unjudged, store)
+                await nursery.start(serve_router, RouterApp(store, commit, tokens=self._tokens), [listener])
             async with self._open(self._ports) as backend:
                 yield backend
             nursery.cancel_scope.cancel()
@@ -62,30 +102,72 @@ class HttpHarness(Harness):
     @asynccontextmanager
     async def _open(self, ports: list[int]) -> AsyncIterator[Backend]:
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
-        async with open_http(parse_backend(f"http://{hosts}")) as backend:
+        async with open_http(parse_backend(f"http://{hosts}?token_file={self._folder}/token")) as backend:
             yield backend
 
 
-class OnHttp:
-    """How the suites open the backend."""
+class TestHttpStore(StoreConformance):
+    """The store."""
 
     @pytest.fixture
     def harness(self) -> Harness:
-        """The HTTP backend."""
-        return HttpHarness()
+        """Routers on a store in memory, that let everything pass."""
+        return HttpHarness("memory://routers")
 
 
-class TestHttpStore(OnHttp, StoreConformance):
-    """The store."""
+class TestHttpTransport(TransportConformance):
+    """The transport, which needs no router."""
+
+    @pytest.fixture
+    def harness(self) -> Harness:
+        """Routers that are asked for nothing."""
+        return HttpHarness("memory://routers")
 
 
-class TestHttpTransport(OnHttp, TransportConformance):
-    """The transport."""
+class TestHttpLifecycle(LifecycleConformance):
+    """Nodes that may do what their leases prove, and nothing else."""
+
+    @pytest.fixture
+    def harness(self) -> Harness:
+        """Routers that judge."""
+        return HttpHarness("memory://routers", judges=True)
 
 
-class TestHttpLifecycle(OnHttp, LifecycleConformance):
-    """Nodes that meet at routers."""
+class TestHttpRegistry(RegistryConformance):
+    """The registry, for clients that may act for others."""
+
+    @pytest.fixture
+    def harness(self) -> Harness:
+        """Routers that judge, and permit."""
+        return HttpHarness("memory://routers", judges=True, is_admin=True)
 
 
-class TestHttpRegistry(OnHttp, RegistryConformance):
-    """The registry, through routers."""
+class OnNats:
+    """Routers on a bucket of the test's own."""
+
+    judges = False
+    is_admin = False
+
+    @pytest.fixture
+    def harness(self, one_server: NatsServers) -> Harness:
+        """On one server, in memory."""
+        url = f"nats://{one_server.location}?bucket=http-{next(_numbers)}&storage=memory&replicas=1"
+        return HttpHarness(url, judges=self.judges, is_admin=self.is_admin)
+
+
+class TestHttpOnNatsStore(OnNats, StoreConformance):
+    """The store, whose routers keep it in a bucket."""
+
+
+class TestHttpOnNatsLifecycle(OnNats, LifecycleConformance):
+    """Nodes, whose routers judge and keep the store in a bucket."""
+
+    judges = True
+
+
+@pytest.mark.thorough
+class TestHttpOnNatsRegistry(OnNats, RegistryConformance):
+    """The registry, whose routers keep it in a bucket."""
+
+    judges = True
+    is_admin = True

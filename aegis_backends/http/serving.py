@@ -1,0 +1,112 @@
+"""What ``aegis serve --http`` runs: a router's face on an address, with tokens and certificates from files."""
+
+from __future__ import annotations
+
+import ssl
+import tomllib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from aegis_backends.http.app import Commit, RouterApp, serve_router
+from aegis_backends.http.opening import read_host_and_port, shown_host
+from aegis_backends.http.server import Limits
+from aegis_backends.http.tokens import Tokens
+from aegis_core.backend import Store
+from aegis_core.errors import ConfigError
+from aegis_core.hookspecs import Principal
+
+__all__ = ["read_tokens", "serve_http"]
+
+_ADMIN = "admin"
+
+
+def read_tokens(path: Path) -> Tokens:
+    """The tokens in a TOML file: a table for each principal, with its ``token``, and ``admin = true`` for an admin.
+
+    Raises:
+        ConfigError: The file cannot be read, or says something else; shows no token.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise ConfigError(source=str(path), key="tokens", problem=f"it cannot be read: {exc}") from exc
+    principals: dict[str, Principal] = {}
+    for name, table in tables.items():
+        match table:
+            case {"token": str(token), **rest} if rest in ({}, {_ADMIN: False}, {_ADMIN: True}):
+                if not token or not token.isascii() or any(char.isspace() for char in token) or token in principals:
+                    problem = "expected a token of its own, one word of ASCII characters"
+                    raise ConfigError(source=str(path), key=name, problem=problem)
+                principals[token] = Principal("token", name, is_admin=rest.get(_ADMIN) is True)
+            case _:
+                raise ConfigError(
+                    source=str(path), key=name, problem='expected token = "...", and perhaps admin = true'
+                )
+    if not principals:
+        raise ConfigError(source=str(path), key="tokens", problem="there is no token in it")
+    return Tokens(principals)
+
+
+async def serve_http(
+    store: Store,
+    commit: Commit,
+    address: str,
+    *,
+    tokens: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    rate: float,
+    stop: trio.Event,
+    tell: Callable[[str], None],
+) -> None:
+    """Offer *store* over HTTP until *stop* is set; requests under way are answered then.
+
+    Args:
+        store: What clients read.
+        commit: What clients change it by.
+        address: ``HOST:PORT``.
+        tokens: See `read_tokens`; None to serve this machine alone, and everybody on it.
+        certificate: Serve by TLS, with this chain.
+        key: Its key, unless that is in *certificate*.
+        rate: Requests per second of one client address.
+        stop: Ends it.
+        tell: Called with the URL once it serves.
+
+    Raises:
+        ConfigError: A file or the address cannot be used, or it would serve other machines without tokens.
+    """
+    known = None if tokens is None else read_tokens(tokens)
+    tls = None if certificate is None else _server_tls(certificate, key)
+    host, port = read_host_and_port(address, source="aegis serve", key="http")
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host)
+    except OSError as exc:
+        raise ConfigError(source="aegis serve", key="http", problem=f"{address}: {exc}") from exc
+    limits = Limits(rate=rate)
+    app = RouterApp(store, commit, tokens=known, body=limits.body)
+    bound = listeners[0].socket.getsockname()
+    url = f"{'http' if tls is None else 'https'}://{shown_host(bound[0])}:{bound[1]}"
+    await serve_router(app, listeners, limits=limits, tls=tls, stop=stop, task_status=_Started(partial(tell, url)))
+
+
+class _Started(trio.TaskStatus[object]):
+    """Calls *tell* when the server has started."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+
+    def started(self, value: object = None) -> None:
+        """It has."""
+        self._tell()
+
+
+def _server_tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigError(source="aegis serve", key="certificate, key", problem=str(exc)) from exc
+    return context

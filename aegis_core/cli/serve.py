@@ -1,0 +1,109 @@
+"""``aegis serve``: a router, which offers its registry to nodes elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol, cast
+
+import trio
+
+from aegis_core.backend import Store, Transaction
+from aegis_core.errors import ConfigError
+from aegis_core.node.node import open_node
+from aegis_core.principals import Principal
+from aegis_core.router.gate import Gate
+
+__all__ = ["serve"]
+
+_FACE: Final = "aegis_backends.http.serving"
+
+
+class _Commit(Protocol):
+    """The gate to the store."""
+
+    async def __call__(self, principal: Principal, transaction: Transaction, /) -> tuple[int, ...]: ...
+
+
+class _ServeHttp(Protocol):
+    """``serve_http`` of the HTTP backend, which the core does not know by name."""
+
+    async def __call__(
+        self,
+        store: Store,
+        commit: _Commit,
+        address: str,
+        *,
+        tokens: Path | None,
+        certificate: Path | None,
+        key: Path | None,
+        rate: float,
+        stop: trio.Event,
+        tell: Callable[[str], None],
+    ) -> None: ...
+
+
+async def serve(
+    *,
+    http: str,
+    backend: str | None = None,
+    tokens: Path | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    rate: float = math.inf,
+) -> int:
+    """Offer the registry of a backend over HTTP, to nodes that are opened with this router's URL.
+
+    Any number of routers may run side by side on one backend, and each may be stopped or killed at any time: nodes go on
+    with the next. Each change that a node asks for is judged: an instance changes its own, an admin everything.
+
+    Ends at Ctrl-C or SIGTERM with exit status 0, once the requests under way are answered; a second one ends it at once.
+
+    Args:
+        http: Where to serve, HOST:PORT.
+        backend: URL of the backend whose registry it is, memory or NATS; from the configuration if left out.
+        tokens: A TOML file with a table for each client: its token, and perhaps admin = true. Without it the router serves
+            this machine alone, and every program on it may do everything.
+        certificate: Serve by TLS with the certificate in this file.
+        key: The certificate's key, if it is in another file.
+        rate: Requests per second that one client address may make, on the average of ten seconds.
+    """
+    try:
+        serve_http = cast(_ServeHttp, importlib.import_module(_FACE).serve_http)
+    except ModuleNotFoundError as exc:
+        problem = f"{exc}; install it with: pip install 'aegis-ipc[http]'"
+        raise ConfigError(source="aegis serve", key="http", problem=problem) from exc
+    stop = trio.Event()
+    async with open_node(backend) as node:
+        refused: ConfigError | None = None
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def wait_signals() -> None:
+                    await anext(signals)
+                    stop.set()
+                    await anext(signals)
+                    nursery.cancel_scope.cancel()
+
+                try:
+                    await serve_http(
+                        node.runtime.store,
+                        Gate(node).commit,
+                        http,
+                        tokens=tokens,
+                        certificate=certificate,
+                        key=key,
+                        rate=rate,
+                        stop=stop,
+                        tell=lambda url: print(f"serving {url}", flush=True),
+                    )
+                except ConfigError as exc:
+                    refused = exc
+                nursery.cancel_scope.cancel()
+        if refused is not None:
+            raise refused
+    return 0

@@ -1,0 +1,241 @@
+"""What a router lets a client's transaction do: a pure judgement on the router's view.
+
+A node elsewhere decides by itself, as every node does, and sends what it decided. It may be anybody, so the router looks
+at what would be written, and by whom. What an instance may do to its own, it may if the transaction shows its lease id:
+
+- its own record: write it under a free name, renew it, delete it;
+- a resource or role group: take it for itself where nobody alive holds it; hand on, change, or give up what it holds;
+- its own places in lines; and what names a dead lease, anybody may sweep.
+
+All else needs a permission, which `judge` names and does not give. What has no form that a node would write (another
+key, a record that cannot be read, an instance record that outlives its lease, an epoch out of the air) is refused to all.
+
+Theory of operation
+-------------------
+The judgement is of the state at which the transaction would be applied, although that may not be the view's. An
+operation that expects the revision that the view knows is judged by what the view knows; if the key has changed, the
+store refuses. An operation that expects `ABSENT` is judged as if nothing were there. One that expects an older revision
+than the view knows can never be applied anew, because revisions do not return: then the whole transaction is harmless,
+and the store knows whether it was applied before. One that expects a newer revision must not be judged on this view.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from aegis_core import codec
+from aegis_core.backend import ANY, Delete, Operation, Put, Transaction
+from aegis_core.engine.decision import NotYetKnown
+from aegis_core.engine.view import View
+from aegis_core.errors import Forbidden, InvalidRequest
+from aegis_core.models import ABSENT, Ownership, Record, ServiceInstance, Standby, TransferRecord, Value
+from aegis_core.names import (
+    InstanceKey,
+    Key,
+    StandbyKey,
+    TargetKey,
+    TransferKey,
+    describe_target,
+    instance_id_problem,
+    is_role,
+    lease_tag,
+    parse_key,
+    role_parts,
+    service_name_problem,
+)
+from aegis_core.principals import Target
+
+__all__ = ["Demand", "Verdict", "judge"]
+
+
+@attrs.frozen(eq=False, repr=False)
+class Demand(Value):
+    """A permission without which a transaction must not be committed; as of the hook `aegis_authorize`."""
+
+    operation: str
+    target: Target
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Verdict(Value):
+    """What a transaction needs before it is committed.
+
+    Args:
+        demands: Permissions.
+        registrations: New instance records, for the hook `aegis_check_registration`.
+    """
+
+    demands: tuple[Demand, ...] = ()
+    registrations: tuple[ServiceInstance, ...] = ()
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Step(Value):
+    """One operation, read: what is to be there, and what the view knows of what is."""
+
+    op: Operation
+    key: Key
+    new: Record | None
+    old: Record | None
+
+
+def judge(view: View, transaction: Transaction) -> Verdict:
+    """What *transaction* needs beyond its proofs. Empty demands: it may be committed.
+
+    Raises:
+        InvalidRequest: It writes what no node would write.
+        Forbidden: It names a key that no client may name, or expects nothing.
+        NotYetKnown: The view is behind what the transaction expects: sync, then judge again.
+    """
+    steps = [_read(view, op) for op in transaction.operations]
+    if any(ABSENT < step.op.expect != view.expectation(step.key) for step in steps):
+        return Verdict()
+    return _Judgement(view, steps, frozenset(map(lease_tag, transaction.proofs))).verdict()
+
+
+def _read(view: View, op: Operation) -> _Step:
+    key = parse_key(op.key)
+    if key is None or op.expect == ANY:
+        reason = "no key of the registry" if key is None else "it expects no revision"
+        raise Forbidden(operation="commit", target=op.key[:80], reason=reason)
+    if not view.synced or (op.expect > view.revision and op.expect != view.expectation(key)):
+        raise NotYetKnown(op.expect)
+    new = _record(key, op) if isinstance(op, Put) else None
+    return _Step(op, key, new, None if op.expect == ABSENT else _known(view, key))
+
+
+def _known(view: View, key: Key) -> Record | None:
+    match key:
+        case InstanceKey():
+            return view.instance(key.service_name, key.instance_id)
+        case TargetKey():
+            return view.held(key.target)
+        case StandbyKey():
+            return view.place(key.target, key.instance_id)
+        case TransferKey():
+            return view.transfer(key.transfer_id)
+
+
+def _record(key: Key, op: Put) -> Record:
+    """What *op* writes.
+
+    Raises:
+        InvalidRequest: No node would.
+    """
+    try:
+        record = codec.decode_record(key, op.value, ABSENT)
+    except codec.DecodeError as exc:
+        raise InvalidRequest.at(op.key, str(exc)) from exc
+    problem = None
+    match key, record:
+        case InstanceKey(), ServiceInstance():
+            problem = service_name_problem(record.service_name) or instance_id_problem(record.instance_id)
+            if op.ttl is None or not 0 < op.ttl <= record.ttl < math.inf:
+                problem = "an instance record does not outlive its lease"
+        case TransferKey(), _:
+            problem = "an audit record is kept for a time" if op.ttl is None else None
+        case ((TargetKey() | StandbyKey()), (Ownership() | Standby())):
+            problem = None if op.ttl is None else "it is there until it is deleted"
+            if is_role(key.target) and record.service_name != role_parts(key.target)[0]:
+                problem = "a role is for instances of its own service"
+    if problem is not None:
+        raise InvalidRequest.at(op.key, problem)
+    return record
+
+
+class _Judgement:
+    """Of one transaction."""
+
+    def __init__(self, view: View, steps: Sequence[_Step], proven: frozenset[str]) -> None:
+        self._view = view
+        self._steps = steps
+        self._proven = proven
+        # Who gets which target by this transaction: its place in the line for that goes with it.
+        self._given = {(s.new.target, s.new.lease) for s in steps if isinstance(s.new, Ownership)}
+
+    def verdict(self) -> Verdict:
+        """What it needs."""
+        return Verdict(
+            demands=tuple(dict.fromkeys(demand for step in self._steps for demand in self._demands(step))),
+            registrations=tuple(
+                s.new
+                for s in self._steps
+                if isinstance(s.new, ServiceInstance) and not isinstance(s.old, ServiceInstance)
+            ),
+        )
+
+    def _demands(self, step: _Step) -> Iterator[Demand]:
+        if isinstance(step.op, Delete) and step.op.expect == ABSENT:
+            return  # It looks whether something is there, and changes nothing.
+        match step.key:
+            case InstanceKey():
+                yield from self._of_instance(step, step.key)
+            case TargetKey():
+                yield from self._of_target(step, step.key.target)
+            case StandbyKey():
+                yield from self._of_place(step, step.key)
+            case TransferKey():
+                yield from self._of_audit(step, step.key)
+
+    def _of_instance(self, step: _Step, key: InstanceKey) -> Iterator[Demand]:
+        target = Target(service_name=key.service_name, instance_id=key.instance_id)
+        if isinstance(step.new, ServiceInstance) and step.new.lease not in self._proven:
+            yield Demand("register" if step.old is None else "heartbeat", target)
+        if step.op.expect != ABSENT and not self._shown(step.old):
+            yield Demand("disconnect" if step.new is None else "heartbeat", target)
+
+    def _of_target(self, step: _Step, target: str) -> Iterator[Demand]:
+        new = step.new if isinstance(step.new, Ownership) else None
+        old = step.old if isinstance(step.old, Ownership) else None
+        if new is not None and new.epoch > (ABSENT if old is None else old.epoch):
+            raise InvalidRequest.at(step.op.key, "an epoch is given by the store")
+        if self._shown(old):
+            return  # Its owner changes it, hands it on, or gives it up.
+        shown = (describe_target(target),)
+        holder = None if old is None else self._view.holder(old)
+        if new is None:
+            if holder is not None or old is None:
+                service, owner = ("", "") if holder is None else (holder.service_name, holder.instance_id)
+                yield Demand("release", Target(service_name=service, instance_id=owner, resource_ids=shown))
+            return
+        named = Target(service_name=new.service_name, instance_id=new.instance_id, resource_ids=shown)
+        if holder is not None:
+            yield Demand("force", named)
+        if not self._is_own(new):
+            yield Demand("claim", named)
+
+    def _of_place(self, step: _Step, key: StandbyKey) -> Iterator[Demand]:
+        old = step.old if isinstance(step.old, Standby) else None
+        shown = (describe_target(key.target),)
+        if isinstance(step.new, Standby):
+            if step.new.joined > (ABSENT if old is None else old.joined):
+                raise InvalidRequest.at(step.op.key, "the store tells when a place was taken")
+            if not self._is_own(step.new):
+                service = step.new.service_name
+                yield Demand("join_line", Target(service_name=service, instance_id=key.instance_id, resource_ids=shown))
+        if step.op.expect == ABSENT or self._shown(old) or (old is not None and (key.target, old.lease) in self._given):
+            return
+        if old is None or self._view.holder(old) is not None:
+            yield Demand("leave_line", Target(instance_id=key.instance_id, resource_ids=shown))
+
+    def _of_audit(self, step: _Step, key: TransferKey) -> Iterator[Demand]:
+        """An audit record tells of something else in its transaction, and is not changed; a sweep may take several."""
+        old = step.old
+        is_told = any(isinstance(other.key, TargetKey) for other in self._steps)
+        is_kept = step.op.expect == ABSENT or (isinstance(old, TransferRecord) and old.kind == "sweep")
+        if step.new is None or not (is_told and is_kept):
+            yield Demand("audit", Target(resource_ids=(key.transfer_id,)))
+
+    def _shown(self, record: Record | None) -> bool:
+        """Whether the lease that *record* names was shown."""
+        return record is not None and not isinstance(record, TransferRecord) and record.lease in self._proven
+
+    def _is_own(self, record: Ownership | Standby) -> bool:
+        """Whether *record* names the instance whose lease it names, and that lease was shown."""
+        if record.lease not in self._proven:
+            return False
+        known = self._view.by_lease(record.lease)
+        return known is None or (known.service_name, known.instance_id) == (record.service_name, record.instance_id)

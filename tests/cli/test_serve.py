@@ -1,0 +1,158 @@
+"""``aegis serve``: what it takes, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in its place
+import pytest
+import trio
+import trustme
+
+from aegis_backends.http.serving import read_tokens
+from aegis_backends.memory import MemoryCluster
+from aegis_core.cli.serve import serve
+from aegis_core.errors import ConfigError, Forbidden, StoreUnavailable
+from aegis_core.hookspecs import Principal
+from aegis_core.node.node import open_node
+from aegis_core.node.service import Service
+from tests.router.processes import PATIENCE, open_router
+
+TOKENS = """
+[nodes]
+token = "n-secret"
+
+[operators]
+token = "o-secret"
+admin = true
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+async def test_signal_ends_it_once_what_is_under_way_is_answered(number: signal.Signals) -> None:
+    """With exit status 0: whoever watches goes to the next router."""
+    async with open_router("--backend", "memory://", "--http", "127.0.0.1:0") as router:
+        async with httpx.AsyncClient(base_url=router.url, timeout=PATIENCE) as client:
+            assert (await client.get("/health")).status_code == 200
+            async with client.stream("GET", "/api/v1/store/watch") as watch:
+                assert watch.status_code == 200
+                router.process.send_signal(number)
+                with trio.fail_after(PATIENCE):
+                    async for _ in watch.aiter_raw():
+                        pass
+        with trio.fail_after(PATIENCE):
+            assert await router.process.wait() == 0
+
+
+async def test_nodes_meet_at_it_with_tokens_and_certificates(tmp_path: Path) -> None:
+    """One that shows no token is not let in; one that is no admin changes its own alone."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    (tmp_path / "tokens.toml").write_text(TOKENS)
+    (tmp_path / "nodes").write_text("n-secret")
+    (tmp_path / "operators").write_text("o-secret")
+    files = ("--tokens", "tokens.toml", "--certificate", "cert.pem", "--key", "key.pem")
+    arguments = [str(tmp_path / part) if "." in part else part for part in files]
+    service = Service("svc", version="1.0.0")
+    async with open_router("--backend", "memory://", "--http", "127.0.0.1:0", *arguments) as router:
+        url = f"{router.url}?ca_file={tmp_path}/ca.pem"
+        with pytest.raises(StoreUnavailable, match="does not know this token"):
+            async with open_node(url):
+                pass
+        async with (
+            open_node(f"{url}&token_file={tmp_path}/nodes") as node,
+            open_node(f"{url}&token_file={tmp_path}/nodes") as other,
+            open_node(f"{url}&token_file={tmp_path}/operators") as operator,
+            node.serve(service, instance_id="one") as instance,
+        ):
+            await instance.claim("mine")
+            with pytest.raises(Forbidden, match="token:nodes may only act for itself"):
+                await other.registry.disconnect("svc", "one")
+            assert (await other.registry.get_owner("mine")).owner_instance_id == "one"
+            assert await operator.registry.disconnect("svc", "one") == ("mine",)
+
+
+WRONG_TOKENS = {
+    "no TOML": "[",
+    "nothing": "",
+    "no token": "[nodes]\nadmin = true",
+    "no table": "nodes = 1",
+    "something else": '[nodes]\ntoken = "x"\nrole = "y"',
+    "admin of another kind": '[nodes]\ntoken = "x"\nadmin = "yes"',
+    "empty": '[nodes]\ntoken = ""',
+    "two words": '[nodes]\ntoken = "s3cret x"',
+    "no ASCII": '[nodes]\ntoken = "s3cretä"',
+    "the same twice": '[a]\ntoken = "s3cret"\n[b]\ntoken = "s3cret"',
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TOKENS)
+def test_wrong_tokens_are_a_config_error(name: str, tmp_path: Path) -> None:
+    """That names the file, and shows none of them."""
+    path = tmp_path / "tokens.toml"
+    path.write_text(WRONG_TOKENS[name])
+    with pytest.raises(ConfigError) as caught:
+        read_tokens(path)
+    assert caught.value.source == str(path)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_tokens_are_read_with_their_principals(tmp_path: Path) -> None:
+    """By the name of their table."""
+    (tmp_path / "tokens.toml").write_text(TOKENS)
+    tokens = read_tokens(tmp_path / "tokens.toml")
+    assert tokens.principal(b"Bearer n-secret", "x") == Principal("token", "nodes")
+    assert tokens.principal(b"Bearer o-secret", "x") == Principal("token", "operators", is_admin=True)
+
+
+async def test_what_it_cannot_serve_is_a_config_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that is none or taken, the world without tokens, files that are not there."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        taken = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+        for http in ("127.0.0.1:port", taken):
+            with pytest.raises(ConfigError, match="http"):
+                await serve(http=http, backend="memory://")
+    with pytest.raises(ConfigError, match="give it tokens"):
+        await serve(http="0.0.0.0:0", backend="memory://")
+    with pytest.raises(ConfigError, match="certificate"):
+        await serve(http="127.0.0.1:0", backend="memory://", certificate=tmp_path / "missing.pem")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        await serve(http="127.0.0.1:0", backend="memory://", tokens=tmp_path / "missing.toml")
+    monkeypatch.setattr("aegis_core.cli.serve._FACE", "aegis_backends.nothing")
+    with pytest.raises(ConfigError, match=r"aegis-ipc\[http\]"):
+        await serve(http="127.0.0.1:0", backend="memory://")
+
+
+async def test_second_signal_ends_it_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the middle of what is under way."""
+    async with MemoryCluster("x").open(), trio.open_nursery() as nursery:
+        statuses: list[int] = []
+        ended = trio.Event()
+
+        @nursery.start_soon
+        async def run() -> None:
+            statuses.append(await serve(http="127.0.0.1:0", backend="memory://"))
+            ended.set()
+
+        url = ""
+        with trio.fail_after(PATIENCE):
+            while not url:
+                await trio.sleep(0.01)
+                url = capsys.readouterr().out.removeprefix("serving ").strip()
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(b"POST /api/v1/store/commit HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+            await trio.sleep(0.05)
+            began = trio.current_time()
+            signal.raise_signal(signal.SIGTERM)
+            await trio.sleep(0.05)
+            signal.raise_signal(signal.SIGTERM)
+            with trio.fail_after(PATIENCE):
+                await ended.wait()
+            assert trio.current_time() - began < 5.0
+        assert statuses == [0]

@@ -1,0 +1,3 @@
+"""Tests of the router."""
+
+from __future__ import annotations

@@ -1,0 +1,285 @@
+"""What a router lets a client's transaction do: one's own with one's own lease id, and no more."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import attrs
+import pytest
+
+from aegis_core import codec
+from aegis_core.backend import ABSENT, ANY, Delete, Operation, Put, Transaction
+from aegis_core.engine.decision import NotYetKnown
+from aegis_core.engine.snapshot import Snapshot
+from aegis_core.errors import Forbidden, InvalidRequest
+from aegis_core.models import Ownership, Record, ServiceInstance, Standby, TransferRecord
+from aegis_core.names import (
+    InstanceKey,
+    StandbyKey,
+    TargetKey,
+    TransferKey,
+    instance_key,
+    lease_tag,
+    role_target,
+    standby_key,
+    target_key,
+    transfer_key,
+)
+from aegis_core.router.guard import Demand, judge
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+MINE, THEIRS, DEAD = "my secret", "their secret", "dead secret"
+GROUP = role_target("svc", "default")
+
+
+def instance(name: str, secret: str, ttl: float = 30.0) -> ServiceInstance:
+    """A record of the service ``svc``."""
+    return ServiceInstance(
+        service_name="svc",
+        instance_id=name,
+        lease=lease_tag(secret),
+        ttl=ttl,
+        heartbeat_interval=ttl / 3,
+        registered_at=AT,
+        last_heartbeat=AT,
+    )
+
+
+def owned(target: str, name: str, secret: str, epoch: int = ABSENT) -> Ownership:
+    """*name* owns *target*."""
+    return Ownership(
+        target=target, service_name="svc", instance_id=name, lease=lease_tag(secret), epoch=epoch, registered_at=AT
+    )
+
+
+def waiting(target: str, name: str, secret: str, joined: int = ABSENT) -> Standby:
+    """*name* waits for *target*."""
+    return Standby(target=target, service_name="svc", instance_id=name, lease=lease_tag(secret), joined=joined)
+
+
+def audit(kind: str = "transfer", name: str = "t-1") -> TransferRecord:
+    """An audit record."""
+    return TransferRecord(
+        transfer_id=name, kind=kind, resource_ids=("mine",), from_instance_id="me", to_instance_id="them",
+        reason="", requested_by="", at=AT,
+    )  # fmt: skip
+
+
+STORED: dict[str, tuple[InstanceKey | TargetKey | StandbyKey | TransferKey, Record]] = {
+    "svc me": (InstanceKey("svc", "me"), instance("me", MINE)),
+    "svc them": (InstanceKey("svc", "them"), instance("them", THEIRS)),
+    "mine": (TargetKey("mine"), owned("mine", "me", MINE)),
+    "theirs": (TargetKey("theirs"), owned("theirs", "them", THEIRS)),
+    "orphan": (TargetKey("orphan"), owned("orphan", "gone", DEAD)),
+    "my place": (StandbyKey("theirs", "me"), waiting("theirs", "me", MINE)),
+    "their place": (StandbyKey("mine", "them"), waiting("mine", "them", THEIRS)),
+    "dead place": (StandbyKey("mine", "gone"), waiting("mine", "gone", DEAD)),
+    "sweep": (TransferKey("swept"), audit("sweep", "swept")),
+    "transfer": (TransferKey("moved"), audit(name="moved")),
+}
+REVISIONS = {name: 10 + at for at, name in enumerate(STORED)}
+BROKEN = 9
+LEVEL = 50
+
+
+@pytest.fixture
+def view() -> Snapshot:
+    """A view with all that is stored, and one record that cannot be read."""
+    made = Snapshot()
+    made.put(TargetKey("broken"), None, BROKEN, now=0.0, at=AT)
+    for name, (key, record) in STORED.items():
+        made.put(key, record, REVISIONS[name], now=0.0, at=AT)
+    made.advance(LEVEL, now=0.0, at=AT)
+    return made
+
+
+def put(key: str, record: Record, expect: int, ttl: float | None = None) -> Put:
+    """Write *record*."""
+    return Put(key, codec.encode_record(record, UTC), expect, ttl)
+
+
+def judged(view: Snapshot, *operations: Operation, proofs: tuple[str, ...] = (MINE,)) -> list[str]:
+    """The operations for which a permission is needed."""
+    return [demand.operation for demand in judge(view, Transaction("t", operations, proofs)).demands]
+
+
+def me(expect: int, record: ServiceInstance | None = None, ttl: float = 30.0) -> Put:
+    """Write my instance record."""
+    return put(instance_key("svc", "me"), record or instance("me", MINE), expect, ttl)
+
+
+def own(target: str, expect: int, name: str = "me", secret: str = MINE, epoch: int = ABSENT) -> Put:
+    """Write who owns *target*."""
+    return put(target_key(target), owned(target, name, secret, epoch), expect)
+
+
+def drop(key: str, name: str) -> Delete:
+    """Delete what is stored as *name*."""
+    return Delete(key, REVISIONS[name])
+
+
+MY_OWN: dict[str, tuple[Operation, ...]] = {
+    "register": (put(instance_key("svc", "new"), instance("new", MINE), ABSENT, 30.0),),
+    "register with a role": (me(ABSENT), own(GROUP, ABSENT)),
+    "renew": (me(REVISIONS["svc me"]),),
+    "renew for a shorter time": (me(REVISIONS["svc me"], ttl=1.0),),
+    "deregister": (drop(instance_key("svc", "me"), "svc me"),),
+    "claim what is free": (own("free", ABSENT),),
+    "claim what the dead had": (own("orphan", REVISIONS["orphan"]),),
+    "claim over what cannot be read": (own("broken", BROKEN),),
+    "change": (own("mine", REVISIONS["mine"], epoch=REVISIONS["mine"]),),
+    "release": (drop(target_key("mine"), "mine"),),
+    "hand over": (
+        own("mine", REVISIONS["mine"], "them", THEIRS),
+        drop(standby_key("mine", "them"), "their place"),
+        put(transfer_key("t-1"), audit(), ABSENT, 100.0),
+    ),
+    "sweep": (
+        put(transfer_key("swept"), audit("sweep", "swept"), REVISIONS["sweep"], 100.0),
+        drop(target_key("orphan"), "orphan"),
+        drop(standby_key("mine", "gone"), "dead place"),
+    ),
+    "wait": (put(standby_key("orphan", "me"), waiting("orphan", "me", MINE), ABSENT),),
+    "keep the place": (
+        put(standby_key("theirs", "me"), waiting("theirs", "me", MINE, REVISIONS["my place"]), REVISIONS["my place"]),
+    ),
+    "leave the line": (drop(standby_key("theirs", "me"), "my place"),),
+    "look whether something is there": (Delete(target_key("theirs"), ABSENT), Delete(instance_key("svc", "x"), ABSENT)),
+    "what an older revision expects": (Delete(target_key("theirs"), 1), drop(instance_key("svc", "them"), "svc them")),
+}
+
+
+@pytest.mark.parametrize("name", MY_OWN)
+def test_what_concerns_its_own_needs_the_lease_id_alone(view: Snapshot, name: str) -> None:
+    """And nobody's permission."""
+    assert judged(view, *MY_OWN[name]) == []
+
+
+NEED_NO_PROOF = {
+    "claim over what cannot be read", "sweep", "look whether something is there", "what an older revision expects",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(MY_OWN.keys() - NEED_NO_PROOF))
+def test_without_the_lease_id_it_needs_a_permission(view: Snapshot, name: str) -> None:
+    """Another's lease id is none."""
+    assert judged(view, *MY_OWN[name], proofs=()) != []
+    assert judged(view, *MY_OWN[name], proofs=(THEIRS, "guessed", lease_tag(MINE))) != []
+
+
+OTHERS: dict[str, tuple[tuple[Operation, ...], list[str]]] = {
+    "end another's lease": ((drop(instance_key("svc", "them"), "svc them"),), ["disconnect"]),
+    "renew another's lease": (
+        (put(instance_key("svc", "them"), instance("them", THEIRS), REVISIONS["svc them"], 30.0),),
+        ["heartbeat"],
+    ),
+    "take another's name": (
+        (put(instance_key("svc", "them"), instance("them", MINE), REVISIONS["svc them"], 30.0),),
+        ["heartbeat"],
+    ),
+    "register with another's lease": (
+        (put(instance_key("svc", "x"), instance("x", THEIRS), ABSENT, 30.0),),
+        ["register"],
+    ),
+    "take what another holds": ((own("theirs", REVISIONS["theirs"]),), ["force"]),
+    "give what another holds": ((own("theirs", REVISIONS["theirs"], "x", "x"),), ["force", "claim"]),
+    "release what another holds": ((drop(target_key("theirs"), "theirs"),), ["release"]),
+    "delete what cannot be read": ((Delete(target_key("broken"), BROKEN),), ["release"]),
+    "assign what is free": ((own("free", ABSENT, "them", THEIRS),), ["claim"]),
+    "claim in another's name": ((own("free", ABSENT, "them", MINE),), ["claim"]),
+    "wait in another's name": (
+        (put(standby_key("free", "them"), waiting("free", "them", THEIRS), ABSENT),),
+        ["join_line"],
+    ),
+    "take another's place": (
+        (put(standby_key("mine", "them"), waiting("mine", "them", MINE), REVISIONS["their place"]),),
+        ["join_line", "leave_line"],
+    ),
+    "end another's place": ((drop(standby_key("mine", "them"), "their place"),), ["leave_line"]),
+    "tell of what did not happen": ((put(transfer_key("t-1"), audit(), ABSENT, 9.0),), ["audit"]),
+    "change an audit record": (
+        (put(transfer_key("moved"), audit(name="moved"), REVISIONS["transfer"], 9.0), drop(target_key("mine"), "mine")),
+        ["audit"],
+    ),
+    "delete an audit record": ((drop(transfer_key("moved"), "transfer"),), ["audit"]),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_concerns_others_needs_a_permission(view: Snapshot, name: str) -> None:
+    """Named as the hook that decides knows it; the lease id of the other is as good."""
+    operations, demanded = OTHERS[name]
+    assert judged(view, *operations) == demanded
+
+
+def test_demand_says_whom_it_concerns(view: Snapshot) -> None:
+    """Service, instance and resources."""
+    (demand,) = judge(view, Transaction("t", OTHERS["release what another holds"][0], (MINE,))).demands
+    assert isinstance(demand, Demand)
+    assert (demand.target.service_name, demand.target.instance_id) == ("svc", "them")
+    assert demand.target.resource_ids == ("theirs",)
+
+
+def test_new_registrations_are_named(view: Snapshot) -> None:
+    """For the plug-ins that look at them; renewals are not."""
+    verdict = judge(view, Transaction("t", MY_OWN["register"], (MINE,)))
+    assert [record.instance_id for record in verdict.registrations] == ["new"]
+    assert judge(view, Transaction("t", MY_OWN["renew"], (MINE,))).registrations == ()
+
+
+MALFORMED: dict[str, Operation] = {
+    "no record": Put(target_key("free"), b"junk", ABSENT),
+    "record of another instance": put(instance_key("svc", "x"), instance("me", MINE), ABSENT, 30.0),
+    "no service name": put(
+        instance_key("Svc_1", "x"), attrs.evolve(instance("x", MINE), service_name="Svc_1"), ABSENT, 30.0
+    ),
+    "lease for ever": Put(instance_key("svc", "x"), codec.encode_record(instance("x", MINE), UTC), ABSENT),
+    "lease beyond its record": put(instance_key("svc", "x"), instance("x", MINE), ABSENT, 31.0),
+    "lease of no time": put(instance_key("svc", "x"), instance("x", MINE), ABSENT, 0.0),
+    "ownership that expires": put(target_key("free"), owned("free", "me", MINE), ABSENT, 5.0),
+    "place that expires": put(standby_key("mine", "me"), waiting("mine", "me", MINE), ABSENT, 5.0),
+    "audit record for ever": put(transfer_key("t-1"), audit(), ABSENT),
+    "role of another service": put(
+        target_key(role_target("other", "g")), attrs.evolve(owned(role_target("other", "g"), "me", MINE)), ABSENT
+    ),
+    "epoch out of the air": own("free", ABSENT, epoch=2**50),
+    "epoch beyond one's own": own("mine", REVISIONS["mine"], epoch=REVISIONS["mine"] + 1),
+    "place taken before all others": put(standby_key("free", "me"), waiting("free", "me", MINE, 1), ABSENT),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_no_node_would_write_is_refused(view: Snapshot, name: str) -> None:
+    """To everybody, with the key."""
+    with pytest.raises(InvalidRequest) as caught:
+        judged(view, MALFORMED[name])
+    assert caught.value.problems[0].path == MALFORMED[name].key
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Put("silent.svc.me", b"", ABSENT),
+        Put("messages.1", b"", ABSENT),
+        Delete("resources", 1),
+        Delete(target_key("mine"), ANY),
+        Put(target_key("free"), b"", ANY),
+    ],
+    ids=["silent", "message", "no key", "delete of any", "put over any"],
+)
+def test_other_keys_and_missing_expectations_are_refused(view: Snapshot, operation: Operation) -> None:
+    """Whatever is shown."""
+    with pytest.raises(Forbidden):
+        judged(view, operation)
+
+
+def test_view_that_is_behind_does_not_judge(view: Snapshot) -> None:
+    """A revision that it has yet to learn of could be the next, guessed; a lease may be about to be told."""
+    with pytest.raises(NotYetKnown):
+        judged(view, Delete(target_key("theirs"), LEVEL + 1))
+    view.put(TargetKey("early"), owned("early", "x", "unknown"), LEVEL + 5, now=0.0, at=AT)
+    with pytest.raises(NotYetKnown):
+        judged(view, own("early", LEVEL + 5))
+    view.resync()
+    with pytest.raises(NotYetKnown):
+        judged(view, own("free", ABSENT))
