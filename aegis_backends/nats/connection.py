@@ -180,7 +180,9 @@ class Connection:
         link = supervisor.link
         if link is None:
             supervisor.check_open()
-        waiting = supervisor.pending_bytes
+            waiting = supervisor.unsent_bytes
+        else:
+            waiting = link.waiting_bytes
         if waiting + len(data) > self._options.max_pending:
             raise PendingFull(size=waiting, limit=self._options.max_pending)
         if link is None:

@@ -1,0 +1,61 @@
+"""Calls to an instance whose server is about to stop."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+from aegis_backends.nats.connection import open_connection
+from aegis_backends.nats.options import ConnectOptions
+from aegis_backends.nats.transport import NatsTransport
+from aegis_core.backend import Inbound, TransportUnavailable
+from tests.backends.nats.polling import until
+from tests.backends.nats.processes import running_cluster
+
+QUICK = ConnectOptions(backoff=0.01, max_backoff=0.05, connect_timeout=20.0)
+SLOWLY = 'lame_duck_grace_period: "10s"\nlame_duck_duration: "30s"'
+
+
+@pytest.mark.parametrize("tag", ["t1", ""])
+async def test_endpoint_answers_every_request_while_it_moves_to_another_server(tag: str, tmp_path: Path) -> None:
+    """Neither is a request lost nor is one refused: the new server has the endpoint before the old one gives it up."""
+    with running_cluster(tmp_path, 3, SLOWLY) as servers:
+        async with (
+            open_connection([servers[2].url], QUICK) as asking,
+            open_connection([servers[0].url], QUICK) as answering,
+        ):
+            transport = NatsTransport(asking)
+            served: list[bytes] = []
+
+            def answer(request: Inbound) -> None:
+                served.append(request.payload)
+                request.respond(request.payload)
+
+            async with NatsTransport(answering).listen("a-1", tag, answer) as endpoint:
+                await until(lambda: len(answering.server.connect_urls) >= 3)
+                number = 0
+
+                async def ask(times: int) -> None:
+                    nonlocal number
+                    for _ in range(times):
+                        number += 1
+                        payload = b"%d" % number
+                        assert await transport.request(endpoint, payload, timeout=10) == payload
+
+                with trio.fail_after(30):
+                    while not served:
+                        # Servers tell each other of subscriptions a moment later.
+                        try:
+                            await ask(1)
+                        except TransportUnavailable:
+                            await trio.sleep(0.01)
+                    served.clear()
+                    number = 0
+                    servers[0].send(signal.SIGUSR2)
+                    while answering.connects < 2:
+                        await ask(10)
+                    await ask(100)
+            assert served == [b"%d" % asked for asked in range(1, number + 1)]
