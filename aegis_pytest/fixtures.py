@@ -25,6 +25,7 @@ __all__ = [
     "aegis_events",
     "aegis_faults",
     "aegis_logs",
+    "aegis_nats_url",
     "aegis_node",
     "aegis_store",
     "bulk_registration_data",
@@ -91,6 +92,18 @@ def aegis_logs() -> Iterator[CapturedLogs]:
 
     with capture_logs() as captured:
         yield captured
+
+
+@pytest.fixture(scope="session")
+def aegis_nats_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A backend's URL without a bucket: of the cluster that ``--aegis-nats-url`` names, or of a server that is started.
+
+    Its tests take buckets of their own, by adding the parameter ``bucket``, as `aegis_pytest.nats.NatsHarness` does.
+    """
+    from aegis_pytest.nats import session_url
+
+    with session_url(request.config.getoption("--aegis-nats-url")) as url:
+        yield url
 
 
 @pytest.fixture

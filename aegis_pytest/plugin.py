@@ -35,7 +35,13 @@ _MARKERS: Final = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer the two limits."""
+    """Offer the two limits, and the choice of a NATS cluster."""
+    parser.getgroup("aegis", "AegisIPC").addoption(
+        "--aegis-nats-url",
+        metavar="URL",
+        help="test against this NATS cluster, nats://host:4222?replicas=3, in buckets that are removed at the end; "
+        "by default a server is started",
+    )
     parser.addini(
         "aegis_virtual_budget",
         "seconds on the virtual clock after which a test that uses AegisIPC's fixtures has failed (0: no limit)",
@@ -52,10 +58,23 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, and the fixtures where pytest-trio is there to run them."""
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
+    url = config.getoption("--aegis-nats-url")
+    if url is not None:
+        _check_nats_url(url)
     if config.pluginmanager.hasplugin("trio"):
         from aegis_pytest import fixtures  # noqa: PLC0415 - see the module's docstring
 
         config.pluginmanager.register(fixtures, "aegis-fixtures")
+
+
+def _check_nats_url(url: str) -> None:
+    from aegis_core.errors import ConfigError  # noqa: PLC0415 - see the module's docstring
+    from aegis_pytest.nats import check_url  # noqa: PLC0415
+
+    try:
+        check_url(url)
+    except ConfigError as exc:
+        raise pytest.UsageError(exc.message) from exc
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-trio's own marks, because the first mark's run= counts

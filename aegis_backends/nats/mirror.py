@@ -230,11 +230,13 @@ class Mirror:
         stalled = headers.get("Nats-Consumer-Stalled")
         if stalled:
             return (Answer(stalled),)
+        # Nothing is left to deliver, whatever the last message said: what it counted may have been forgotten since.
         self.behind = False
+        self._delivered_all = True
         self._release()
-        if self._delivered_all and not self._level and self._applied:
+        if not self._level and self._applied:
             self._rise()
-        return self._ask() if self._delivered_all and not self._level else _NOTHING
+        return self._ask()
 
     def _ask(self) -> Sequence[Action]:
         if self._level or self._wants_fence:

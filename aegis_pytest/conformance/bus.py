@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
@@ -12,6 +12,7 @@ import trio
 
 from aegis_core.backend import ABSENT, Bus, Conflict, Message, Put, Store
 from aegis_pytest.conformance.harness import Harness
+from aegis_pytest.conformance.spreading import SpreadBus
 from aegis_pytest.conformance.steps import commit
 
 __all__ = ["BusConformance"]
@@ -44,41 +45,6 @@ class Hearer:
         """Wait until *payload* has arrived, and with it all that its sender published before."""
         while payload not in self.payloads:
             await self._moved.wait()
-
-
-class SpreadBus:
-    """*bus*, whose subscriptions are entered once they count for the publisher *other*, too.
-
-    Subscriptions spread in the order in which they were made: one that was made later, and is heard, proves the earlier.
-    """
-
-    def __init__(self, bus: Bus, other: Bus) -> None:
-        self._bus = bus
-        self._other = other
-
-    @property
-    def max_payload(self) -> int:
-        """The bus's."""
-        return self._bus.max_payload
-
-    @asynccontextmanager
-    async def subscribe(
-        self, subject: str, receive: Callable[[Message], None], *, queue: str = ""
-    ) -> AsyncIterator[None]:
-        """As the bus, and wait."""
-        heard = Hearer()
-        async with self._bus.subscribe(subject, receive, queue=queue):
-            probe = f"conformance.{id(heard)}"
-            async with self._bus.subscribe(probe, heard.receive):
-                while not heard.heard:
-                    self._other.publish(probe, b"")
-                    with trio.move_on_after(0.01):
-                        await heard.wait_count(1)
-            yield
-
-    def publish(self, subject: str, payload: bytes, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
-        """As the bus."""
-        self._bus.publish(subject, payload, reply=reply, headers=headers)
 
 
 @asynccontextmanager

@@ -35,7 +35,7 @@ class Harness(abc.ABC):
     """Whether a caller learns at once that the instance it waits for stopped listening; else it waits for its timeout."""
 
     spreads_subscriptions: ClassVar[bool] = False
-    """Whether a subscription to the bus counts for the publishers of other connections only a moment after it was made."""
+    """Whether listeners and subscriptions are known to other connections only a moment after they were made, or left."""
 
     names_endpoints: ClassVar[bool] = True
     """Whether each peer can tell the endpoint of any instance by its id and tag; else only the one who serves it can."""

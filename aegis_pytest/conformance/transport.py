@@ -14,6 +14,7 @@ import trio.testing
 from aegis_core.backend import Inbound, Transport, TransportUnavailable
 from aegis_core.models import Outcome
 from aegis_pytest.conformance.harness import Harness
+from aegis_pytest.conformance.spreading import SpreadTransport
 from aegis_pytest.conformance.steps import abandoned_after, cancelled_everywhere
 
 __all__ = ["TransportConformance"]
@@ -52,8 +53,12 @@ def echo(request: Inbound) -> None:
 async def open_pair(harness: Harness) -> AsyncIterator[tuple[Transport, Transport]]:
     """Two transports on one network: one to serve, one to ask; what hangs with them fails."""
     with trio.fail_after(4 * harness.patience):
-        async with harness.open_backend() as one, harness.open_peer() as other:
-            yield harness.transport(one), harness.transport(other)
+        async with harness.open_backend() as here, harness.open_peer() as there:
+            one, other = harness.transport(here), harness.transport(there)
+            if harness.spreads_subscriptions:
+                yield SpreadTransport(one, other), SpreadTransport(other, one)
+            else:
+                yield one, other
 
 
 async def left_endpoint(server: Transport, instance_id: str, tag: str) -> str:

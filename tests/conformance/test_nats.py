@@ -1,24 +1,16 @@
 """The NATS backend keeps the contract: on one server in memory and on disk, and on a cluster of three.
 
-One server in memory is part of every run of the tests; the others are marked ``thorough``, see the project's settings.
+One server in memory is part of every run of the tests, or the cluster that ``--aegis-nats-url`` names; the others are
+marked ``thorough``, see the project's settings.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from itertools import count
-from pathlib import Path
-from typing import ClassVar
+from collections.abc import Iterator
 
 import pytest
-import trio
 
-from aegis_backends.nats import open_nats, remove_bucket
 from aegis_backends.nats.server import NatsServers
-from aegis_core.backend import Backend, BackendAddress
 from aegis_pytest.conformance import (
     BusConformance,
     Harness,
@@ -27,90 +19,62 @@ from aegis_pytest.conformance import (
     StoreConformance,
     TransportConformance,
 )
+from aegis_pytest.conformance.on_nats import (
+    TestNatsBus,
+    TestNatsLifecycle,
+    TestNatsRegistry,
+    TestNatsStore,
+    TestNatsTransport,
+)
+from aegis_pytest.nats import NatsHarness, running_servers
 
-_numbers = count(1)
-# A file system in memory where there is one: what is tested is the server's way with files, not somebody's disk.
-SHARED_MEMORY = Path("/dev/shm")
-
-
-class NatsHarness(Harness):
-    """A bucket of its own on servers that run already."""
-
-    # A server looks for what has expired four times a second; the rest is for a busy machine.
-    expiry_lateness = 1.0
-    tells_departure = False
-
-    def __init__(self, servers: NatsServers, storage: str, replicas: int) -> None:
-        parameters = {"bucket": f"conformance-{next(_numbers)}", "storage": storage, "replicas": str(replicas)}
-        self._address = BackendAddress(servers.url, "nats", servers.location, parameters)
-
-    @asynccontextmanager
-    async def open_backend(self) -> AsyncIterator[Backend]:
-        """The bucket, made and removed."""
-        try:
-            async with open_nats(self._address) as backend:
-                yield backend
-        finally:
-            with trio.CancelScope(shield=True):
-                await remove_bucket(self._address)
-
-    @asynccontextmanager
-    async def open_peer(self) -> AsyncIterator[Backend]:
-        """Another connection."""
-        async with open_nats(self._address) as backend:
-            yield backend
+__all__ = ["TestNatsBus", "TestNatsLifecycle", "TestNatsRegistry", "TestNatsStore", "TestNatsTransport"]
 
 
-class ClusterHarness(NatsHarness):
-    """The same, on servers that tell each other who subscribed."""
+class SingleHarness(NatsHarness):
+    """On one server, which knows of every subscription at once."""
 
-    spreads_subscriptions = True
-
-
-@contextmanager
-def running(count: int) -> Iterator[NatsServers]:
-    """Servers for a whole session of tests."""
-    directory = Path(tempfile.mkdtemp(prefix="aegis-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
-    try:
-        servers = NatsServers(count, directory)
-        trio.run(servers.start)
-        try:
-            yield servers
-        finally:
-            trio.run(servers.stop)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    spreads_subscriptions = False
 
 
 @pytest.fixture(scope="session")
 def one_server() -> Iterator[NatsServers]:
     """One server, which all tests share."""
-    with running(1) as servers:
+    with running_servers(1) as servers:
         yield servers
 
 
 @pytest.fixture(scope="session")
 def three_servers() -> Iterator[NatsServers]:
     """A cluster of three, which all tests share."""
-    with running(3) as servers:
+    with running_servers(3) as servers:
         yield servers
 
 
-class OnOneServer:
+class OnSingle:
     """A bucket on one server, in memory."""
-
-    storage: ClassVar[str] = "memory"
 
     @pytest.fixture
     def harness(self, one_server: NatsServers) -> Harness:
         """A bucket of the test's own."""
-        return NatsHarness(one_server, self.storage, replicas=1)
+        return SingleHarness(f"{one_server.url}?storage=memory")
 
 
-class OnDisk(OnOneServer):
+class TestNatsSingleBus(OnSingle, BusConformance):
+    """The bus, with subscriptions that count as soon as they are made."""
+
+
+class TestNatsSingleTransport(OnSingle, TransportConformance):
+    """The transport, with listeners that are known as soon as they are there."""
+
+
+class OnDisk:
     """A bucket on one server, in files."""
 
-    storage: ClassVar[str] = "file"
+    @pytest.fixture
+    def harness(self, one_server: NatsServers) -> Harness:
+        """A bucket of the test's own."""
+        return NatsHarness(f"{one_server.url}?storage=file")
 
 
 class OnCluster:
@@ -119,27 +83,7 @@ class OnCluster:
     @pytest.fixture
     def harness(self, three_servers: NatsServers) -> Harness:
         """A bucket of the test's own."""
-        return ClusterHarness(three_servers, "file", replicas=3)
-
-
-class TestNatsStore(OnOneServer, StoreConformance):
-    """The store on one server."""
-
-
-class TestNatsTransport(OnOneServer, TransportConformance):
-    """The transport through one server."""
-
-
-class TestNatsBus(OnOneServer, BusConformance):
-    """The bus through one server."""
-
-
-class TestNatsLifecycle(OnOneServer, LifecycleConformance):
-    """Nodes on one server."""
-
-
-class TestNatsRegistry(OnOneServer, RegistryConformance):
-    """The registry on one server."""
+        return NatsHarness(f"{three_servers.url}?storage=file&replicas=3")
 
 
 @pytest.mark.thorough

