@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from aegis_core.backend import ABSENT, Change, Conflict, Delete, DeleteReason, Store
+from aegis_core.backend import ABSENT, ANY, Change, Conflict, Delete, DeleteReason, Store
 from aegis_pytest.conformance.harness import Harness
 from aegis_pytest.conformance.steps import Mirror, commit, open_mirror, open_peer, open_store, put, transaction
 
@@ -19,6 +19,28 @@ async def wait_gone(mirror: Mirror, key: str) -> Change:
     """Wait until *key* is told to be gone; returns that change."""
     await mirror.wait_for(lambda m: key not in m.values and m.changes_of(key))
     return mirror.changes_of(key)[-1]
+
+
+async def renew_three_times(harness: Harness, store: Store) -> tuple[int, int, float]:
+    """Put a lease and renew it in time, from the start again where a busy machine was late.
+
+    Returns its first and its last revision, and when the last was sent.
+    """
+    while True:
+        before = sent = trio.current_time()
+        (first,) = await commit(store, put("lease", b"0", ANY, harness.ttl))
+        revision = first
+        try:
+            for number in range(3):
+                before = sent
+                await harness.advance(harness.ttl * 0.6)
+                sent = trio.current_time()
+                (revision,) = await commit(store, put("lease", b"%d" % number, revision, harness.ttl))
+        except Conflict:
+            if trio.current_time() - before < harness.ttl:
+                raise
+        else:
+            return first, revision, sent
 
 
 class ExpiryConformance:
@@ -69,17 +91,13 @@ class ExpiryConformance:
     async def test_renewal_voids_the_old_ttl(self, harness: Harness, clock: object) -> None:
         """A key that is put again in time lives on, for its new TTL from then."""
         async with open_store(harness) as store, open_mirror(store) as mirror:
-            renewed = trio.current_time()
-            (revision,) = await commit(store, put("lease", b"0", ABSENT, harness.ttl))
-            for number in range(3):
-                await harness.advance(harness.ttl * 0.6)
-                renewed = trio.current_time()
-                (revision,) = await commit(store, put("lease", b"%d" % number, revision, harness.ttl))
+            first, revision, renewed = await renew_three_times(harness, store)
+            await mirror.wait_for(lambda m: bool(m.changes) and m.changes[-1].revision >= revision)
             with trio.fail_after(self.latest(harness, store, harness.ttl)):
                 gone = await wait_gone(mirror, "lease")
             assert trio.current_time() - renewed >= harness.ttl - ROUNDING
             assert gone.revision > revision
-            assert [change for change in mirror.changes if change.value is None] == [gone]
+            assert [change for change in mirror.changes if change.value is None and change.revision > first] == [gone]
 
     async def test_put_without_ttl_makes_a_key_permanent(self, harness: Harness, clock: object) -> None:
         """Whoever puts a key without TTL means it to stay."""

@@ -28,6 +28,7 @@ PUBLIC_MODULES = (
     "aegis_pytest.history",
     "aegis_pytest.leftovers",
     "aegis_pytest.logs",
+    "aegis_pytest.nats",
     "aegis_pytest.virtual_time",
 )
 
