@@ -59,6 +59,19 @@ def test_a_held_resource_is_refused_with_its_owners_name(driver: Driver) -> None
     assert owner(driver, "free") is None
 
 
+def test_an_owner_that_is_unhealthy_or_drains_owns_on(driver: Driver) -> None:
+    """Only the end of its lease takes anything from it: how it is, it says itself, and it may be well again."""
+    driver.register("a")
+    driver.register("b")
+    driver.run(claim(driver, "a", "x"))
+    driver.run(instances.set_health(driver.view, "svc", "a", Health.UNHEALTHY, at=AT))
+    driver.run(instances.set_draining(driver.view, "svc", "a", draining=True, at=AT))
+    with pytest.raises(ResourceConflict) as refused:
+        claim(driver, "b", "x")
+    assert refused.value.owner == "a"
+    assert owner(driver, "x") == "a"
+
+
 def test_the_free_ones_can_be_taken_and_the_others_listed(driver: Driver) -> None:
     """Such an answer holds a refusal, so it needs fresh evidence."""
     driver.register("a")

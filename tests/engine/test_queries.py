@@ -97,6 +97,7 @@ def test_what_dead_leases_hold_is_not_found(stocked: Driver) -> None:
     """Nor counted; whether it was swept or not."""
     stocked.expire("a")
     assert ids(query(stocked)) == ["s6", "s7", "s8", "s9", "o0"]
+    assert query(stocked).total_count == 5
     assert query(stocked, service_name="svc").total_count == 4
     assert query(stocked, tags=["vip"]).total_count == 3
     assert query(stocked, instance_id="a").total_count == 0

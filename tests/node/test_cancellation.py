@@ -145,6 +145,12 @@ def check_tables(world: World) -> None:
             assert not claim.running
 
 
+def check_nodes(world: World) -> None:
+    """No node remembers a claim that none of its instances has."""
+    for node in (world.node, world.other):
+        assert set(node.claimed) == {target for instance in node.hosted.values() for target in instance.claims_table}
+
+
 def check_lines(world: World) -> None:
     """Nobody waits but the standby of the role group."""
     for node in (world.node, world.other):
@@ -473,6 +479,7 @@ async def test_nothing_is_left_behind(
             had_it = await cancel_at(step, lambda: run(world))
             await trio.sleep(8)
             check_tables(world)
+            check_nodes(world)
             check_lines(world)
             check_calls(world)
             assert world.one.claims["kept"].held
