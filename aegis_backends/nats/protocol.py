@@ -179,9 +179,10 @@ _PING: Final = Ping()
 _PONG: Final = Pong()
 _OK: Final = Ok()
 
-# The lines as servers write them, with the numbers short enough to be numbers of something.
-_MSG: Final = re.compile(rb"MSG (\S+) (\d{1,18}) (?:(\S+) )?()(\d{1,10})\r\n").match
-_HMSG: Final = re.compile(rb"HMSG (\S+) (\d{1,18}) (?:(\S+) )?(\d{1,10}) (\d{1,10})\r\n").match
+# The lines as servers write them, with the numbers short enough to be numbers of something. No part gives back what it has
+# matched (``++``), which no other could take, so that a line is read once.
+_MSG: Final = re.compile(rb"MSG (\S++) (\d{1,18}+) (?:(\S++) )?()(\d{1,10}+)\r\n").match
+_HMSG: Final = re.compile(rb"HMSG (\S++) (\d{1,18}+) (?:(\S++) )?(\d{1,10}+) (\d{1,10}+)\r\n").match
 
 # Arguments as the protocol's grammar has them, where any white space separates. Operations with a payload have the same
 # five groups: subject, sid, reply, length of the header block, length of all.
