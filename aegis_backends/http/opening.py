@@ -13,6 +13,8 @@ The location is one router or several, ``r1:8700,r2:8700``. Parameters of the UR
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,6 +32,8 @@ from aegis_core.backend import Backend, BackendAddress
 from aegis_core.errors import ConfigError
 
 __all__ = ["HttpOptions", "open_http", "read_host_and_port", "read_options", "shown_host"]
+
+_log = logging.getLogger("aegis.http")
 
 _PARAMETERS: Final = (
     "token_file", "call_token_file", "ca_file", "cert_file", "key_file", "listen", "advertise", "timeout",
@@ -219,6 +223,10 @@ async def _listen(options: HttpOptions) -> tuple[trio.SocketListener, str]:
     for other in others:
         await other.aclose()
     bound = listener.socket.getsockname()
+    if not options.call_token and not ipaddress.ip_address(bound[0].partition("%")[0]).is_loopback:
+        _log.warning(
+            "no call token: whoever reaches %s:%d may call the instances of this node, also to drain", *bound[:2]
+        )
     host, port = options.advertise or (bound[0], bound[1])
     scheme = "http" if options.cert_file is None else "https"
     return listener, f"{scheme}://{shown_host(host)}:{port}"

@@ -157,8 +157,8 @@ async def test_routers_and_instances_may_be_reached_by_tls_and_tokens(tmp_path: 
         nursery.cancel_scope.cancel()
 
 
-async def test_address_that_is_taken_is_a_config_error() -> None:
-    """The instances of this node cannot be served there."""
+async def test_address_is_chosen_taken_or_open_to_all(caplog: pytest.LogCaptureFixture) -> None:
+    """A taken one is a `ConfigError`; one that others reach needs a call token, or a warning says so."""
     async with MemoryCluster("taken").open() as memory, trio.open_nursery() as nursery:
         assert memory.store is not None
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -173,4 +173,7 @@ async def test_address_that_is_taken_is_a_config_error() -> None:
                 pass
         async with open_http(parse_backend(f"http://{at}?listen=localhost:0&advertise=node:80")) as backend:
             assert backend.transports[0].endpoint("a", "b") == "http://node:80/instances/a/b"
+        assert "no call token" not in caplog.text
+        async with open_http(parse_backend(f"http://{at}?listen=0.0.0.0:0")):
+            assert "no call token: whoever reaches 0.0.0.0:" in caplog.text
         nursery.cancel_scope.cancel()
