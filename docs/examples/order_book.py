@@ -27,6 +27,7 @@ from exchange.chronicle import Chronicle
 from exchange.cluster import Cluster
 from exchange.failures import FAILURES, sentences
 from exchange.feeder import feed
+from exchange.journal import JournalError
 from exchange.meeting import MeetingPlace, open_meeting_place
 from exchange.orders import Order, read_orders
 from exchange.processes import Processes
@@ -179,7 +180,10 @@ async def _show(view: View) -> None:
 @contextlib.contextmanager
 def _journals(folder: Path | None) -> Iterator[Path]:
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as exc:
+            raise JournalError(f"the journals need a folder, but {folder} is a file, or lies in one") from exc
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="aegis-demo-", ignore_cleanup_errors=True) as temporary:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 import io
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -20,8 +23,13 @@ from exchange.audit import Audit, SequentialRun
 from exchange.progress import Progress, Row
 
 NOTES_SHOWN = 6
+NARROW = 72  # columns
 PROBLEMS_SHOWN = 10
 HEALTH_STYLES = {"STARTING": "dim", "ONLINE": "green", "DEAD": "red", "LOST": "red", "LEFT": "dim"}
+
+
+# Not on every system.
+termios = importlib.import_module("termios") if importlib.util.find_spec("termios") else None
 
 
 class View(Protocol):
@@ -87,7 +95,7 @@ def open_view(progress: Progress, console: Console, *, plain: bool) -> Iterator[
             view.update()
         return
     # Without a thread of its own: the program says when to draw, between two steps of Trio.
-    with Live(console=console, auto_refresh=False) as live:
+    with _silent_keys(), Live(console=console, auto_refresh=False) as live:
         view = LiveView(progress, live)
         try:
             yield view
@@ -95,10 +103,27 @@ def open_view(progress: Progress, console: Console, *, plain: bool) -> Iterator[
             view.update()
 
 
+@contextlib.contextmanager
+def _silent_keys() -> Iterator[None]:
+    """While the block runs, the terminal does not echo Ctrl-C as ``^C``: beside a full line it moves what is redrawn."""
+    if termios is None or sys.stdin is None or not sys.stdin.isatty():
+        yield
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    silent = termios.tcgetattr(terminal)
+    silent[3] &= ~termios.ECHOCTL
+    termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
 def draw(progress: Progress) -> RenderableType:
     """Return *progress* as a panel: how far it is, the instances, and what happened last."""
     return Panel(
-        Group(_head(progress), Text(), _instances(progress), Text(), _notes(progress)),
+        Group(_head(progress), Text(), _Instances(progress), Text(), _notes(progress)),
         title="[bold]order books[/bold]",
         title_align="left",
         border_style="cyan",
@@ -116,26 +141,31 @@ def _head(progress: Progress) -> RenderableType:
     return grid
 
 
-def _instances(progress: Progress) -> RenderableType:
-    table = Table(expand=True, box=None, padding=(0, 1), header_style="bold")
-    table.add_column("instance", no_wrap=True)
-    table.add_column("health", no_wrap=True)
-    table.add_column("active", justify="right")
-    table.add_column("standby", justify="right")
-    table.add_column("owns", ratio=1)
-    table.add_column("calls", justify="right")
-    table.add_column("fail-overs", justify="right")
-    for row in progress.rows.values():
-        table.add_row(
-            row.name,
-            Text(f"● {row.health}", style=HEALTH_STYLES[row.health]),
-            str(len(row.owned)),
-            str(len(row.waiting)),
-            _symbols(row),
-            f"{row.calls:,}",
-            str(row.fail_overs or "-"),
-        )
-    return table
+class _Instances:
+    """The table of instances; on a narrow screen without the columns that could be counted or read elsewhere."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= NARROW
+        table = Table(expand=True, box=None, padding=(0, 1), header_style="bold")
+        table.add_column("instance", no_wrap=True)
+        table.add_column("health", no_wrap=True)
+        if wide:
+            table.add_column("active", justify="right", no_wrap=True)
+            table.add_column("standby", justify="right", no_wrap=True)
+        table.add_column("owns", ratio=1)
+        table.add_column("calls", justify="right", no_wrap=True)
+        if wide:
+            table.add_column("fail-overs", justify="right", no_wrap=True)
+        for row in self._progress.rows.values():
+            cells: list[RenderableType] = [row.name, Text(f"● {row.health}", style=HEALTH_STYLES[row.health])]
+            cells += [str(len(row.owned)), str(len(row.waiting))] if wide else []
+            cells += [_symbols(row), f"{row.calls:,}"]
+            cells += [str(row.fail_overs or "-")] if wide else []
+            table.add_row(*cells)
+        yield table
 
 
 def _symbols(row: Row) -> Text:
