@@ -127,8 +127,12 @@ class RouterApp:
         raise Indeterminate(reason=f"the store did not answer the router within {self._patience:g} s")
 
     async def _sync(self, _request: Request) -> Response:
+        return Response(body=wire.revisions_to_bytes((await self._ask_level(),)))
+
+    async def _ask_level(self) -> int:
+        """The store's read barrier."""
         with trio.move_on_after(self._patience):
-            return Response(body=wire.revisions_to_bytes((await self._store.sync(),)))
+            return await self._store.sync()
         raise StoreUnavailable(reason=f"it did not answer the router within {self._patience:g} s")
 
     async def _get(self, request: Request) -> Response:
@@ -144,7 +148,9 @@ class RouterApp:
         if after is not None and not _REVISION.fullmatch(after):
             raise InvalidRequest.at("$.after", "expected a revision")
         headers = [(b"content-type", wire.MSGPACK), (b"cache-control", b"no-store")]
-        with self.relay.open(None if after is None else int(after)) as feed:
+        # Who begins to watch sees at least what was acknowledged before, to whomever.
+        fresh = await self._ask_level() if after is None else 0
+        with self.relay.open(None if after is None else int(after), at_least=fresh) as feed:
             await request.send({"type": "http.response.start", "status": 200, "headers": headers})
             await request.send({"type": "http.response.body", "body": wire.HEARTBEAT, "more_body": True})
             while True:

@@ -65,13 +65,14 @@ class Relay:
                 self._apply(await feed.receive())
 
     @contextmanager
-    def open(self, after: int | None) -> Iterator[RelayFeed]:
+    def open(self, after: int | None, *, at_least: int = 0) -> Iterator[RelayFeed]:
         """A feed for one client.
 
         Args:
             after: The revision up to which it has been told everything; None for a client that knows nothing.
+            at_least: A snapshot waits until this router knows the store up to here.
         """
-        feed = RelayFeed(self)
+        feed = RelayFeed(self, at_least)
         if after is None:
             feed.begin_anew("")
         elif self.ready and self._known_from <= after:
@@ -142,8 +143,9 @@ class Relay:
 class RelayFeed:
     """One client's end of a relay; as `aegis_core.backend.Feed`."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, at_least: int) -> None:
         self._relay = relay
+        self._at_least = at_least
         self._backlog: dict[str, Change] = {}
         self._level = 0
         self._after = self._told = -1
@@ -193,9 +195,10 @@ class RelayFeed:
         """
         await trio.lowlevel.checkpoint()
         while not self._closed:
-            if self._relay.ready and self._snapshot_due is not None:
-                return self._tell_snapshot()
-            if self._relay.ready and (self._backlog or self._level > self._told):
+            if self._snapshot_due is not None:
+                if self._relay.ready and self._relay.level >= self._at_least:
+                    return self._tell_snapshot()
+            elif self._relay.ready and (self._backlog or self._level > self._told):
                 return self._tell_backlog()
             await self._reader.park()
         raise trio.ClosedResourceError("the router stops")

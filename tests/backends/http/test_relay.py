@@ -84,6 +84,18 @@ async def test_new_reader_is_told_everything(autojump_clock: MockClock) -> None:
             assert await feed.receive() == [put("a", 3), Synced(4)]
 
 
+async def test_snapshot_waits_for_what_it_must_show(autojump_clock: MockClock) -> None:
+    """The router's own feed may be behind what somebody was told."""
+    store = ToldStore()
+    async with open_relay(store) as relay:
+        with relay.open(None, at_least=4) as feed:
+            await store.tell.send([put("a", 3), Synced(3)])
+            with trio.move_on_after(1.0):
+                raise AssertionError(f"too early: {await feed.receive()}")
+            await store.tell.send([put("b", 4), Synced(4)])
+            assert await feed.receive() == [put("a", 3), put("b", 4), Synced(4)]
+
+
 async def test_changes_that_were_not_taken_are_merged(autojump_clock: MockClock) -> None:
     """To the newest of each key, in the order of revisions."""
     store = ToldStore()
