@@ -358,6 +358,10 @@ class Instance:
         """Wait for one of *signals* (SIGINT and SIGTERM by default); leaving the block then drains, a second one cuts that short.
 
         The second signal cuts short whatever drains on this node. Only from the main thread, as Python's signals are.
+
+        Raises:
+            InvalidRequest: One of *signals* cannot be caught (SIGKILL, SIGSTOP).
+            ValueError: It is not the main thread.
         """
 
         def insist() -> None:

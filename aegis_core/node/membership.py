@@ -81,6 +81,10 @@ class Membership:
                 with trio.CancelScope(shield=True):
                     await incarnation.deregister(_TEARDOWN / 2)
                     await incarnation.stop()
+            # Here rather than in `close`, to which a block that is cancelled before it began never comes.
+            key = (self._instance.service.name, self._options.instance_id)
+            if self._node.hosted.get(key) is self._instance:
+                del self._node.hosted[key]
             self._closed.set()
 
     async def close(self, *, drain: bool) -> None:
@@ -100,9 +104,6 @@ class Membership:
                 if incarnation is not None:
                     await incarnation.deregister(_TEARDOWN / 2)
                 await self._closed.wait()
-            key = (self._instance.service.name, self._options.instance_id)
-            if self._node.hosted.get(key) is self._instance:
-                del self._node.hosted[key]
 
     async def wait_closed(self) -> None:
         """Wait until the instance has left."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import attrs
 import trio
 
+from aegis_core.errors import InvalidRequest
 from aegis_core.models import Shown
 
 __all__ = ["wait_signals"]
@@ -45,11 +46,14 @@ class _Ear:
         self._number = number
         self._token = trio.lowlevel.current_trio_token()
         self.listeners: dict[_Listener, None] = {}
-        self._before = signal.signal(number, self._handle)
+        try:
+            self._before = signal.signal(number, self._handle)
+        except OSError:
+            raise InvalidRequest.at("$.signals", f"{signal.Signals(number).name} cannot be caught") from None
 
     def close(self) -> None:
-        """Leave the signal to whoever had it before."""
-        signal.signal(self._number, self._before)
+        """Leave the signal to whoever had it before; what was not set from Python cannot be, and the default takes its place."""
+        signal.signal(self._number, signal.SIG_DFL if self._before is None else self._before)
 
     def _handle(self, _number: int, _frame: object) -> None:
         # In the middle of anything, therefore not there and then.
@@ -75,8 +79,10 @@ def _listen(listener: _Listener, numbers: Sequence[int]) -> None:
 
 def _leave(listener: _Listener, numbers: Sequence[int]) -> None:
     for number in numbers:
-        ear = _ears[number]
-        del ear.listeners[listener]
+        ear = _ears.get(number)
+        if ear is None:  # it came to none of these: one before could not be caught
+            continue
+        ear.listeners.pop(listener, None)
         if not ear.listeners:
             del _ears[number]
             ear.close()
@@ -87,14 +93,18 @@ async def wait_signals(nursery: trio.Nursery, signals: Sequence[signal.Signals],
 
     Only from the main thread, as Python's signals are. The signals stay caught until the second came or *nursery* ends;
     cancelled, they are not caught any more.
+
+    Raises:
+        InvalidRequest: One of them cannot be caught; then none is.
+        ValueError: It is not the main thread.
     """
     wanted = tuple(dict.fromkeys(signals)) or (signal.SIGINT, signal.SIGTERM)
     listener = _Listener(insist)
     given_up = trio.CancelScope()
 
     async def stay(task_status: trio.TaskStatus[None]) -> None:
-        _listen(listener, wanted)
         try:
+            _listen(listener, wanted)
             with given_up:
                 task_status.started()
                 await listener.pressed.wait()

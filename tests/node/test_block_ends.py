@@ -22,10 +22,12 @@ from aegis_core.errors import (
     InstanceConflict,
     InvalidRequest,
     NodeCrashed,
+    NotFound,
     StoreUnavailable,
     TransportUnavailable,
 )
-from aegis_core.hookspecs import BackendRegistrar, hookimpl
+from aegis_core.events import Event, InstanceRegistered
+from aegis_core.hookspecs import BackendRegistrar, ObserverRegistrar, hookimpl
 from aegis_core.models import EndReason, Outcome, Role, ServiceInstance
 from aegis_core.node.call import Call
 from aegis_core.node.claims import Claim
@@ -305,6 +307,39 @@ async def test_a_registration_that_is_given_up_is_withdrawn(autojump_clock: Mock
             assert not node.hosted
             async with other.serve(make_service(), instance_id="one") as instance:
                 assert instance.ready
+
+
+class CancelsOnRegistration:
+    """A plug-in that cancels *scope* as soon as an instance is seen to be registered."""
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self._scope = scope
+
+    @hookimpl
+    def aegis_register_observers(self, register: ObserverRegistrar) -> None:
+        """Watch."""
+        register(self)
+
+    def on_event(self, event: Event) -> None:
+        """Cancel."""
+        if isinstance(event, InstanceRegistered):
+            self._scope.cancel()
+
+
+async def test_a_block_that_is_cancelled_as_it_registers_leaves_no_instance_behind(autojump_clock: MockClock) -> None:
+    """Its body never ran; the node does not answer for the instance any more, and its id is free."""
+    scope = trio.CancelScope()
+    async with open_node("memory://a", plugins=[CancelsOnRegistration(scope)]) as node:
+        with scope:
+            async with node.serve(make_service(), instance_id="one"):
+                pytest.fail("it was cancelled before")
+        await trio.sleep(0.1)
+        assert scope.cancelled_caught
+        assert not node.hosted
+        before = trio.current_time()
+        with pytest.raises(NotFound):
+            await node.registry.claim("svc", "one", "a")
+        assert trio.current_time() == before
 
 
 async def test_an_instance_that_is_closed_while_it_registers_anew_does_not_come_back(autojump_clock: MockClock) -> None:

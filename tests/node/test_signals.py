@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
+from types import FrameType
 
 import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
 
-from aegis_core.errors import TransportUnavailable
+from aegis_core.errors import InvalidRequest, TransportUnavailable
 from aegis_core.node import signals
 from aegis_core.node.call import Call
 from aegis_core.node.instance import Instance
@@ -184,5 +186,34 @@ async def test_signal_that_finds_nobody_any_more_is_handed_on(autojump_clock: Mo
         await trio.testing.wait_all_tasks_blocked()
         assert handed_on == [signal.SIGUSR1]
         assert not listener.asked.is_set()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+async def test_signal_that_cannot_be_caught_is_refused(autojump_clock: MockClock) -> None:
+    """And takes no other along: those named with it mean what they meant before."""
+    before = signal.getsignal(signal.SIGUSR1)
+    async with open_node("memory://a") as node, node.serve(make_service()) as instance:
+        with pytest.raises(InvalidRequest, match="SIGKILL cannot be caught"):
+            await instance.run_until_signal(signal.SIGUSR1, signal.SIGKILL, signal.SIGUSR2)
+        assert signal.getsignal(signal.SIGUSR1) is before
+        assert not signals._ears
+
+
+async def test_handler_that_python_did_not_set_gives_way_to_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not known cannot be put back; the signal is not left to a handler that nobody listens to."""
+    before = signal.getsignal(signal.SIGUSR1)
+    set_handler = signal.signal
+    listener = signals._Listener(lambda: None)
+
+    def forget(number: int, action: Callable[[int, FrameType | None], object]) -> None:
+        set_handler(number, action)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "signal", forget)
+            signals._listen(listener, (signal.SIGUSR1,))
+        signals._leave(listener, (signal.SIGUSR1,))
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGUSR1, before)
