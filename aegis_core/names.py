@@ -32,6 +32,7 @@ __all__ = [
     "instance_id_problem",
     "instance_key",
     "is_role",
+    "lease_proof",
     "lease_tag",
     "method_problem",
     "mint_instance_id",
@@ -116,6 +117,11 @@ def _shown(name: object) -> str:
 def mint_instance_id(service_name: str, token: str | None = None) -> str:
     """A new instance id ``{service}-{8 hex}``; *token* supplies the hex digits where they must be reproducible."""
     return f"{service_name}-{token or secrets.token_hex(4)}"
+
+
+def lease_proof(service_name: str, instance_id: str, lease_id: str) -> str:
+    """What the tag of a registration under *lease_id* is made of, so that one lease id is never the same lease twice."""
+    return f"{service_name}.{instance_id}.{lease_id}"  # the names have no dots
 
 
 def lease_tag(lease_id: str) -> str:

@@ -116,6 +116,8 @@ def register(
     if known is not None and known.lease != candidate.lease:
         left = 0.0 if now is None else view.lease_left(known, now)
         raise InstanceConflict(owner=name, service_name=service, lease_left=left)
+    if known is None and view.by_lease(candidate.lease) is not None:
+        raise InvalidRequest.at("$.lease_id", "it is the lease of another instance")
     shown = Role.ACTIVE if role is Role.ACTIVE else Role.STANDBY
     # One that is there already is written again, not merely confirmed: that renews its lease, and a deregistration
     # that was given up while its fate was open finds another revision when it arrives after all.

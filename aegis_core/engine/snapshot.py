@@ -201,7 +201,7 @@ class Snapshot(View):
     # -- instances --------------------------------------------------------------------------------
 
     def _is_genuine(self, key: InstanceKey, record: ServiceInstance) -> bool:
-        """Whether *record* is of the instance that *key* names, and its lease tag no other's: tags are minted at random."""
+        """Whether *record* is of the instance that *key* names, and its lease tag no other's, as none is registered."""
         entry = self._leases.get(record.lease)
         holder = entry.instance if entry else None
         return (record.service_name, record.instance_id) == (key.service_name, key.instance_id) and (

@@ -98,7 +98,7 @@ class Registry:
             endpoints: URLs that it listens on.
             priority: Place in the line.
             lease_id: A secret of the registrant's own, by which it may register again, e.g. when it does not know what
-                became of the first time; a new one by default.
+                became of the first time; a new one by default. Instances may share one: each has a lease of its own.
 
         Raises:
             InvalidRequest: Each bad field with its path.
@@ -109,7 +109,6 @@ class Registry:
         """
         runtime = self._runtime
         lease_id = runtime.new_id(16) if lease_id is None else lease_id
-        runtime.proofs.keep(lease_id)
         ttl = runtime.settings.ttl if ttl is None else ttl
         if heartbeat_interval is None:
             heartbeat_interval = ttl / 3 if 0 < ttl < math.inf else 1.0
@@ -119,7 +118,7 @@ class Registry:
             instance_id=instance_id,
             version=version,
             role=role or Role.STANDBY,
-            lease=names.lease_tag(lease_id) if lease_id else "",
+            lease=self._tag(service_name, instance_id, lease_id) if lease_id else "",
             ttl=ttl,
             heartbeat_interval=heartbeat_interval,
             endpoints=tuple(endpoints),
@@ -171,7 +170,7 @@ class Registry:
             InstanceNotFound: Its lease has ended: register anew.
             NotOwner: It lives by another lease.
         """
-        tag = self._shown(lease_id)
+        tag = self._shown(service_name, instance_id, lease_id)
         return await self._decide(
             lambda view: instances.heartbeat(
                 view, service_name, instance_id, lease=tag, status=status, metadata=metadata, at=self._runtime.wall()
@@ -186,7 +185,7 @@ class Registry:
             InstanceNotFound: No such instance lives.
             NotOwner: It lives by another lease than that of *lease_id*.
         """
-        tag = self._shown(lease_id)
+        tag = self._shown(service_name, instance_id, lease_id)
         until = self._runtime.request_deadline()
         await self._node.committer.sync_within(self._runtime.left(until))  # to name all that it held
         held = await self._decide(
@@ -561,9 +560,13 @@ class Registry:
 
     # -- for all of them ----------------------------------------------------------------------------------------
 
-    def _shown(self, lease_id: str | None) -> str | None:
-        """The tag of *lease_id*, which may be shown to the store, too."""
-        return None if lease_id is None else self._runtime.proofs.keep(lease_id)
+    def _shown(self, service_name: str, instance_id: str, lease_id: str | None) -> str | None:
+        """The tag of the lease that an instance proves by *lease_id*."""
+        return None if lease_id is None else self._tag(service_name, instance_id, lease_id)
+
+    def _tag(self, service_name: str, instance_id: str, lease_id: str) -> str:
+        """The tag of an instance's lease under *lease_id*, which may be shown to the store, too."""
+        return self._runtime.proofs.keep(names.lease_proof(service_name, instance_id, lease_id))
 
     def _hosted(self, service_name: str, instance_id: str) -> Instance | None:
         return self._node.hosted.get((service_name, instance_id))

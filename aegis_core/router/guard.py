@@ -8,7 +8,8 @@ at what would be written, and by whom. What an instance may do to its own, it ma
 - its own places in lines; and what names a dead lease, anybody may sweep.
 
 All else needs a permission, which `judge` names and does not give. What has no form that a node would write (another
-key, a record that cannot be read, an instance record that outlives its lease, an epoch out of the air) is refused to all.
+key, a record that cannot be read, an instance record that outlives its lease, a lease of two instances, an
+epoch out of the air) is refused to all.
 
 Theory of operation
 -------------------
@@ -155,6 +156,8 @@ class _Judgement:
         self._proven = proven
         # Who gets which target by this transaction: its place in the line for that goes with it.
         self._given = {(s.new.target, s.new.lease) for s in steps if isinstance(s.new, Ownership)}
+        # Whose each lease is that this transaction begins or renews: of one instance.
+        self._leased: dict[str, InstanceKey] = {}
 
     def verdict(self) -> Verdict:
         """What it needs."""
@@ -182,10 +185,19 @@ class _Judgement:
 
     def _of_instance(self, step: _Step, key: InstanceKey) -> Iterator[Demand]:
         target = Target(service_name=key.service_name, instance_id=key.instance_id)
+        if isinstance(step.new, ServiceInstance) and self._is_anothers(step.new.lease, key):
+            raise InvalidRequest.at("$.lease_id", "it is the lease of another instance")
         if isinstance(step.new, ServiceInstance) and step.new.lease not in self._proven:
             yield Demand("register" if step.old is None else "heartbeat", target)
         if step.op.expect != ABSENT and not self._shown(step.old):
             yield Demand("disconnect" if step.new is None else "heartbeat", target)
+
+    def _is_anothers(self, lease: str, key: InstanceKey) -> bool:
+        """Whether *lease* lives, or would begin by this transaction, at another instance than that of *key*."""
+        known = self._view.by_lease(lease)
+        if known is not None and (known.service_name, known.instance_id) != (key.service_name, key.instance_id):
+            return True
+        return bool(lease) and self._leased.setdefault(lease, key) != key
 
     def _of_target(self, step: _Step, target: str) -> Iterator[Demand]:
         new = step.new if isinstance(step.new, Ownership) else None

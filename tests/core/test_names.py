@@ -233,6 +233,12 @@ def test_minted_ids_are_legal_and_differ() -> None:
     assert names.mint_instance_id("svc", "00ff00ff") == "svc-00ff00ff"
 
 
+def test_one_lease_id_proves_another_lease_for_each_instance() -> None:
+    """However its parts are cut; names have no dots, a lease id may."""
+    parts = [("svc", "a", "x"), ("svc", "b", "x"), ("svd", "a", "x"), ("svc", "a", "y"), ("svc", "a", "b.x")]
+    assert len({names.lease_tag(names.lease_proof(*part)) for part in parts}) == len(parts)
+
+
 def test_a_lease_tag_shows_nothing_of_the_lease_id() -> None:
     """It is the same for the same lease, and short."""
     tag = names.lease_tag("secret")

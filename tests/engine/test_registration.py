@@ -90,6 +90,15 @@ def test_two_who_register_one_id_at_once_cannot_both_succeed(driver: Driver) -> 
         driver.run(second)
 
 
+def test_a_lease_is_of_one_instance(driver: Driver) -> None:
+    """While it lives."""
+    driver.register("a")
+    with pytest.raises(InvalidRequest, match=r"another instance @ \$\.lease_id"):
+        instances.register(driver.view, candidate("b", lease="a-lease"), at=AT)
+    driver.expire("a")
+    assert driver.run(instances.register(driver.view, candidate("b", lease="a-lease"), at=AT)).new
+
+
 def test_every_bad_field_is_named_with_its_path(driver: Driver) -> None:
     """One answer for all of them."""
     bad = candidate(

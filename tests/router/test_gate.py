@@ -14,7 +14,7 @@ from aegis_core.backend import ABSENT, Conflict, Delete, Transaction
 from aegis_core.errors import Forbidden, ResourceNotFound
 from aegis_core.hookspecs import Principal, Target, hookimpl
 from aegis_core.models import ServiceInstance
-from aegis_core.names import target_key
+from aegis_core.names import lease_proof, target_key
 from aegis_core.node.node import Node, open_node
 from aegis_core.node.service import Service
 from aegis_core.router.gate import Gate
@@ -52,10 +52,10 @@ async def open_gate(policy: Policy) -> AsyncIterator[tuple[Gate, Node]]:
 
 
 async def hold(node: Node) -> tuple[str, Transaction]:
-    """Register an instance that holds a resource; its lease id, and how it would give that up."""
+    """Register an instance that holds a resource; the proof of its lease, and how it would give that up."""
     lease_id = (await node.registry.register("svc", "one")).lease_id
     epoch = (await node.registry.claim("svc", "one", "mine")).epochs["mine"]
-    return lease_id, Transaction("t-1", (Delete(target_key("mine"), epoch),))
+    return lease_proof("svc", "one", lease_id), Transaction("t-1", (Delete(target_key("mine"), epoch),))
 
 
 async def test_transaction_with_its_proof_is_committed(autojump_clock: MockClock) -> None:
@@ -63,8 +63,8 @@ async def test_transaction_with_its_proof_is_committed(autojump_clock: MockClock
     policy = Policy()
     async with open_gate(policy) as (gate, node):
         assert "Gate to" in repr(gate)
-        lease_id, release = await hold(node)
-        proven = attrs.evolve(release, proofs=(lease_id,))
+        proof, release = await hold(node)
+        proven = attrs.evolve(release, proofs=(proof,))
         assert await gate.commit(CLIENT, proven) == await gate.commit(CLIENT, proven)
         assert policy.asked == []
         with pytest.raises(ResourceNotFound):

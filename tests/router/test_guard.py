@@ -28,7 +28,7 @@ from aegis_core.names import (
 from aegis_core.router.guard import Demand, judge
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-MINE, THEIRS, DEAD = "my secret", "their secret", "dead secret"
+MINE, FRESH, THEIRS, DEAD = "my secret", "fresh secret", "their secret", "dead secret"
 GROUP = role_target("svc", "default")
 
 
@@ -98,7 +98,7 @@ def put(key: str, record: Record, expect: int, ttl: float | None = None) -> Put:
     return Put(key, codec.encode_record(record, UTC), expect, ttl)
 
 
-def judged(view: Snapshot, *operations: Operation, proofs: tuple[str, ...] = (MINE,)) -> list[str]:
+def judged(view: Snapshot, *operations: Operation, proofs: tuple[str, ...] = (MINE, FRESH)) -> list[str]:
     """The operations for which a permission is needed."""
     return [demand.operation for demand in judge(view, Transaction("t", operations, proofs)).demands]
 
@@ -119,7 +119,7 @@ def drop(key: str, name: str) -> Delete:
 
 
 MY_OWN: dict[str, tuple[Operation, ...]] = {
-    "register": (put(instance_key("svc", "new"), instance("new", MINE), ABSENT, 30.0),),
+    "register": (put(instance_key("svc", "new"), instance("new", FRESH), ABSENT, 30.0),),
     "register with a role": (me(ABSENT), own(GROUP, ABSENT)),
     "renew": (me(REVISIONS["svc me"]),),
     "renew for a shorter time": (me(REVISIONS["svc me"], ttl=1.0),),
@@ -174,11 +174,11 @@ OTHERS: dict[str, tuple[tuple[Operation, ...], list[str]]] = {
         ["heartbeat"],
     ),
     "take another's name": (
-        (put(instance_key("svc", "them"), instance("them", MINE), REVISIONS["svc them"], 30.0),),
+        (put(instance_key("svc", "them"), instance("them", FRESH), REVISIONS["svc them"], 30.0),),
         ["heartbeat"],
     ),
-    "register with another's lease": (
-        (put(instance_key("svc", "x"), instance("x", THEIRS), ABSENT, 30.0),),
+    "register with a lease that is not shown": (
+        (put(instance_key("svc", "x"), instance("x", "unknown"), ABSENT, 30.0),),
         ["register"],
     ),
     "take what another holds": ((own("theirs", REVISIONS["theirs"]),), ["force"]),
@@ -225,6 +225,28 @@ def test_new_registrations_are_named(view: Snapshot) -> None:
     verdict = judge(view, Transaction("t", MY_OWN["register"], (MINE,)))
     assert [record.instance_id for record in verdict.registrations] == ["new"]
     assert judge(view, Transaction("t", MY_OWN["renew"], (MINE,))).registrations == ()
+
+
+SHARED: dict[str, tuple[Operation, ...]] = {
+    "with another instance of one's own": (put(instance_key("svc", "x"), instance("x", MINE), ABSENT, 30.0),),
+    "with somebody else": (put(instance_key("svc", "x"), instance("x", THEIRS), ABSENT, 30.0),),
+    "with who gives it up": (
+        drop(instance_key("svc", "me"), "svc me"),
+        put(instance_key("svc", "x"), instance("x", MINE), ABSENT, 30.0),
+    ),
+    "within one transaction": (
+        put(instance_key("svc", "x"), instance("x", FRESH), ABSENT, 30.0),
+        put(instance_key("svc", "y"), instance("y", FRESH), ABSENT, 30.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_lease_is_not_shared(view: Snapshot, name: str) -> None:
+    """Two instances under one lease would both be believed to own what names it."""
+    with pytest.raises(InvalidRequest) as caught:
+        judged(view, *SHARED[name])
+    assert caught.value.problems[0].path == "$.lease_id"
 
 
 MALFORMED: dict[str, Operation] = {
