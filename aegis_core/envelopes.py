@@ -47,7 +47,8 @@ class RequestEnvelope(Value):
         message_id: Names the message for de-duplication, or None.
         idempotency_key: Equal keys are executed once per incarnation, or None.
         activate: Claim the resource first when nobody owns it.
-        principal: Who asks, as the sending node established it, e.g. ``instance:cart-1``; reserved methods need it.
+        principal: Who asks, as the sender says, e.g. ``instance:cart-1``. Reserved methods need an instance; handlers
+            are not told.
         traceparent: W3C trace context, or None.
     """
 

@@ -18,9 +18,14 @@ __all__ = ["Principal", "Target"]
 class Principal(Value):
     """Who asks for something.
 
+    A node that asks another one to carry something out does so in the name of the instance that it concerns, and that
+    name is believed: on a transport without authentication whoever reaches an instance can ask in its name. A ``token``
+    is only ever one whose credential a router has seen, and a ``node`` the program that asks its own node; neither is
+    taken from a request.
+
     Args:
-        kind: ``instance`` (it showed its lease), ``node`` (the program itself, for none of its instances), or
-            ``token`` (the holder of a credential that a router knows).
+        kind: ``instance`` (it showed its lease, asked its own node, or another node asks in its name), ``node`` (the
+            program itself, for none of its instances), or ``token`` (the holder of a credential that a router knows).
         name: The instance id, the node's name, or the token's.
         is_admin: It may do everything, by configuration.
     """

@@ -35,7 +35,8 @@ class Call(Shown):
         claim: The claim that the handler runs under; None without resource.
         state: What ``on_acquire`` returned, or `Claim.set_ready` was given; None without resource.
         instance: The instance that serves the call; None in a call made by hand.
-        principal: Who calls, as far as the transport established it, or "".
+        principal: Who calls, where the transport established it. None does so yet, so in a call that is served it is "":
+            what a request says of its sender is never taken for it.
     """
 
     service_name: str = ""

@@ -261,7 +261,6 @@ class Server:
             claim,
             None if claim is None else claim.state,
             self._handle,
-            request.principal,
         )
         current_call.set(call)
         if claim is not None:
@@ -321,10 +320,11 @@ class Server:
             listed = ", ".join(self._methods) or "none"
             raise InvalidRequest.at("$.method", f"service {service.name!r} has no such method; it has: {listed}")
         kind, _, name = request.principal.partition(":")
-        if kind not in {"instance", "node", "token"} or not name:
+        # Nodes ask in the name of an instance. A token is shown to a router, a node's own program asks on its own node:
+        # neither can be established by what a request says.
+        if kind != "instance" or not name:
             raise Unauthorized(operation=request.method, target=self._instance.instance_id)
-        principal = Principal(kind, name)  # type: ignore[arg-type]  # one of them, as just seen
-        return await self._instance.reserved(request.method, request.params, principal)
+        return await self._instance.reserved(request.method, request.params, Principal("instance", name))
 
     # -- answers ----------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
@@ -46,9 +46,12 @@ class Served:
 
 
 @asynccontextmanager
-async def served(service: Service, **config: object) -> AsyncIterator[Served]:
+async def served(service: Service, *, plugins: Sequence[object] = (), **config: object) -> AsyncIterator[Served]:
     """*service* as instance ``a``."""
-    async with open_node("memory://", config=config) as node, node.serve(service, instance_id="a") as instance:
+    async with (
+        open_node("memory://", config=config, plugins=plugins) as node,
+        node.serve(service, instance_id="a") as instance,
+    ):
         yield Served(node, instance)
 
 

@@ -17,6 +17,7 @@ from aegis_core.errors import (
     ResourceNotFound,
     Unauthorized,
 )
+from aegis_core.hookspecs import Principal, hookimpl
 from aegis_core.models import Outcome
 from aegis_core.node.call import Call, current_call
 from aegis_core.node.node import open_node
@@ -126,6 +127,39 @@ async def test_reserved_methods_need_a_principal() -> None:
             with pytest.raises(Unauthorized):
                 await it.ask("aegis.drain", principal=principal)
         assert not it.instance.draining
+
+
+class TokensAllowed:
+    """A plug-in that lets whoever showed a credential, and programs on their own node, do everything."""
+
+    @hookimpl
+    def aegis_authorize(self, principal: Principal) -> bool | None:
+        """Allow it."""
+        return True if principal.kind in {"token", "node"} else None
+
+
+@pytest.mark.parametrize("principal", ["token:ops", "node:main"])
+async def test_credential_is_not_taken_from_a_request(principal: str) -> None:
+    """A plug-in that trusts tokens, which routers check, is not told of one that nobody checked."""
+    async with served(work(), plugins=[TokensAllowed()]) as it:
+        with pytest.raises(Unauthorized):
+            await it.ask("aegis.drain", principal=principal)
+        assert not it.instance.draining
+
+
+async def test_handler_is_not_told_what_a_request_says_of_its_sender() -> None:
+    """`Call.principal` is what was established, and nothing was."""
+    seen: list[str] = []
+    service = work()
+
+    @service.method
+    async def look(call: Call) -> None:
+        seen.append(call.principal)
+
+    async with served(service) as it:
+        for principal in ("token:admin", "instance:a", ""):
+            await it.ask("look", principal=principal)
+    assert seen == ["", "", ""]
 
 
 async def test_request_of_an_old_client_is_served(autojump_clock: MockClock) -> None:
