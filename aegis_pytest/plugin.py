@@ -129,10 +129,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         from aegis_pytest.verdict import noting_failure  # noqa: PLC0415
 
         hypothesis = getattr(item.obj, "hypothesis", None)
-        if hypothesis is None:
-            item.obj = noting_failure(item.obj)
-        else:
+        if hypothesis is not None:
             hypothesis.inner_test = with_fresh_fixtures(item, hypothesis.inner_test)
+        elif not getattr(item.obj, "_trio_test_runner_wrapped", False):  # else it is run again, and has been wrapped
+            item.obj = noting_failure(item.obj)
     return (yield)
 
 
