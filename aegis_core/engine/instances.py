@@ -42,6 +42,7 @@ from aegis_core.names import (
 )
 
 __all__ = [
+    "LONGEST_TTL",
     "Registered",
     "deregister",
     "get_service",
@@ -52,6 +53,9 @@ __all__ = [
     "set_draining",
     "set_health",
 ]
+
+LONGEST_TTL: Final = 86400.0 * 365
+"""Seconds: a year, beyond which no registration is meant."""
 
 _STATUS: Final = {
     "healthy": Health.ONLINE,
@@ -150,9 +154,11 @@ def _check_candidate(
     candidate: ServiceInstance, role: Role | None, target: str | None, resource_id: object, min_ttl: float
 ) -> None:
     problems = Problems()
+    if role is not None:
+        problems.role("$.role", role)
     problems.note("$.service_name", service_name_problem(candidate.service_name))
     problems.note("$.instance_id", instance_id_problem(candidate.instance_id))
-    problems.number("$.ttl", candidate.ttl, low=max(0.001, min_ttl), high=86400.0 * 365)
+    problems.number("$.ttl", candidate.ttl, low=max(0.001, min_ttl), high=LONGEST_TTL)
     problems.number("$.heartbeat_interval", candidate.heartbeat_interval, low=0.0005)
     if not problems.found and candidate.heartbeat_interval > candidate.ttl / 2:
         problems.note(
@@ -160,7 +166,7 @@ def _check_candidate(
             f"{candidate.heartbeat_interval:g} s leaves no second chance within a ttl of "
             f"{candidate.ttl:g} s: at most {candidate.ttl / 2:g}",
         )
-    problems.number("$.priority", candidate.priority, low=-(2**31), high=2**31, whole=True)
+    problems.priority("$.priority", candidate.priority)
     if candidate.sticky_active_group is not None:
         problems.note("$.group", group_problem(candidate.sticky_active_group))
     if not candidate.lease:

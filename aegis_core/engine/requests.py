@@ -15,7 +15,7 @@ from aegis_core.errors import (
     Problem,
     ServiceNotFound,
 )
-from aegis_core.models import Health, ServiceInstance, ids_in_order
+from aegis_core.models import Health, Role, ServiceInstance, ids_in_order
 from aegis_core.names import (
     group_problem,
     instance_id_problem,
@@ -63,6 +63,15 @@ class Problems:
         elif not (math.isfinite(value) and low <= value <= high):
             limits = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
             self.note(path, f"{value} is not {limits}")
+
+    def role(self, path: str, value: object) -> None:
+        """Check that *value* is a `Role`: a text that looks like one is none, and would pass for STANDBY."""
+        if not isinstance(value, Role):
+            self.note(path, f"expected Role.ACTIVE or Role.STANDBY, got {value!r}")
+
+    def priority(self, path: str, value: object) -> None:
+        """Check that *value* is a place in a line, an int of 32 bits."""
+        self.number(path, value, low=-(2**31), high=2**31, whole=True)
 
     def check(self) -> None:
         """Raise what was found.

@@ -260,6 +260,7 @@ def _members(
     admin: bool,
 ) -> list[tuple[ServiceInstance, str]]:
     problems = Problems()
+    problems.role("$.role", role)
     if not instance_ids:
         problems.note("$.instance_ids", "at least one instance id is needed")
     chosen: list[tuple[ServiceInstance, str]] = []

@@ -27,6 +27,8 @@ class Block(AbstractAsyncContextManager[T, bool | None], Generic[T]):
         name: The function's, for messages.
     """
 
+    _entered = True  # of what is never made whole, a copy that fails for one, nobody is warned
+
     def __init__(self, manager: AbstractAsyncContextManager[T, bool | None], name: str) -> None:
         self._manager = manager
         self._name = name
@@ -36,6 +38,8 @@ class Block(AbstractAsyncContextManager[T, bool | None], Generic[T]):
         return f"<block of {self._name}(), {'entered' if self._entered else 'not entered'}>"
 
     async def __aenter__(self) -> T:
+        if self._entered:
+            raise RuntimeError(f"a block is entered once, and {self._name}() makes a new one: {self._how}")
         self._entered = True
         return await self._manager.__aenter__()
 
@@ -46,7 +50,7 @@ class Block(AbstractAsyncContextManager[T, bool | None], Generic[T]):
 
     def __del__(self) -> None:
         if not self._entered:
-            warnings.warn(f"a block was never entered: {self._how}", RuntimeWarning, stacklevel=2, source=self)
+            warnings.warn(f"a block was never entered: {self._how}", RuntimeWarning, source=self)
 
     @property
     def _how(self) -> str:
@@ -56,6 +60,8 @@ class Block(AbstractAsyncContextManager[T, bool | None], Generic[T]):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("_"):  # who copies or pickles asks for such, also of a block that lacks its own fields
+                raise AttributeError(f"no attribute {name!r}", name=name, obj=self)
             raise AttributeError(f"no attribute {name!r} before the block is entered: {self._how}", name=name, obj=self)
 
         def __await__(self) -> NoReturn:

@@ -22,6 +22,7 @@ import trio
 
 from aegis_core import names
 from aegis_core.engine.decision import Audit
+from aegis_core.engine.requests import Problems
 from aegis_core.errors import (
     InvalidRequest,
     LeaseLost,
@@ -203,11 +204,13 @@ class Instance:
             role: ACTIVE wants it now; STANDBY waits in line and is promoted when it is free (at once if it is).
             priority: Place in the line: higher first, then earlier.
             wait: Most seconds in the line, for STANDBY.
-            grace: Seconds that the body may go on when the resource is handed over, from `Claim.leaving` on.
+            grace: Seconds that the body may go on when the resource is handed over, from `Claim.leaving` on; at most the
+                drain time.
             ready: Let calls in as soon as ``on_acquire`` has run; with False they wait for `Claim.set_ready`.
             metadata: Of the resource.
 
         Raises:
+            InvalidRequest: An argument cannot be; names each, before anything is written.
             ResourceConflict: Somebody holds it (for STANDBY: still, after *wait* seconds).
             LeaseLost: The body was interrupted: EXPIRED, ERASED, FORCED, TRANSFERRED or RESOURCE_TTL.
         """
@@ -331,8 +334,12 @@ class Instance:
         """Wait until `role` is *role*.
 
         Raises:
+            InvalidRequest: *role* is none.
             Forbidden: It never will be: the instance is closed, drains (ACTIVE), or was served with ``register=False``.
         """
+        problems = Problems()
+        problems.role("$.role", role)
+        problems.check()
         while self.role is not role:
             if self.membership.closing:
                 raise self.membership.refusal("it is closed", operation="wait_role")

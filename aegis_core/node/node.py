@@ -7,6 +7,7 @@ fails cancels the body, and the block raises `NodeCrashed` from its cause.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from os import PathLike
@@ -16,7 +17,9 @@ import trio
 
 from aegis_core import names
 from aegis_core.backend import Backend
-from aegis_core.errors import ConfigError, InvalidRequest, NodeCrashed
+from aegis_core.engine.instances import LONGEST_TTL
+from aegis_core.engine.requests import Problems
+from aegis_core.errors import ConfigError, NodeCrashed
 from aegis_core.events import CircuitStateChanged, Event
 from aegis_core.models import Explanation, Health, Resource, Role
 from aegis_core.node.block import Block, block
@@ -108,15 +111,16 @@ class Node:
             instance_id: Unique among the live instances of the service; ``{service}-{8 hex}`` by default.
             role: ACTIVE is refused when the group has an active already; STANDBY waits in line to become it.
             group: The role group, ``"default"`` when a role is given. With a group and no role: STANDBY.
-            ttl: Seconds that the registration outlives a dead process; at least 1, and the store's `min_ttl`.
+            ttl: Seconds that the registration outlives a dead process; at least 1 and the store's `min_ttl`, at most a
+                year.
             heartbeat_interval: Seconds between renewals, at most half of the TTL; a third of it by default.
             priority: Place in the line: higher first.
             metadata: The user's own, JSON-like, shown in the registry.
             register: With False it answers calls by its instance id only, is not in the registry, and cannot claim.
 
         Raises:
-            ConfigError: TTL, interval, role or group cannot be; before anything is written.
-            InvalidRequest: The instance id is none.
+            ConfigError: TTL or interval cannot be, or a role without a registration; before anything is written.
+            InvalidRequest: Instance id, role, group, priority or metadata are none; names each.
             InstanceConflict: A live instance has that id.
             RoleConflict: *role* is ACTIVE and another instance is.
             StoreUnavailable: No answer from the store in time.
@@ -235,12 +239,19 @@ class Node:
     ) -> InstanceOptions:
         """What `serve` was given, checked and completed."""
         settings, source = self.runtime.settings, f"serve({service.name})"
+        problems = Problems()
         if instance_id is None:
             instance_id = names.mint_instance_id(service.name, self.runtime.new_id(4))
-        elif problem := names.instance_id_problem(instance_id):
-            raise InvalidRequest.at("$.instance_id", problem)
-        if group is not None and (problem := names.group_problem(group)):
-            raise InvalidRequest.at("$.group", problem)
+        else:
+            problems.note("$.instance_id", names.instance_id_problem(instance_id))
+        if group is not None:
+            problems.note("$.group", names.group_problem(group))
+        if role is not None:
+            problems.role("$.role", role)
+        problems.priority("$.priority", priority)
+        if metadata is not None and not isinstance(metadata, Mapping):
+            problems.note("$.metadata", f"expected a mapping, got {type(metadata).__name__}")
+        problems.check()
         if role is not None and group is None:
             group = DEFAULT_GROUP
         elif group is not None and role is None:
@@ -249,11 +260,15 @@ class Node:
             raise ConfigError(source=source, key="role", problem="an instance that is not registered has no role")
         if heartbeat_interval is None and ttl is None:
             heartbeat_interval = settings.heartbeat_interval
-        ttl = settings.ttl if ttl is None else ttl
-        heartbeat_interval = ttl / 3 if heartbeat_interval is None else heartbeat_interval
+        ttl = settings.ttl if ttl is None else _seconds(source, "ttl", ttl)
+        if heartbeat_interval is None:
+            heartbeat_interval = ttl / 3
+        heartbeat_interval = _seconds(source, "heartbeat_interval", heartbeat_interval)
         shortest = max(SHORTEST_TTL, self.runtime.store.capabilities.min_ttl)
         if ttl < shortest:
             raise ConfigError(source=source, key="ttl", problem=f"{ttl:g} s is too short, the least is {shortest:g} s")
+        if ttl > LONGEST_TTL:
+            raise ConfigError(source=source, key="ttl", problem=f"{ttl:g} s is too long, the most is {LONGEST_TTL:g} s")
         if not 0 < heartbeat_interval <= ttl / 2:
             problem = f"{heartbeat_interval:g} s does not fit a TTL of {ttl:g} s: more than 0 and at most half of it"
             raise ConfigError(source=source, key="heartbeat_interval", problem=problem)
@@ -335,6 +350,12 @@ async def open_node(
                 raise  # cancelled from outside while it closed
         if body is not None:
             raise body
+
+
+def _seconds(source: str, key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(source=source, key=key, problem=f"expected a number of seconds, got {value!r}")
+    return value
 
 
 async def _start(settings: Settings, plugins: Plugins, opened: Backend, nursery: trio.Nursery) -> Node:

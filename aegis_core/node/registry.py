@@ -301,7 +301,7 @@ class Registry:
             The instances whose role changed.
 
         Raises:
-            InvalidRequest: No instance, no group, or two that are to be ACTIVE in one.
+            InvalidRequest: No role, no instance, no group, or two that are to be ACTIVE in one.
             InstanceNotFound: One does not live.
             Forbidden: One that should become ACTIVE is UNHEALTHY or draining, or a plug-in refuses it.
             StoreUnavailable, TransportUnavailable, CallTimeout: With MAYBE_EXECUTED some roles may have changed.

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from aegis_core.errors import Forbidden, InvalidRequest, LeaseLost, ResourceConflict, StoreUnavailable
+from aegis_core.engine.requests import Problems
+from aegis_core.errors import Forbidden, LeaseLost, ResourceConflict, StoreUnavailable
 from aegis_core.models import EndReason, ResourceMetadata, Role
 from aegis_core.names import resource_id_problem
 from aegis_core.node.claiming import Acquisition, check_stays, commit_claim
@@ -51,9 +52,14 @@ async def own(
     metadata: ResourceMetadata | None,
 ) -> AsyncIterator[Claim]:
     """See `Instance.own`."""
-    problem = resource_id_problem(resource_id)
-    if problem is not None:
-        raise InvalidRequest.at("$.resource_id", problem)
+    problems = Problems()
+    problems.note("$.resource_id", resource_id_problem(resource_id))
+    problems.role("$.role", role)
+    problems.priority("$.priority", priority)
+    for path, seconds in (("$.wait", wait), ("$.grace", grace)):
+        if seconds != math.inf:
+            problems.number(path, seconds, low=0)
+    problems.check()
     _check_not_own(instance, resource_id)
     if role is Role.ACTIVE:
         claim = await _take_now(node, instance, resource_id, metadata)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -78,6 +80,35 @@ async def test_block_that_is_never_entered_is_warned_of() -> None:
     await trio.lowlevel.checkpoint()
     with pytest.warns(RuntimeWarning, match=r"never entered: write 'async with room\(\.\.\.\)'"):
         room("lost")
+
+
+async def test_block_is_entered_once() -> None:
+    """Neither again afterwards nor while it runs; each call makes another one."""
+    opened = room("white")
+    async with opened:
+        with pytest.raises(RuntimeError, match=r"entered once, .*: write 'async with room\(\.\.\.\)'"):
+            async with opened:
+                pytest.fail("entered twice at once")
+    with pytest.raises(RuntimeError, match="entered once"):
+        async with opened:
+            pytest.fail("entered again")
+
+
+async def test_copy_of_a_block_is_no_second_one() -> None:
+    """It stands for the same, and has been entered with it; a deep copy there is none, as Python says of what it wraps."""
+    opened = room("black")
+    with pytest.raises(TypeError, match="generator"):
+        copy.deepcopy(opened)
+    with pytest.raises(TypeError, match="generator"):
+        pickle.dumps(opened)
+    with pytest.raises(AttributeError, match="no attribute '_name'"):
+        Block.__new__(Block)._name
+    async with opened as name:
+        twin = copy.copy(opened)
+        assert (name, repr(twin)) == ("black", repr(opened))
+        with pytest.raises(RuntimeError, match="entered once"):
+            async with twin:
+                pytest.fail("entered by its copy")
 
 
 async def test_block_can_be_kept_by_type() -> None:

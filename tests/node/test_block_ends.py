@@ -20,7 +20,6 @@ from aegis_core.errors import (
     ConfigError,
     Forbidden,
     InstanceConflict,
-    InvalidRequest,
     NodeCrashed,
     NotFound,
     StoreUnavailable,
@@ -424,7 +423,14 @@ async def test_ids_are_minted_by_the_node(autojump_clock: MockClock) -> None:
         {"ttl": 30, "heartbeat_interval": 16},
         {"heartbeat_interval": 0},
         {"heartbeat_interval": -1},
+        {"heartbeat_interval": "10"},
+        {"heartbeat_interval": float("nan")},
         {"ttl": float("nan")},
+        {"ttl": float("inf")},
+        {"ttl": float("inf"), "register": False},
+        {"ttl": "30"},
+        {"ttl": True},
+        {"ttl": 86400.0 * 366},
         {"role": Role.ACTIVE, "register": False},
     ],
     ids=str,
@@ -437,17 +443,6 @@ async def test_times_that_cannot_be_are_config_errors(autojump_clock: MockClock,
     async with faults.node() as node:
         with pytest.raises(ConfigError):
             async with node.serve(make_service(), **options):  # type: ignore[arg-type]
-                pytest.fail("it was registered")
-        assert not faults.commits
-
-
-@pytest.mark.parametrize("options", [{"instance_id": "a b"}, {"group": "a b"}, {"instance_id": ""}], ids=str)
-async def test_names_that_cannot_be_are_invalid(autojump_clock: MockClock, options: dict[str, str]) -> None:
-    """With the path."""
-    faults = Faults()
-    async with faults.node() as node:
-        with pytest.raises(InvalidRequest):
-            async with node.serve(make_service(), **options):
                 pytest.fail("it was registered")
         assert not faults.commits
 
