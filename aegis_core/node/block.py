@@ -50,7 +50,8 @@ class Block(AbstractAsyncContextManager[T, bool | None], Generic[T]):
 
     def __del__(self) -> None:
         if not self._entered:
-            warnings.warn(f"a block was never entered: {self._how}", RuntimeWarning, source=self)
+            # Level 2 is the line that dropped it: where it was made, in the case that matters.
+            warnings.warn(f"a block was never entered: {self._how}", RuntimeWarning, stacklevel=2, source=self)
 
     @property
     def _how(self) -> str:

@@ -78,8 +78,9 @@ async def test_attribute_of_what_the_block_would_give_is_explained() -> None:
 async def test_block_that_is_never_entered_is_warned_of() -> None:
     """As Python does with a coroutine that is never awaited."""
     await trio.lowlevel.checkpoint()
-    with pytest.warns(RuntimeWarning, match=r"never entered: write 'async with room\(\.\.\.\)'"):
+    with pytest.warns(RuntimeWarning, match=r"never entered: write 'async with room\(\.\.\.\)'") as told:
         room("lost")
+    assert [warning.filename for warning in told] == [__file__], "the line that forgot it is named"
 
 
 async def test_block_is_entered_once() -> None:
@@ -102,7 +103,7 @@ async def test_copy_of_a_block_is_no_second_one() -> None:
     with pytest.raises(TypeError, match="generator"):
         pickle.dumps(opened)
     with pytest.raises(AttributeError, match="no attribute '_name'"):
-        Block.__new__(Block)._name
+        Block.__new__(Block)._name  # noqa: B018
     async with opened as name:
         twin = copy.copy(opened)
         assert (name, repr(twin)) == ("black", repr(opened))
