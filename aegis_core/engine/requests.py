@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from aegis_core.engine.view import View
@@ -63,6 +63,11 @@ class Problems:
         elif not (math.isfinite(value) and low <= value <= high):
             limits = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
             self.note(path, f"{value} is not {limits}")
+
+    def mapping(self, path: str, value: object) -> None:
+        """Check that *value* is a mapping."""
+        if not isinstance(value, Mapping):
+            self.note(path, f"expected a mapping, got {type(value).__name__}")
 
     def role(self, path: str, value: object) -> None:
         """Check that *value* is a `Role`: a text that looks like one is none, and would pass for STANDBY."""

@@ -249,8 +249,8 @@ class Node:
         if role is not None:
             problems.role("$.role", role)
         problems.priority("$.priority", priority)
-        if metadata is not None and not isinstance(metadata, Mapping):
-            problems.note("$.metadata", f"expected a mapping, got {type(metadata).__name__}")
+        if metadata is not None:
+            problems.mapping("$.metadata", metadata)
         problems.check()
         if role is not None and group is None:
             group = DEFAULT_GROUP
