@@ -225,13 +225,16 @@ class Watch:
         while True:
             try:
                 await self._follow()
-                pause = _FIRST_PAUSE
             except LocalProtocolError:
                 raise  # a bug of ours
             except (StoreUnavailable, ConfigError, NatsError) as exc:
                 _log.warning("the watch of %s waits: %s", self._stream, exc.message)
-                await trio.sleep(pause * (0.5 + self._random.random()))
-                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                # A consumer that got nowhere is no better than none: the next one must not be made at once, too.
+                if self.mirror.level and not self.mirror.behind:
+                    pause = _FIRST_PAUSE
+            await trio.sleep(pause * (0.5 + self._random.random()))
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _follow(self) -> None:
         """The life of one consumer. Returns when it has ended."""
@@ -265,7 +268,8 @@ class Watch:
 
     def _begin(self, bucket: StreamInfo) -> None:
         """Decide whether the view can be gone on with."""
-        mirror, absence = self.mirror, self._clock.now() - self._current_at
+        mirror, now = self.mirror, self._clock.now()
+        absence = now - self._current_at
         if self._created != bucket.created:
             self._why = "the bucket is another one" if self._created else ""
         elif absence > _LONGEST_ABSENCE:
@@ -276,6 +280,8 @@ class Watch:
             mirror.begin(fresh=False)
             return
         self._created = bucket.created
+        # A snapshot lacks nothing of what was before it, so that the absence begins with it.
+        self._current_at = now
         mirror.begin(fresh=True)
 
     def _consumer(self, name: str, inbox: str) -> dict[str, object]:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
 from aegis_backends.nats.background import open_background
-from aegis_backends.nats.connection import open_connection
+from aegis_backends.nats.bucket import BucketSettings
+from aegis_backends.nats.connection import ConnectionState, open_connection
 from aegis_backends.nats.mirror import Grave
 from aegis_backends.nats.opening import open_nats
 from aegis_backends.nats.server import open_servers
-from aegis_backends.nats.store import NatsStore
+from aegis_backends.nats.store import NatsStore, open_store
 from aegis_core.backend import ABSENT, ANY, BackendAddress, Conflict, Delete, Put, Transaction
 from aegis_pytest.conformance.steps import open_mirror
+from tests.backends.nats.polling import until
+from tests.backends.nats.processes import running
 
 
 async def test_deletions_that_only_one_side_remembers_are_sorted_out() -> None:
@@ -70,6 +78,79 @@ async def test_watch_whose_consumer_is_gone_makes_another() -> None:
                     (revision,) = await store.commit(Transaction("t1", [Put("a", b"1", ABSENT)]))
                     await mirror.wait_revision(revision)
                 assert mirror.values == {"a": b"1"}
+
+
+@attrs.define(eq=False)
+class ShiftedClock:
+    """Trio's time, and `ahead` more seconds."""
+
+    ahead: float = 0.0
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return trio.current_time() + self.ahead
+
+    def trio_time(self, at: float) -> float:
+        """The time *at* on Trio's clock."""
+        return at - self.ahead
+
+    async def sleep_until(self, at: float) -> None:
+        """Wait until `now` is *at*."""
+        await trio.sleep_until(self.trio_time(at))
+
+
+async def test_view_is_loaded_again_after_a_long_absence(tmp_path: Path) -> None:
+    """Once; with more keys than come before the consumer is first looked at, which must not be taken for a lost one."""
+    settings, clock, keys = BucketSettings(), ShiftedClock(), 5000
+    with running(tmp_path / "server", f'jetstream {{ store_dir: "{tmp_path}" }}') as server, trio.fail_after(60):
+        async with (
+            open_connection([server.url]) as connection,
+            open_store(connection, settings, clock=clock, random=random.Random(1)) as store,
+            open_mirror(store) as mirror,
+        ):
+            for first in range(0, keys, 1000):
+                puts = [Put(f"k{number}", b"v", ABSENT) for number in range(first, first + 1000)]
+                await mirror.wait_revision((await store.commit(Transaction(f"t{first}", puts)))[-1])
+            made: list[str] = []
+            create_consumer = store._jetstream.create_consumer
+
+            async def create(stream: str, config: Mapping[str, object]) -> int:
+                """Make a consumer, and note it."""
+                made.append(stream)
+                return await create_consumer(stream, config)
+
+            store._jetstream.create_consumer = create  # type: ignore[method-assign]
+            server.kill()
+            await connection.wait_state(ConnectionState.RECONNECTING)
+            clock.ahead = 400.0
+            server.start()
+            await until(lambda: store._watch.mirror.loads == 2, within=30.0)
+            (revision,) = await store.commit(Transaction("last", [Put("last", b"v", ABSENT)]))
+            await mirror.wait_revision(revision)
+            assert len(mirror.values) == keys + 1
+            assert len(made) < 10
+
+
+async def test_consumers_that_get_nowhere_are_not_made_in_a_loop() -> None:
+    """The pauses between them grow."""
+    made: list[float] = []
+
+    async def create(_stream: str, _config: Mapping[str, object]) -> int:
+        """Make none, as if it were lost before it delivered what it promised."""
+        made.append(trio.current_time())
+        store._watch._life.cancel()
+        return 1
+
+    async with open_servers() as servers, open_connection([servers.url]) as connection:
+        settings = BucketSettings(storage="memory")
+        async with open_store(connection, settings, random=random.Random(1)) as store:
+            store._jetstream.create_consumer = create  # type: ignore[method-assign]
+            store._watch._life.cancel()
+            await until(lambda: len(made) == 5)
+    pauses = [later - earlier for earlier, later in pairwise(made)]
+    # At least half of 0.16 s, 0.32 s: the other half is chance's.
+    assert pauses[2] >= 0.08
+    assert pauses[3] >= 0.16
 
 
 async def test_block_before_a_background_raises_as_itself() -> None:
