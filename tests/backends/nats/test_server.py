@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 
 from aegis_backends.nats.server import NatsServer, NatsServers, find_program, open_servers
+from aegis_backends.nats.watchdog import Watchdog, temporary_directory
 from aegis_core.errors import ConfigError, StoreUnavailable
 
 
@@ -118,3 +123,102 @@ def test_missing_package_is_named() -> None:
         find_program("no-such-package")
     with pytest.raises(ConfigError, match="pip install pytest"):
         find_program("pytest")
+
+
+HOST = """
+import os, sys, trio
+from pathlib import Path
+from aegis_backends.nats.server import open_servers
+from aegis_pytest.nats import running_servers
+from tests.backends.nats.processes import running
+
+def tell(port, folder):
+    print(port, folder, flush=True)
+    os.read(0, 1)
+
+async def in_a_block():
+    async with open_servers() as servers:
+        tell(servers.servers[0].port, servers.servers[0].directory.parent)
+
+def in_a_session():
+    with running_servers() as servers:
+        tell(servers.servers[0].port, servers.servers[0].directory.parent)
+
+def as_a_process():
+    with running(Path(sys.argv[2])) as server:
+        tell(server.port, "-")
+
+def that_hangs():
+    with running_servers() as servers:
+        servers.servers[0].signal(19)
+        tell(servers.servers[0].port, servers.servers[0].directory.parent)
+
+trio.run(in_a_block) if sys.argv[1] == "in_a_block" else globals()[sys.argv[1]]()
+"""
+
+
+def is_listening(port: int) -> bool:
+    """Whether a server has the port, whether it answers or not."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def wait_until(is_so: Callable[[], bool]) -> None:
+    """Look until it is, for half a minute at most."""
+    with trio.fail_after(30):
+        while not is_so():  # noqa: ASYNC110 - no event tells of it
+            await trio.sleep(0.01)
+
+
+def start_and_kill(way: str, number: signal.Signals, folder: Path) -> tuple[int, Path]:
+    """The port and the folder of a server whose host was killed."""
+    command = [sys.executable, "-c", HOST, way, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as host:
+        assert host.stdout is not None
+        port, used = host.stdout.readline().split()
+        assert is_listening(int(port))
+        host.send_signal(number)
+        assert host.wait() == -number
+    return int(port), Path(used)
+
+
+@pytest.mark.parametrize(
+    ("way", "number"),
+    [
+        pytest.param("in_a_block", signal.SIGKILL, id="a block, SIGKILL"),
+        pytest.param("in_a_block", signal.SIGTERM, id="a block, SIGTERM"),
+        pytest.param("in_a_session", signal.SIGKILL, id="a session, SIGKILL"),
+        pytest.param("that_hangs", signal.SIGKILL, id="a server that hangs, SIGKILL"),
+        pytest.param("as_a_process", signal.SIGKILL, id="a server of these tests, SIGKILL"),
+    ],
+)
+async def test_server_does_not_outlive_who_started_it(way: str, number: signal.Signals, tmp_path: Path) -> None:
+    """Whoever is killed has no time to end it; its port is free again all the same, and its temporary folder gone."""
+    port, folder = start_and_kill(way, number, tmp_path / "server")
+    await wait_until(lambda: not is_listening(port))
+    await wait_until(lambda: not folder.exists())
+
+
+async def test_server_that_runs_is_not_started_twice() -> None:
+    """Nobody would be left who could end the first."""
+    async with open_servers() as servers:
+        with pytest.raises(RuntimeError, match="runs already"):
+            servers.servers[0].spawn()
+
+
+def test_dismissed_watchdog_does_nothing() -> None:
+    """And is gone; to dismiss it again is no mistake."""
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as guarded:
+        watchdog = Watchdog.over_process(guarded.pid)
+        watchdog.dismiss()
+        watchdog.dismiss()
+        del watchdog
+        assert guarded.communicate(b"") == (None, None)
+    assert guarded.returncode == 0
+
+
+def test_temporary_directory_goes_with_its_block() -> None:
+    """With what is in it."""
+    with temporary_directory() as made:
+        (made / "file").touch()
+    assert not made.exists()
