@@ -202,8 +202,9 @@ class _Judgement:
     def _of_target(self, step: _Step, target: str) -> Iterator[Demand]:
         new = step.new if isinstance(step.new, Ownership) else None
         old = step.old if isinstance(step.old, Ownership) else None
-        if new is not None and new.epoch > (ABSENT if old is None else old.epoch):
-            raise InvalidRequest.at(step.op.key, "an epoch is given by the store")
+        if new is not None and new.epoch and (old is None or (new.epoch, new.lease) != (old.epoch, old.lease)):
+            # Nor may one go back: what saw a later one would refuse the new owner, and believe the old.
+            raise InvalidRequest.at(step.op.key, "an epoch is given by the store, anew to each owner")
         if self._shown(old):
             return  # Its owner changes it, hands it on, or gives it up.
         shown = (describe_target(target),)

@@ -266,6 +266,10 @@ MALFORMED: dict[str, Operation] = {
     ),
     "epoch out of the air": own("free", ABSENT, epoch=2**50),
     "epoch beyond one's own": own("mine", REVISIONS["mine"], epoch=REVISIONS["mine"] + 1),
+    "epoch before one's own": own("mine", REVISIONS["mine"], epoch=REVISIONS["mine"] - 1),
+    "epoch handed over": own("mine", REVISIONS["mine"], "them", THEIRS, epoch=REVISIONS["mine"]),
+    "epoch before that of who hands over": own("mine", REVISIONS["mine"], "them", THEIRS, epoch=1),
+    "epoch of the dead": own("orphan", REVISIONS["orphan"], epoch=REVISIONS["orphan"]),
     "place taken before all others": put(standby_key("free", "me"), waiting("free", "me", MINE, 1), ABSENT),
 }
 
