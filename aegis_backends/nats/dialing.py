@@ -75,7 +75,7 @@ class Dialer:
             raise ConnectionFailed({str(address): reason}) from None
         except trio.BrokenResourceError as exc:
             raise ConnectionFailed({str(address): str(exc.__cause__ or exc) or "the connection broke"}) from exc
-        except (OSError, RemoteProtocolError) as exc:
+        except (OSError, ValueError, RemoteProtocolError) as exc:  # ValueError: the host cannot be a name
             raise ConnectionFailed({str(address): _flat(exc)}) from exc
 
     async def _log_in(self, address: ServerAddress, tcp: trio.SocketStream) -> Dialed:

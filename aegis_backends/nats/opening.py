@@ -5,19 +5,20 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 import attrs
+import trio
 
 from aegis_backends.nats.auth import Credentials, CredentialsFile, NkeySeed, Token, UserPassword
 from aegis_backends.nats.background import open_background
 from aegis_backends.nats.bucket import BucketSettings
 from aegis_backends.nats.bus import NatsBus
 from aegis_backends.nats.connection import Connection, open_connection
-from aegis_backends.nats.errors import AuthorizationFailed, NatsError, PermissionDenied
+from aegis_backends.nats.errors import AuthorizationFailed, Disconnected, NatsError, PermissionDenied
 from aegis_backends.nats.jetstream import JetStream
 from aegis_backends.nats.messages import messages_bucket, open_messages
 from aegis_backends.nats.micro import Micro
@@ -156,7 +157,7 @@ async def open_nats(address: BackendAddress) -> AsyncIterator[Backend]:
     settings, chance = read_address(address), random.Random()
     async with AsyncExitStack() as stack:
         with _translated():
-            connection = await stack.enter_async_context(open_connection(settings.servers, settings.options))
+            connection = await stack.enter_async_context(_connected(settings))
             store = await stack.enter_async_context(
                 open_store(connection, settings.bucket, inbox_prefix=settings.options.inbox_prefix, random=chance)
             )
@@ -172,6 +173,16 @@ async def open_nats(address: BackendAddress) -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
+async def _connected(settings: NatsSettings) -> AsyncIterator[Connection]:
+    async with open_connection(settings.servers, settings.options) as connection:
+        # Then it is known whether we may have the inbox, before anything is asked whose answer could not come. A server
+        # that is gone again is met by what follows.
+        with suppress(Disconnected, trio.TooSlowError):
+            await connection.flush()
+        yield connection
+
+
+@asynccontextmanager
 async def _open_messages(
     connection: Connection, registry: BucketSettings, chance: random.Random
 ) -> AsyncIterator[Store]:
@@ -183,7 +194,7 @@ async def remove_bucket(address: BackendAddress) -> None:
     """Remove the bucket of ``nats://…``; see `aegis_backends.nats.remove_bucket`."""
     settings = read_address(address)
     with _translated():
-        async with open_connection(settings.servers, settings.options) as connection:
+        async with _connected(settings) as connection:
             jetstream = JetStream(connection, random=random.Random())
             for bucket in (messages_bucket(settings.bucket), settings.bucket):
                 await jetstream.delete_stream(bucket.stream)

@@ -150,9 +150,12 @@ class Requests:
         return False
 
     def fail_all(self, link: Link, error: NatsError) -> None:
-        """Fail all requests over *link*."""
+        """Fail all requests over *link*, whose answers cannot come: with *error* those that it was not given yet.
+
+        The others may have been executed, so they fail as if the link had ended.
+        """
         for exchange in self.of(link):
-            exchange.error = error
+            exchange.error = error if link.retract(exchange.number) else Disconnected(error.message, sent=True)
             self._finish(exchange)
 
     def close(self, reason: str) -> None:

@@ -17,6 +17,7 @@ from aegis_core.errors import ConfigError
 __all__ = ["ServerAddress", "ServerInfo", "ServerPool"]
 
 DEFAULT_PORT: Final = 4222
+_MOST_DISCOVERED: Final = 256
 
 T = TypeVar("T", bool, int, str)
 
@@ -52,6 +53,7 @@ class ServerAddress:
         try:
             parts = urlsplit(url if "://" in url else f"nats://{url}")
             port = DEFAULT_PORT if parts.port is None else parts.port
+            (parts.hostname or "").encode("idna")  # as it is looked up: refuses what is no name
         except ValueError:
             parts, port = urlsplit(""), 0
         host = parts.hostname
@@ -175,11 +177,13 @@ class ServerPool:
     def discover(self, connect_urls: Iterable[str], told_by: ServerAddress) -> None:
         """Replace those that a server told of by *connect_urls*; what is no address of a server is left out.
 
-        They get the credentials and the TLS of who told of them.
+        So is what comes after 256 servers: a round through all of them must end. They get the credentials and the TLS of who told of them.
         """
         known = {(server.host, server.port) for server in self._seeds}
         found: dict[tuple[str, int], ServerAddress] = {}
         for url in connect_urls:
+            if len(found) == _MOST_DISCOVERED:
+                break
             try:
                 parsed = ServerAddress.parse(url)
             except ConfigError:

@@ -171,20 +171,23 @@ class Supervisor:
         return AuthorizationFailed(reasons) if refused else ConnectionFailed(reasons)
 
     async def _reconnect(self) -> Dialed | ConnectionFailed:
-        """A server that lets us in, however long it takes; or why we give up.
+        """A server that lets us in, however long it takes; or why we give up, after the options' number of rounds.
 
-        Two rounds in a row that end with a refusal are the end: one alone may be a server that is told of a new user
-        later than the others.
+        A refusal is a failure like any other: a server may be told of a new user later than we come, and a file of
+        credentials may be renewed. As it may also be for somebody to mend, it is logged whenever it is another one.
         """
-        completed = refusals = 0
+        completed = 0
+        refusal: AuthorizationFailed | None = None
         while True:
             dialed = await self._round()
             if isinstance(dialed, Dialed):
                 return dialed
             completed += 1
-            refusals = refusals + 1 if isinstance(dialed, AuthorizationFailed) else 0
-            if refusals == 2 or completed == self.options.reconnect_attempts:
+            if completed == self.options.reconnect_attempts:
                 return dialed
+            if isinstance(dialed, AuthorizationFailed) and (refusal is None or dialed.reasons != refusal.reasons):
+                _log.error("not connected, trying on: %s", dialed)
+                refusal = dialed
             _log.debug("round %d: %s", completed, dialed)
             await trio.sleep(self.options.delay(completed, random.random()))
 

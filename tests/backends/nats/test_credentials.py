@@ -10,9 +10,10 @@ import pytest
 
 from aegis_backends.nats.auth import Credentials, CredentialsFile, NkeySeed, Token, UserPassword
 from aegis_backends.nats.connection import Connection, ConnectionState, open_connection
-from aegis_backends.nats.errors import AuthorizationFailed, ConnectionClosed, NoResponders, PermissionDenied
+from aegis_backends.nats.errors import AuthorizationFailed, NoResponders, PermissionDenied
 from aegis_backends.nats.options import ConnectOptions
 from tests.backends.nats.issuing import Keys, Operator
+from tests.backends.nats.polling import until
 from tests.backends.nats.processes import running
 
 QUICK = ConnectOptions(connect_timeout=20.0, backoff=0.01, max_backoff=0.05)
@@ -127,19 +128,41 @@ async def test_refusing_server_is_no_reason_to_leave_out_the_next(tmp_path: Path
                 await assert_works(connection)
 
 
-async def test_credentials_that_are_no_more_are_given_up_after_two_refusals(tmp_path: Path) -> None:
-    """The server throws us out and refuses us; then who waits and who comes is told, and nobody tries for ever."""
-    case = password(tmp_path)
+async def test_refusals_after_the_first_connect_are_lived_through(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server throws us out and refuses us, again and again; once it knows us again, all is as it was."""
+    case, log = password(tmp_path), tmp_path / "log"
     with running(tmp_path, case.settings) as server:
-        async with open_connection([server.url], attrs.evolve(QUICK, credentials=case.right)) as connection:
-            async with connection.subscribe("news") as news:
-                server.reload('authorization { user: alice, password: "another" }')
-                with pytest.raises(ConnectionClosed, match=r"credentials were refused.*Authorization Violation"):
-                    await news.receive()
-            assert connection.state is ConnectionState.CLOSED
-            with pytest.raises(ConnectionClosed, match="credentials were refused"):
-                await connection.request("anybody", timeout=5)
-        assert (tmp_path / "log").read_text().count("authentication error") == 2
+        async with (
+            open_connection([server.url], attrs.evolve(QUICK, credentials=case.right)) as connection,
+            connection.subscribe("news") as news,
+        ):
+            server.reload('authorization { user: alice, password: "another" }')
+            await until(lambda: log.read_text().count("authentication error") > 3)
+            assert connection.state is ConnectionState.RECONNECTING
+            server.reload(case.settings)
+            assert await connection.wait_connects(1) == 2
+            connection.publish("news", b"1")
+            assert (await news.receive()).payload == b"1"
+    errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == len(set(errors)) == 1
+    assert "Authorization Violation" in errors[0]
+
+
+async def test_renewed_credentials_file_is_used_after_refusals(tmp_path: Path) -> None:
+    """However late it is renewed: the file is read again for each attempt."""
+    operator, path = Operator(), tmp_path / "user.creds"
+    operator.write_credentials(path, expires_in=2)
+    with running(tmp_path / "server", operator.settings) as server:
+        options = attrs.evolve(QUICK, credentials=CredentialsFile(path))
+        async with open_connection([server.url], options) as connection:
+            log = tmp_path / "server" / "log"
+            await until(lambda: log.read_text().count("authentication error") > 2)
+            refused_after = connection.connects
+            operator.write_credentials(path)
+            assert await connection.wait_connects(refused_after) == refused_after + 1
+            await assert_works(connection)
 
 
 async def test_renewed_credentials_file_is_used_when_the_old_token_expires(
@@ -205,6 +228,7 @@ async def test_forbidden_inbox_fails_every_request_with_that(tmp_path: Path) -> 
     """No answer could come, so nothing is asked; another prefix for the inbox is the remedy."""
     with running(tmp_path, NO_INBOX) as server:
         async with open_connection([server.url], ALICE) as connection:
+            await connection.flush()
             for _ in range(2):
                 with pytest.raises(PermissionDenied) as caught:
                     await connection.request("open.a", timeout=10)

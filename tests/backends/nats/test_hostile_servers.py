@@ -92,21 +92,24 @@ async def test_messages_that_nobody_asked_for_are_dropped() -> None:
     "fields",
     [
         {"connect_urls": ["", "::::", "[", "host:99999", "user:pw@[::1]:x", "a b:1", "\udcff:1", "x" * 10_000]},
+        {"connect_urls": [".foo:1", "a" * 70 + ".com:1", "\u00ad:1", "a..b", "\udcff", "-:0"]},
         {"connect_urls": [f"127.0.0.1:{port}" for port in range(1, 30_000)]},
         {"server_name": "x" * 100_000, "cluster": "\n\r\x00", "unknown": {"deep": [[[]]]}},
         {"max_payload": -5},
     ],
-    ids=["no addresses", "too many addresses", "long names", "negative payload"],
+    ids=["no addresses", "no names", "too many addresses", "long names", "negative payload"],
 )
 async def test_news_that_make_no_sense_do_no_harm(fields: dict[str, object]) -> None:
-    """What is no address of a server is left out, the rest is as it was."""
+    """What is no address of a server is left out, the rest is as it was, also for who looks for another server then."""
 
     async def script(client: Client) -> None:
         await client.log_in()
         while True:
             event = await client.receive()
-            if isinstance(event, Publish):
+            if isinstance(event, Publish) and event.reply:
                 await client.say(Info({**INFO, **fields}), Message(event.reply, 1, "", b"answer"))
+            elif isinstance(event, Publish):
+                await client.stream.aclose()
 
     async with open_scripted(script) as url, open_connection([url], QUICK) as connection:
         assert (await connection.request("a", timeout=10)).payload == b"answer"
@@ -114,6 +117,10 @@ async def test_news_that_make_no_sense_do_no_harm(fields: dict[str, object]) -> 
         if "max_payload" in fields:
             with pytest.raises(PayloadTooLarge):
                 connection.publish("a", b"1")
+        else:
+            connection.publish("leave")
+            with trio.fail_after(30):
+                assert await connection.wait_connects(1) == 2
 
 
 async def test_news_of_a_wrong_type_end_the_connection_to_that_server() -> None:

@@ -9,10 +9,10 @@ import pytest
 import trio
 
 from aegis_backends.nats.connection import ConnectionState, open_connection
-from aegis_backends.nats.errors import ConnectionClosed, Disconnected, NoResponders
+from aegis_backends.nats.errors import ConnectionClosed, Disconnected, NoResponders, PermissionDenied
 from aegis_backends.nats.headers import Headers
 from aegis_backends.nats.options import ConnectOptions
-from aegis_backends.nats.protocol import Event, Message, Publish
+from aegis_backends.nats.protocol import Error, Event, Message, Publish, Subscribe
 from tests.backends.nats.processes import ServerProcess
 from tests.backends.nats.scripted import Client, open_scripted
 
@@ -117,6 +117,48 @@ async def test_negative_timeout_is_a_mistake(shared_server: ServerProcess) -> No
             await connection.request("a", timeout=-1)
         with pytest.raises(ValueError, match="negative"):
             await connection.request("a", timeout=math.nan)
+
+
+async def test_lost_inbox_fails_what_was_sent_as_possibly_executed() -> None:
+    """The answer cannot come, but the request has arrived; what is asked from then on is not sent."""
+
+    async def script(client: Client) -> None:
+        await client.log_in()
+        while not isinstance(event := await client.receive(), Publish):
+            pass
+        inbox = event.reply.rpartition(".")[0]
+        await client.say(Error(f'Permissions Violation for Subscription to "{inbox}.*"'))
+        while True:
+            assert not isinstance(await client.receive(), Publish)
+
+    async with open_scripted(script) as url, open_connection([url]) as connection:
+        with pytest.raises(Disconnected, match="does not allow this user to subscribe") as caught:
+            await connection.request("a", timeout=60)
+        assert caught.value.sent
+        with pytest.raises(PermissionDenied):
+            await connection.request("a", timeout=60)
+        await connection.flush()
+
+
+async def test_lost_inbox_takes_back_what_was_not_sent() -> None:
+    """Nothing was executed, and that is what it says."""
+    full = trio.Event()
+
+    async def script(client: Client) -> None:
+        await client.log_in()
+        event = await client.receive()
+        assert isinstance(event, Subscribe)
+        await full.wait()
+        await client.say(Error(f'Permissions Violation for Subscription to "{event.subject}"'))
+        await trio.sleep_forever()
+
+    options = ConnectOptions(high_water=1 << 30, max_pending=1 << 30, close_timeout=0.05)
+    async with open_scripted(script) as url, open_connection([url], options) as connection:
+        for _ in range(32):
+            connection.publish("much", bytes(1 << 20))
+        full.set()
+        with pytest.raises(PermissionDenied):
+            await connection.request("a", timeout=60)
 
 
 async def test_broken_connection_fails_what_was_sent_at_once() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from aegis_backends.nats.auth import Credentials, Token, UserPassword
-from aegis_backends.nats.errors import RemoteProtocolError
+from aegis_backends.nats.dialing import Dialer
+from aegis_backends.nats.errors import ConnectionFailed, RemoteProtocolError
 from aegis_backends.nats.options import ConnectOptions, TLSOptions
 from aegis_backends.nats.servers import ServerAddress, ServerInfo, ServerPool
 from aegis_core.errors import ConfigError
@@ -45,6 +46,11 @@ def test_url_is_read(url: str, shown: str, credentials: Credentials | None) -> N
         "nats://one:0",
         "nats://one/path",
         "nats://one?x=1",
+        "nats://.foo",
+        "nats://one..two:1",
+        f"nats://{'a' * 70}.com",
+        "nats://\u00ad",
+        "\udcff",
     ],
 )
 def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
@@ -110,6 +116,20 @@ def test_discovered_servers_are_replaced_and_configured_ones_stay() -> None:
     pool.discover(["10.0.0.4:4"], pool.servers[1])
     assert repr(pool) == "<ServerPool of tls://one:1, tls://10.0.0.4:4>"
     assert pool.servers[1].tls_name == "one"
+
+
+def test_of_too_many_discovered_servers_the_first_are_kept() -> None:
+    """A round through all of them must end."""
+    pool = ServerPool(["one:1"])
+    pool.discover((f"10.0.0.1:{port}" for port in range(1, 10_000)), pool.servers[0])
+    assert [server.port for server in pool.servers[1:]] == list(range(1, 257))
+
+
+@pytest.mark.parametrize("host", [".foo", "a" * 70 + ".com", "\u00ad", "\udcff", "a\x00b"], ids=ascii)
+async def test_host_that_cannot_be_looked_up_is_a_failure_to_connect(host: str) -> None:
+    """Like any other: whoever dials tries the next server."""
+    with pytest.raises(ConnectionFailed):
+        await Dialer(ConnectOptions()).dial(ServerAddress(host, 4222))
 
 
 def test_no_server_at_all_is_a_mistake() -> None:
