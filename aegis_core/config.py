@@ -1,9 +1,9 @@
 """The settings of a node, and where they come from.
 
-By rising precedence: a TOML file (``aegis.toml`` in the working directory, the one that ``AEGIS_CONFIG`` names, or the
-one given to ``open_node(config=...)``), ``[tool.aegis]`` of ``pyproject.toml`` in the working directory, environment
-variables ``AEGIS_*``, arguments (``open_node(config={...})``), and the parameters of the backend's URL. What is wrong is a
-`ConfigError` that names source and key, and says what would be right.
+By rising precedence: the files of the working directory, ``aegis.toml`` and then ``[tool.aegis]`` of ``pyproject.toml``, or
+in the place of both the one file that ``open_node(config=path)``, else ``AEGIS_CONFIG``, names; environment variables
+``AEGIS_*``; arguments (``open_node(config={...})``); the parameters of the backend's URL. What is wrong is a `ConfigError`
+that names source and key, and says what would be right.
 
 All in one file, so that what a setting may be and how each source says it are seen together.
 Read by hand: typed-settings would be one more dependency of the core, as long to import as a third of Trio, and its
@@ -458,8 +458,9 @@ def load_settings(
 
     Args:
         backend: URL of the backend, from whoever opens the node.
-        config: Settings as a nested mapping, or the path of a TOML file to read instead of ``aegis.toml``. A `Settings`
-            object is taken as it is: then only *backend* and the parameters of the URL are added.
+        config: Settings as a nested mapping, over those of the environment; or the path of a TOML file to read instead of
+            those of the working directory, under the environment. A `Settings` object is taken as it is: then only
+            *backend* and the parameters of the URL are added.
 
     Raises:
         ConfigError: An unknown key, a value that cannot be, a file that cannot be read, or no backend.
@@ -500,12 +501,12 @@ def told_with_source(settings: Settings) -> Iterator[None]:
 
 def _read_files(merge: _Merge, given: Path | None) -> None:
     named = os.environ.get("AEGIS_CONFIG")
-    if given is not None:
+    if given is None and named:
+        given = Path(named)
+    if given is not None:  # who names a file means it, and not what happens to lie in the working directory
         merge.table(_read_toml(given), str(given))
-    elif named:
-        merge.table(_read_toml(Path(named)), named)
-    else:
-        merge.table(_read_toml(Path("aegis.toml"), optional=True), "aegis.toml")
+        return
+    merge.table(_read_toml(Path("aegis.toml"), optional=True), "aegis.toml")
     tools = _read_toml(Path("pyproject.toml"), optional=True).get("tool")
     if isinstance(tools, dict):
         merge.table(tools.get("aegis", {}), "pyproject.toml [tool.aegis]")

@@ -300,7 +300,8 @@ async def open_node(
 
     Args:
         backend: URL of the backend, e.g. ``"memory://"``; its parameters may be settings (``?ttl=10``).
-        config: Settings, as values or the path of a TOML file; over those of the environment and of ``aegis.toml``.
+        config: Settings as a mapping, over those of the environment; or the path of a TOML file, which is read in the
+            place of ``aegis.toml`` and ``pyproject.toml`` and counts less than the environment; or a `Settings` as it is.
         plugins: Plug-ins beside the installed ones: modules, objects, or dotted names.
 
     Raises:

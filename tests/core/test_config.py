@@ -90,6 +90,22 @@ def test_file_can_be_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert load_settings(config="given.toml").ttl == 3.0
 
 
+@pytest.mark.parametrize("by", ["argument", "variable"])
+def test_named_file_stands_for_those_found_and_under_the_environment(
+    place: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """What lies in the working directory by accident is not read then, be it wrong or not."""
+    (place / "x.toml").write_text('backend = "memory://x"\nttl = 5\nrequest_timeout = 3\n')
+    (place / "pyproject.toml").write_text("[tool.aegis]\nttl = 60\ndrain = 60\n")
+    (place / "aegis.toml").write_text("no TOML")
+    monkeypatch.setenv("AEGIS_REQUEST_TIMEOUT", "7")
+    if by == "variable":
+        monkeypatch.setenv("AEGIS_CONFIG", "x.toml")
+    settings = load_settings(config="x.toml" if by == "argument" else None)
+    assert (settings.backend, settings.ttl, settings.request_timeout, settings.drain) == ("memory://x", 5.0, 7.0, 10.0)
+    assert settings.sources == {"backend": "x.toml", "ttl": "x.toml", "request_timeout": "AEGIS_REQUEST_TIMEOUT"}
+
+
 def test_file_that_changed_is_read_again(place: Path) -> None:
     """A program that opens nodes for a long time sees its configuration change."""
     (place / "aegis.toml").write_text('backend = "memory://"\nttl = 1\n')
