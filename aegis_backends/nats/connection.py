@@ -6,6 +6,7 @@ file is long for its docstrings: each operation says what it promises when serve
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -15,6 +16,7 @@ import trio
 from aegis_backends.nats.errors import (
     Disconnected,
     LocalProtocolError,
+    NatsError,
     NoResponders,
     PayloadTooLarge,
     PendingFull,
@@ -346,10 +348,19 @@ class Connection:
             subscription.discard()
 
     @asynccontextmanager
-    async def listen(self, subject: str, receive: Callable[[Message], None], *, queue: str = "") -> AsyncIterator[None]:
+    async def listen(
+        self, subject: str, receive: Callable[[Message], None], *, queue: str = "", goodbye: float = 0.0
+    ) -> AsyncIterator[None]:
         """Have *receive* called with each message, at once, in the connection's own task: the fast way.
 
         It must neither wait nor raise: what it raises ends the connection's block. Otherwise as `subscribe`.
+
+        Args:
+            subject: See `subscribe`.
+            receive: Gets the messages.
+            queue: See `subscribe`.
+            goodbye: How many seconds the end of the block may take, also when cancelled, for *receive* to get what the
+                server sent before it knew. With 0 that is dropped.
 
         Raises:
             LocalProtocolError: *subject* or *queue* cannot be subscribed to.
@@ -361,7 +372,16 @@ class Connection:
             await self._establish(interest)
             yield
         finally:
+            if goodbye > 0:
+                await self._say_goodbye(interest, goodbye)  # noqa: ASYNC102 - it shields itself, in limited time
             self._leave(interest)
+
+    async def _say_goodbye(self, interest: Interest, seconds: float) -> None:
+        """Unsubscribe, and wait until all has come that was sent before that."""
+        if self._supervisor.interests.has(interest):
+            self._unsubscribe(interest, 0)
+        with trio.CancelScope(shield=True), contextlib.suppress(NatsError, trio.TooSlowError):
+            await self.flush(seconds)
 
     def _new_interest(self, subject: str, queue: str, receive: Callable[[Message], None]) -> Interest:
         check_pattern(subject)

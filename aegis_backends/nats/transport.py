@@ -8,14 +8,13 @@ the old one, so that no request finds nobody.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final
 
 import attrs
-import trio
 
 from aegis_backends.nats.connection import Connection
 from aegis_backends.nats.errors import Disconnected, NatsError, PayloadTooLarge
@@ -86,7 +85,8 @@ class NatsTransport:
     async def listen(self, instance_id: str, tag: str, receive: Callable[[Inbound], None]) -> AsyncIterator[str]:
         """Serve both of the instance's subjects while the block runs.
 
-        What is unanswered when it ends stays so: its callers wait for their time-outs.
+        When it ends, *receive* still gets what was on the way; who asks later learns at once that nobody is there. What is
+        unanswered then stays so: its callers wait for their time-outs.
 
         Raises:
             ValueError: *instance_id* or *tag* cannot be part of a subject.
@@ -99,20 +99,15 @@ class NatsTransport:
             receive(_Request(message.payload, message.reply, self._connection))
 
         async with AsyncExitStack() as listening:
-            listening.push_async_callback(self._wait_unsubscribed)
+            listen = partial(self._connection.listen, receive=arrived, queue=QUEUE, goodbye=_GOODBYE)
             try:
                 if tag:
-                    await listening.enter_async_context(self._connection.listen(subject, arrived, queue=QUEUE))
+                    await listening.enter_async_context(listen(subject))
                 untagged = self._subject(self.endpoint(instance_id, ""))
-                await listening.enter_async_context(self._connection.listen(untagged, arrived, queue=QUEUE))
+                await listening.enter_async_context(listen(untagged))
             except NatsError as exc:
                 raise TransportUnavailable(reason=exc.message, endpoint=endpoint, outcome=Outcome.NOT_SENT) from exc
             yield endpoint
-
-    async def _wait_unsubscribed(self) -> None:
-        """Wait until the server has dealt with what was said before: who asks now learns at once that nobody is there."""
-        with trio.CancelScope(shield=True), contextlib.suppress(NatsError, trio.TooSlowError):
-            await self._connection.flush(_GOODBYE)
 
     async def request(self, endpoint: str, payload: bytes, *, timeout: float) -> bytes:
         """Publish *payload* to *endpoint* and wait for its answer.

@@ -20,6 +20,7 @@ __all__ = ["Peer", "Peers", "circuits_open"]
 
 
 _MOST_SHOWN: Final = 5
+_LAST_ANSWERS: Final = 1.0
 
 
 class Peer:
@@ -156,9 +157,12 @@ class Peer:
         )
 
     def leave(self) -> None:
-        """Its lease ended: fail the requests that are watched for it."""
+        """Its lease ended: fail the requests that are watched for it, once answers on the way have had time to come.
+
+        Who leaves in order answers all that it gets, and the news of its leaving may be faster than its answers.
+        """
         for scope in self._watching:
-            scope.cancel()
+            scope.deadline = trio.current_time() + _LAST_ANSWERS
 
 
 class Peers:
@@ -227,7 +231,7 @@ class Peers:
                 self._forget(peer)
 
     def _forget(self, peer: Peer) -> None:
-        """The lease of *peer* ended: long requests to it fail now as MAYBE_EXECUTED."""
+        """The lease of *peer* ended: long requests to it fail soon as MAYBE_EXECUTED."""
         instance = peer.instance
         del self.known[instance.lease]
         del self._by_name[instance.service_name, instance.instance_id]

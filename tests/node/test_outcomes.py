@@ -325,3 +325,41 @@ async def test_callee_that_ran_out_of_an_outer_scopes_time_does_not_hide_it(auto
             await it.call(timeout=30)
         assert scope.cancelled_caught
         assert trio.current_time() == pytest.approx(1)
+
+
+# --- The instance is gone ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["answer on its way", "no answer"])
+async def test_long_call_ends_soon_after_its_instance_left(answered: bool, autojump_clock: MockClock) -> None:  # noqa: FBT001
+    """The news of its leaving may be faster than its last answer, which is waited for; not longer than a second."""
+    service, wire = Service("short-lived"), Wire()
+    executed, ended = trio.Event(), []
+
+    @service.method
+    async def last(call: Call) -> str:
+        return "done"
+
+    async def late(wire: Wire, endpoint: str, payload: bytes, timeout: float) -> bytes:
+        result = await wire.inner.request(endpoint, payload, timeout=timeout)
+        executed.set()
+        await trio.sleep(0.9 if answered else timeout)
+        return result
+
+    async def call() -> None:
+        try:
+            ended.append(await caller.call("short-lived", "last", timeout=1000))
+        except TransportUnavailable as exc:
+            ended.append(exc.outcome)
+
+    async with wire.node() as caller, open_node("memory://") as host, trio.open_nursery() as nursery:
+        wire.faults[:] = [late]
+        async with host.serve(service, instance_id="a"):
+            await caller.runtime.directory.sync()
+            nursery.start_soon(call)
+            await executed.wait()
+        await caller.runtime.directory.sync()
+        assert caller.runtime.directory.snapshot.instance("short-lived", "a") is None
+        assert ended == []
+        await trio.sleep(1.1)
+        assert ended == ["done" if answered else Outcome.MAYBE_EXECUTED]

@@ -71,6 +71,7 @@ async def test_killed_router_loses_nothing(one_server: NatsServers, outlives: bo
         node.serve(service, instance_id="worker", ttl=ttl) as instance,
     ):
         load = Load(instance)
+        await witness.runtime.directory.sync()
         first = witness.runtime.directory.snapshot.instance("svc", "worker")
         assert first is not None
         async with trio.open_nursery() as nursery:

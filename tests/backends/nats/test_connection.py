@@ -18,7 +18,7 @@ from aegis_backends.nats.errors import (
 )
 from aegis_backends.nats.headers import Headers
 from aegis_backends.nats.options import ConnectOptions
-from aegis_backends.nats.protocol import Connect, Event, Message, Pong, Publish
+from aegis_backends.nats.protocol import Connect, Event, Message, Pong, Publish, Unsubscribe
 from tests.backends.nats.processes import ServerProcess
 from tests.backends.nats.scripted import Client, open_scripted
 
@@ -455,3 +455,24 @@ async def test_words_before_the_first_pong_are_heeded() -> None:
     assert isinstance(got[0], Connect)
     assert Pong() in got
     assert Publish("a", b"12345") in got
+
+
+async def test_who_says_goodbye_gets_what_was_on_the_way() -> None:
+    """What the server sent before it knew; a listener that just ends drops it."""
+
+    async def script(client: Client) -> None:
+        await client.log_in()
+        while True:
+            event = await client.receive()
+            if isinstance(event, Unsubscribe):
+                await client.say(Message("a", event.sid, "", b"late"))
+
+    got: list[Message] = []
+    async with open_scripted(script) as url, open_connection([url]) as connection:
+        async with connection.listen("a", got.append, goodbye=5.0):
+            assert got == []
+        assert [message.payload for message in got] == [b"late"]
+        async with connection.listen("a", got.append):
+            pass
+        await connection.flush()
+        assert len(got) == 1
