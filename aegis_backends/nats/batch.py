@@ -80,12 +80,14 @@ def is_deletion(headers: Headers, payload: bytes) -> bool:
     return not payload and (headers.get("KV-Operation") in ("PURGE", "DEL") or MARKER in headers)
 
 
-_DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+# Anybody can send a header: no number in it is read that has more digits than a TTL in nanoseconds.
+_SECONDS: Final = re.compile(r"[0-9]{1,19}")
+_DURATION: Final = re.compile(r"(?:([0-9]{1,19})h)?(?:([0-9]{1,19})m)?(?:([0-9]{1,19})s)?")
 
 
 def ttl_seconds(text: str) -> int:
     """The seconds of a TTL as a header tells it ("10m0s", "600s", "600"); 0 for none, and for what cannot be read."""
-    if text.isdecimal():
+    if _SECONDS.fullmatch(text):
         return int(text)
     found = _DURATION.fullmatch(text)
     if found is None:

@@ -18,6 +18,7 @@ import trio
 from aegis_backends.nats.batch import named, revisions, settled_revisions
 from aegis_backends.nats.bucket import BucketSettings
 from aegis_backends.nats.connection import Connection
+from aegis_backends.nats.errors import NatsError
 from aegis_backends.nats.jetstream import IN_FLIGHT, WRONG_LAST, JetStream, JetStreamError
 from aegis_backends.nats.sending import Sender, refused
 from aegis_backends.nats.watch import Watch
@@ -165,6 +166,7 @@ class Commits:
 
         Raises:
             Conflict: There is no telling.
+            StoreUnavailable: No answer.
         """
         mirror = self._watch.mirror
         if self._settled(transaction) or self._failed(transaction) or self._expected(transaction) != expected:
@@ -173,7 +175,10 @@ class Commits:
         if last == 0 and mirror.forget_oldest(keys):
             return
         if last > 0:
-            found = await self._jetstream.message(self._settings.stream, last)
+            try:
+                found = await self._jetstream.message(self._settings.stream, last)
+            except NatsError as exc:
+                raise StoreUnavailable(reason=exc.message) from exc
             if found is None:
                 return
             key = found.subject.removeprefix(self._settings.prefix)

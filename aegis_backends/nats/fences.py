@@ -22,6 +22,7 @@ from aegis_core.errors import StoreUnavailable
 __all__ = ["Fences"]
 
 _ANSWER_WITHIN: Final = 3.0
+_LEFT: Final = "the NATS backend has been left"
 
 
 @attrs.define(eq=False)
@@ -61,6 +62,8 @@ class Fences:
         self._count = 0
         self._next: _Fence | None = None
         self._asked = trio.Event()
+        self._sending: _Fence | None = None
+        self._left = False
 
     def __repr__(self) -> str:
         return f"<Fences, {self._count} sent>"
@@ -69,9 +72,11 @@ class Fences:
         """The revision of a fence that is sent after this call. Cancelled, the fence is sent all the same.
 
         Raises:
-            StoreUnavailable: It could not be stored, or there was no answer.
+            StoreUnavailable: It could not be stored, there was no answer, or nobody sends fences any more.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self._left:
+            raise StoreUnavailable(reason=_LEFT)
         joined = self._next
         if joined is None:
             joined = self._next = _Fence()
@@ -82,17 +87,26 @@ class Fences:
         return joined.revision
 
     async def run(self) -> None:
-        """Send what is asked for, until cancelled."""
-        while True:
-            await self._asked.wait()
-            self._asked = trio.Event()
-            sending, self._next = self._next, None
-            assert sending is not None
-            try:
-                sending.revision = await self._send()
-            except StoreUnavailable as exc:
-                sending.error = exc.reason
-            sending.done.set()
+        """Send what is asked for, until cancelled; whoever waits then gets an error."""
+        try:
+            while True:
+                await self._asked.wait()
+                self._asked = trio.Event()
+                sending = self._sending = self._next
+                self._next = None
+                assert sending is not None
+                try:
+                    sending.revision = await self._send()
+                except StoreUnavailable as exc:
+                    sending.error = exc.reason
+                self._sending = None
+                sending.done.set()
+        finally:
+            self._left = True
+            for unsent in (self._sending, self._next):
+                if unsent is not None:
+                    unsent.error = _LEFT
+                    unsent.done.set()
 
     async def _send(self) -> int:
         self._count += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
@@ -44,6 +45,8 @@ NOT_ENABLED: Final = frozenset({10039, 10076})
 
 # Codes of the 400s that time mends: no peers yet, no leader yet.
 _PASSING: Final = frozenset({10005, 10008, IN_FLIGHT})
+# No revision has more digits, and no server may make us read as many as it likes.
+_LAST: Final = re.compile(r".: ([0-9]{1,20})\Z")
 _ONE_TRY: Final = 2.0
 _FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.25
@@ -71,8 +74,8 @@ class JetStreamError(NatsError):
     @property
     def last(self) -> int:
         """The revision that a failed expectation should have named: 0 for a subject without message, -1 if not told."""
-        before, colon, last = self.description.rpartition(": ")
-        return int(last) if colon and before and last.isdecimal() else -1
+        found = _LAST.search(self.description)
+        return int(found[1]) if found else -1
 
 
 @attrs.frozen
@@ -134,7 +137,7 @@ def _read(payload: bytes) -> dict[str, object]:
     """
     try:
         answer = json.loads(payload)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise JetStreamError(status=500, number=0, description=f"an answer that is no JSON: {payload[:200]!r}") from exc
     if not isinstance(answer, dict):
         raise JetStreamError(status=500, number=0, description=f"an answer that is no object: {payload[:200]!r}")
@@ -143,7 +146,7 @@ def _read(payload: bytes) -> dict[str, object]:
         raise JetStreamError(
             status=_integer(error, "code"),
             number=_integer(error, "err_code"),
-            description=str(error.get("description", "")),
+            description=_text(error, "description"),
         )
     return answer
 
@@ -151,6 +154,11 @@ def _read(payload: bytes) -> dict[str, object]:
 def _integer(answer: Mapping[str, object], name: str) -> int:
     value = answer.get(name, 0)
     return value if isinstance(value, int) else 0
+
+
+def _text(answer: Mapping[str, object], name: str) -> str:
+    value = answer.get(name, "")
+    return value if isinstance(value, str) else ""
 
 
 def _object(answer: Mapping[str, object], name: str) -> dict[str, object]:
@@ -295,12 +303,16 @@ class JetStream:
             if exc.number == NO_MESSAGE:
                 return None
             raise
+        try:
+            head, payload = (base64.b64decode(_text(found, name)) for name in ("hdrs", "data"))
+        except ValueError as exc:
+            raise JetStreamError(status=500, number=0, description=f"a message that is no base64: {exc}") from exc
         return StoredMessage(
-            subject=str(found.get("subject", "")),
+            subject=_text(found, "subject"),
             sequence=_integer(found, "seq"),
-            stored_at=str(found.get("time", "")),
-            headers=Headers.parse(base64.b64decode(str(found.get("hdrs", "")))),
-            payload=base64.b64decode(str(found.get("data", ""))),
+            stored_at=_text(found, "time"),
+            headers=Headers.parse(head),
+            payload=payload,
         )
 
     async def call(self, operation: str, body: Mapping[str, object] | None = None) -> dict[str, object]:
@@ -338,6 +350,6 @@ class JetStream:
 def _stream_info(answer: Mapping[str, object]) -> StreamInfo:
     return StreamInfo(
         config=_object(answer, "config"),
-        created=str(answer.get("created", "")),
+        created=_text(answer, "created"),
         last=_integer(_object(answer, "state"), "last_seq"),
     )

@@ -63,7 +63,7 @@ async def read_entry(jetstream: JetStream, settings: BucketSettings, key: str) -
     """What the leader of the bucket says is under *key*.
 
     Raises:
-        StoreUnavailable: No answer.
+        StoreUnavailable: No answer, or none that can be read.
     """
     if not _KEY.fullmatch(key):
         return None
@@ -75,6 +75,11 @@ async def read_entry(jetstream: JetStream, settings: BucketSettings, key: str) -
         return None
     ttl = ttl_seconds(found.headers.get("Nats-TTL", ""))
     if ttl:
-        age = (datetime.now(UTC) - datetime.fromisoformat(found.stored_at)).total_seconds()
+        try:
+            stored_at = datetime.fromisoformat(found.stored_at)
+        except ValueError as exc:
+            raise StoreUnavailable(reason=f"the server does not tell when {key!r} was stored: {exc}") from exc
+        # RFC 3339 has an offset; one that is missing is as good as UTC.
+        age = (datetime.now(UTC) - (stored_at if stored_at.tzinfo else stored_at.replace(tzinfo=UTC))).total_seconds()
         return Entry(found.payload, found.sequence, min(max(0.001, ttl - age), ttl))
     return Entry(found.payload, found.sequence)

@@ -281,6 +281,17 @@ def test_forgotten_ends_are_forgotten_here() -> None:
     assert not mirror.forget_oldest(["c"])
 
 
+@pytest.mark.parametrize("ttl", ["9" * 5000, "9" * 5000 + "h", "9" * 5000 + "m1s", "\N{DEVANAGARI DIGIT NINE}" * 5000])
+def test_ttl_that_is_no_number_of_ours_is_none(ttl: str) -> None:
+    """Anybody can send such a header, and what reads it must not raise."""
+    consumer = Consumer()
+    consumer.load()
+    consumer.say("a", 11)
+    consumer.say("a", 12, b"", KV_Operation="PURGE", Nats_TTL=ttl)
+    assert consumer.mirror.graves["a"].until == 0
+    assert consumer.mirror.revision == 12
+
+
 def test_graves_do_not_pile_up() -> None:
     """What the server has forgotten for a while is swept."""
     consumer = Consumer()

@@ -19,7 +19,7 @@ from aegis_backends.nats.mirror import Grave
 from aegis_backends.nats.opening import open_nats
 from aegis_backends.nats.server import open_servers
 from aegis_backends.nats.store import NatsStore, open_store
-from aegis_core.backend import ABSENT, ANY, BackendAddress, Conflict, Delete, Put, Transaction
+from aegis_core.backend import ABSENT, ANY, BackendAddress, Conflict, Delete, Put, StoreUnavailable, Transaction
 from aegis_pytest.conformance.steps import open_mirror
 from tests.backends.nats.polling import until
 from tests.backends.nats.processes import running
@@ -45,6 +45,23 @@ async def test_deletions_that_only_one_side_remembers_are_sorted_out() -> None:
             assert again < both[0] < both[1]
             with pytest.raises(Conflict):
                 await store.commit(Transaction("t5", [Put("b", b"2", ABSENT)]))
+
+
+async def test_refusal_that_cannot_be_looked_into_is_an_error_of_the_store(tmp_path: Path) -> None:
+    """Where this user may not read the message that the server speaks of."""
+    denied = 'no_auth_user: a, authorization { users: [{user: a, password: a, permissions: {publish: {deny: "%s"}}}] }'
+    settings = f'jetstream {{ store_dir: "{tmp_path}" }}\n{denied % "$JS.API.STREAM.MSG.GET.>"}'
+    with running(tmp_path / "server", settings) as server, trio.fail_after(60):
+        async with (
+            open_connection([server.url]) as connection,
+            open_store(connection, BucketSettings(), random=random.Random(1)) as store,
+        ):
+            (put,) = await store.commit(Transaction("t1", [Put("a", b"1", ABSENT)]))
+            (gone,) = await store.commit(Transaction("t2", [Delete("a", put)]))
+            await store._watch.wait_level(gone)
+            store._watch.mirror.graves.clear()
+            with pytest.raises(StoreUnavailable, match="does not allow"):
+                await store.commit(Transaction("t3", [Put("a", b"2", ABSENT)]))
 
 
 async def test_own_transaction_is_known_again_before_the_watch_tells_it() -> None:
