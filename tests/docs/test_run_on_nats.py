@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -14,11 +15,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from aegis_backends.nats import remove_bucket
-from aegis_backends.nats.server import NatsServers
-from aegis_core import Call, Claim, ConfigError, Role, Service, open_node
-from aegis_core.config import parse_backend
-from tests.backends.nats.processes import running
+from aegis_backends.nats.server import NatsServers, find_program
+from aegis_backends.nats.watchdog import Watchdog
+from aegis_core import Service, open_node
+from tests.backends.nats.polling import until
 from tests.docs.test_pages import DOCS, RUN_ON_NATS, programs
 
 _SERVER = "127.0.0.1:4222"
@@ -125,38 +125,42 @@ def test_standby_takes_over_from_the_process_that_is_killed(folder: Path, server
         assert first_line(second) == taken_over
 
 
-async def test_permissions_on_the_page_are_enough_and_no_more(tmp_path: Path) -> None:
-    """Two nodes claim, call, transfer and wait in line without a violation; the bucket is not theirs to remove."""
-    (permissions,) = re.findall(r"(?ms)^```text\n(authorization .*?)^```$", RUN_ON_NATS.read_text(encoding="utf-8"))
-    service = Service("account-service")
+def test_page_begins_with_the_command_that_starts_a_server(folder: Path) -> None:
+    """It is the first thing on the page, and an owner can open the server that it starts."""
+    text = RUN_ON_NATS.read_text(encoding="utf-8")
+    command = next(iter(steps()))
+    assert text.index(command) < text.index("\n## ")
+    arguments = command.partition(" && ")[2].split()
+    assert arguments[0] == ".venv/bin/nats-server"
+    ports = folder / "ports"
+    ports.mkdir()
+    server = subprocess.Popen(
+        [find_program(), *arguments[1:], "-p", "-1", "--ports_file_dir", str(ports), "-l", str(folder / "log")],
+        cwd=folder,
+    )
+    watchdog = Watchdog.over_process(server.pid)
+    try:
+        found = ports / f"nats-server_{server.pid}.ports"
+        trio.run(until, lambda: found.exists() and found.read_text())
+        (url,) = json.loads(found.read_text())["nats"]
+        trio.run(open_once, url)
+        assert (folder / "nats-data").is_dir()
+    finally:
+        server.kill()
+        watchdog.dismiss()
+        server.wait()
 
-    @service.on_acquire
-    async def load(claim: Claim) -> None:
-        """Nothing to load."""
 
-    @service.method
-    async def who(call: Call) -> str:
-        assert call.instance is not None
-        return call.instance.instance_id
+async def open_once(url: str) -> None:
+    """Open a node there, and claim something."""
+    async with open_node(url) as node, node.serve(Service("account-service")) as instance:
+        await instance.claim("account:42")
 
-    settings = f'jetstream {{ store_dir: "{tmp_path}" }}\n{permissions}'
-    with running(tmp_path, settings) as process:
-        url = f"{process.url.replace('//', '//accounts:change-me@')}?storage=memory"
-        async with (
-            open_node(url) as node,
-            open_node(url) as other,
-            node.serve(service, instance_id="one") as one,
-            other.serve(service, instance_id="two") as two,
-        ):
-            await one.bulk_claim([f"account:{number}" for number in range(100)])
-            await one.transfer("account:1", "account:2", to="two")
-            for number, owner in ((0, "one"), (1, "two")):
-                assert await other.call("account-service", "who", resource_id=f"account:{number}") == owner
-            async with two.own("engine", role=Role.STANDBY):
-                assert (await node.registry.get_owner("engine")).owner_instance_id == "two"
-                assert (await other.registry.query_resources(service_name="account-service")).total_count == 101
-        with pytest.raises(ConfigError, match=r"STREAM\.DELETE"):
-            await remove_bucket(parse_backend(url))
-    violations = re.findall(r"\w+ Violation.*", (tmp_path / "log").read_text(encoding="utf-8"))
-    assert len(violations) == 1
-    assert "STREAM.DELETE" in violations[0]
+
+def test_what_is_told_of_production_stands_on_one_page() -> None:
+    """The other one only leads there, so that the two cannot tell different things."""
+    last = RUN_ON_NATS.read_text(encoding="utf-8").rpartition("\n## ")[2]
+    assert last.startswith("In production\n")
+    assert "(nats-in-production.md)" in last
+    assert "```" not in last
+    assert re.findall(r"\d+ s\b|\d+ seconds|authorization", last) == []

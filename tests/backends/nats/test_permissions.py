@@ -13,7 +13,7 @@ import trio
 from aegis_backends.nats.connection import open_connection
 from aegis_backends.nats.errors import PermissionDenied
 from aegis_backends.nats.opening import open_nats, read_address
-from aegis_core import Call, Role, Service, open_node
+from aegis_core import Call, Claim, Role, Service, open_node
 from aegis_core.config import parse_backend
 from aegis_core.errors import ConfigError
 from tests.backends.nats.processes import ServerProcess, running
@@ -41,8 +41,12 @@ def url(server: ServerProcess, user: str) -> str:
 
 
 async def test_documented_permissions_are_enough_for_a_node(server: ServerProcess) -> None:
-    """Once the admin has made the bucket: serving, calling, owning, standing by, transferring."""
+    """Once the admin has made the bucket: serving, calling, owning, standing by, transferring; nothing is refused."""
     rooms = Service("rooms")
+
+    @rooms.on_acquire
+    async def furnish(claim: Claim) -> None:
+        """Nothing to load."""
 
     @rooms.method
     async def enter(call: Call) -> str:
@@ -69,6 +73,15 @@ async def test_documented_permissions_are_enough_for_a_node(server: ServerProces
             async with second.own("hall", role=Role.STANDBY):
                 assert await one.call("rooms", "enter", resource_id="hall") == "other"
             await first.release("room")
+            await first.bulk_claim([f"desk:{number}" for number in range(100)])
+            await first.transfer("desk:1", "desk:2", to="other")
+            for number, owner in ((0, "one"), (1, "other")):
+                assert await one.call("rooms", "enter", resource_id=f"desk:{number}") == owner
+            assert (await other.registry.query_resources(service_name="rooms")).total_count == 100
+    log = (server.folder / "log").read_text(encoding="utf-8")
+    violations = re.findall(r"\w+ Violation.*", log)
+    assert len(violations) == 1, violations
+    assert "STREAM.CREATE" in violations[0]
 
 
 @pytest.mark.parametrize(
