@@ -16,6 +16,7 @@ import attrs
 
 from aegis_core.errors import AegisError, InvalidRequest, Problem
 from aegis_core.models import Value
+from aegis_core.names import is_role
 
 __all__ = [
     "AnswerEnvelope",
@@ -175,7 +176,7 @@ def _read_fitting(raw: dict[str, object]) -> RequestEnvelope | None:
         and type(trace_id) is str
         and type(correlation_id) is str
         and type(service_name) is str
-        and (resource_id is None or type(resource_id) is str)
+        and (resource_id is None or (type(resource_id) is str and resource_id[:1] != "%"))
         and type(epoch) is int
         and epoch >= 0
         and (timeout is None or (type(timeout) is float and 0 <= timeout < math.inf))
@@ -242,6 +243,9 @@ def _misfits(fields: Mapping[str, object]) -> list[Problem]:
     problems = []
     if not fields["method"]:
         problems.append(Problem("$.method", "must not be empty"))
+    resource_id: str = fields.get("resource_id", "")  # type: ignore[assignment]
+    if is_role(resource_id):
+        problems.append(Problem("$.resource_id", "a role is called as its service, not as a resource"))
     timeout: float = fields.get("timeout", 0.0)  # type: ignore[assignment]
     if not 0 <= timeout < math.inf:
         problems.append(Problem("$.timeout", "expected a finite number, 0 or more"))

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from aegis_core.envelopes import RequestEnvelope
-from aegis_core.errors import Misdirected, NoInstance, ResourceConflict, StoreUnavailable
+from aegis_core.errors import InvalidRequest, Misdirected, NoInstance, ResourceConflict, StoreUnavailable
 from aegis_core.models import ABSENT, Outcome
+from aegis_core.names import resource_id_problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,10 +85,14 @@ class Admission:
         """The ready claim of *resource_id*; returns without a checkpoint after it was last checked.
 
         Raises:
+            InvalidRequest: It is no resource id.
             Misdirected: This instance does not hold it, or not under the epoch shown; says what is known.
             NoInstance: It was to be claimed on demand, and this instance is draining.
             AegisError: As claiming it on demand was refused.
         """
+        problem = resource_id_problem(resource_id)
+        if problem is not None:
+            raise InvalidRequest.at("$.resource_id", problem)
         synced = activated = False
         while True:
             claim = self._instance.claims_table.get(resource_id)

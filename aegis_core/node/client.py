@@ -21,6 +21,7 @@ from aegis_core.engine.routing import Route, route
 from aegis_core.envelopes import request_map
 from aegis_core.errors import AegisError, CallTimeout, InvalidRequest, NoInstance, NotFound
 from aegis_core.models import ABSENT, Outcome, ServiceInstance
+from aegis_core.names import resource_id_problem
 from aegis_core.node.call import Call, current_call
 from aegis_core.node.peer import Peer, Peers, circuits_open
 from aegis_core.node.retry import TRIED_AGAIN, UNREGISTERED, Order, Retry
@@ -232,7 +233,7 @@ class Client:
             view = self._directory.snapshot
             if resource_id is not None:
                 owned = view.owner(resource_id)
-                if owned is not None and owned[1].service_name == service:
+                if owned is not None and owned[1].service_name == service and resource_id[:1] != "%":
                     epoch, instance = owned[0].epoch, owned[1]
             elif not self._peers.troubled:
                 candidates = view.pool(service, self._about_now(now)).candidates
@@ -268,6 +269,8 @@ class Client:
                 silent = True
         if resource_id is not None and instance_id is not None:
             raise InvalidRequest.at("$.instance_id", "a resource is called at its owner: give one of the two")
+        if resource_id is not None and (problem := resource_id_problem(resource_id)) is not None:
+            raise InvalidRequest.at("$.resource_id", problem)
         if not timeout >= 0:
             raise InvalidRequest.at("$.timeout", f"expected seconds, 0 or more, got {timeout!r}")
         order = Order(

@@ -14,6 +14,7 @@ import attrs
 
 from aegis_core.errors import InvalidRequest, ResourceNotFound
 from aegis_core.models import Health, Role, ServiceInstance, TransferReply, Value
+from aegis_core.names import resource_id_problem
 from aegis_core.principals import Principal, Target
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = ["Errands", "OwnersWord", "has_scopes"]
 EnumT = TypeVar("EnumT", bound=enum.Enum)
 
 _WITH_IDS = frozenset({"transfer", "release", "explain"})
+_OF_RESOURCES = frozenset({"release", "explain"})
 
 
 def has_scopes(record: ServiceInstance) -> bool:
@@ -83,6 +85,11 @@ class Errands:
         ids: tuple[str, ...] = _strings(params, "resource_ids") if operation in _WITH_IDS else ()
         target = Target(service_name=instance.service.name, instance_id=instance.instance_id, resource_ids=ids)
         node.require(principal, operation, target)
+        if operation in _OF_RESOURCES:
+            for resource_id in ids:
+                problem = resource_id_problem(resource_id)
+                if problem is not None:
+                    raise InvalidRequest.at("$.params.resource_ids", problem)
         match operation:
             case "transfer":
                 to, reason = _string(params, "to_instance_id"), _string(params, "reason")

@@ -29,7 +29,7 @@ FIELDS: Mapping[str, st.SearchStrategy[object]] = {
     "trace_id": wire_values.text,
     "correlation_id": wire_values.text,
     "service_name": wire_values.text,
-    "resource_id": st.none() | wire_values.text,
+    "resource_id": st.none() | wire_values.text.filter(lambda text: not text.startswith("%")),
     "epoch": st.integers(0, 2**63),
     "timeout": st.none() | wire_values.seconds,
     "message_id": st.none() | wire_values.text,
@@ -218,6 +218,15 @@ def test_parameter_without_a_name_is_told_in_a_request_that_is_right_otherwise()
     raw = msgpack.unpackb(codec.encode_request(RequestEnvelope(method="m", params={"a": 1}, trace_id="t", timeout=1.0)))
     raw["params"] = {5: 1}
     assert problems_of(msgpack.packb(raw)) == (Problem("$.params", "expected the names of parameters as keys"),)
+
+
+@pytest.mark.parametrize("rare", [{}, {"idempotency_key": "k"}], ids=["common fields", "a rare field"])
+def test_a_role_is_no_resource(rare: dict[str, str]) -> None:
+    """Nor in a request that is right otherwise; other ids are for who serves them to judge."""
+    raw = {"method": "m", "params": {}, "trace_id": "t", "correlation_id": "", **rare}
+    wrong = msgpack.packb({**raw, "resource_id": "%svc%default"})
+    assert problems_of(wrong) == (Problem("$.resource_id", "a role is called as its service, not as a resource"),)
+    assert codec.decode_request(msgpack.packb({**raw, "resource_id": "a%b"})).resource_id == "a%b"
 
 
 def test_request_without_a_method_says_so() -> None:

@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from aegis_core.errors import AegisError, CallTimeout, LeaseLost, Misdirected, NoInstance
-from aegis_core.models import EndReason, Outcome
+from aegis_core.errors import AegisError, CallTimeout, InvalidRequest, LeaseLost, Misdirected, NoInstance
+from aegis_core.models import EndReason, Outcome, Role
 from aegis_core.node.call import Call
 from aegis_core.node.claims import Claim
 from aegis_core.node.node import open_node
@@ -269,6 +269,27 @@ async def test_only_free_resources_of_its_own_kind_are_activated(autojump_clock:
         assert await it.ask("epoch", resource_id="room:2", activate=True) == it.instance.claims["room:2"].epoch
         assert list(it.instance.claims) == ["room:2"]
         assert claim.held
+
+
+@pytest.mark.parametrize("resource_id", ["%rooms%default", "room:a b", "room:%", ""])
+async def test_what_is_no_resource_id_is_neither_served_nor_activated(
+    resource_id: str, autojump_clock: MockClock
+) -> None:
+    """Nor the role that the instance has, whatever way the request comes."""
+    service = rooms(on_demand=("room:",))
+    async with served(service) as it, it.node.serve(service, instance_id="b", role=Role.ACTIVE) as b:
+        for wanted in (
+            Served(it.node, b).ask("epoch", resource_id=resource_id),
+            it.node.call("rooms", "epoch", resource_id=resource_id),
+            it.node.call("rooms", "epoch", resource_id=resource_id, idempotency_key="k"),
+            it.ask("epoch", resource_id=resource_id, activate=True),
+            it.ask("epoch", resource_id=resource_id, idempotency_key="k"),
+        ):
+            with pytest.raises(InvalidRequest) as caught:
+                await wanted
+            assert [problem.path for problem in caught.value.problems] == ["$.resource_id"]
+        assert not it.instance.claims
+        assert not b.claims
 
 
 async def test_draining_instance_activates_nothing(autojump_clock: MockClock) -> None:

@@ -24,6 +24,7 @@ async def asked(operation: str, params: dict[str, object]) -> object:
             )
         finally:
             assert a.claims["x"].held
+            assert a.role is Role.ACTIVE
             assert a.health is Health.ONLINE
             assert not a.draining
 
@@ -57,6 +58,15 @@ async def test_parameters_that_do_not_fit_are_refused_with_their_path(
     with pytest.raises(InvalidRequest) as caught:
         await asked(operation, params)
     assert path in caught.value.message
+
+
+@pytest.mark.parametrize("operation", ["release", "explain"])
+@pytest.mark.parametrize("resource_id", ["%svc%default", "a b", ""])
+async def test_only_resources_are_released_and_explained(operation: str, resource_id: str) -> None:
+    """A role that the instance has is neither given up nor told of this way; nor is anything, with one such id."""
+    with pytest.raises(InvalidRequest) as caught:
+        await asked(operation, {"resource_ids": ["x", resource_id]})
+    assert "$.params.resource_ids" in caught.value.message
 
 
 async def test_what_would_be_right_is_named() -> None:
