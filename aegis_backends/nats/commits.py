@@ -57,6 +57,7 @@ class Commits:
         self._sender = Sender(connection, settings.prefix, random=random)
         # The revision of what was put here, and by which transaction: acknowledged before the watch told it.
         self._own: dict[str, tuple[int, str]] = {}
+        self._recounts = watch.recounts
 
     def __repr__(self) -> str:
         return f"<Commits to bucket {self._settings.name!r} by {self._sender!r}>"
@@ -72,6 +73,9 @@ class Commits:
         fresh = False
         give_up_at = trio.current_time() + _COMMIT_WITHIN
         while trio.current_time() < give_up_at:
+            if self._recounts != self._watch.recounts:
+                self._recounts = self._watch.recounts
+                self._own.clear()
             settled = self._settled(transaction)
             if settled is not None:
                 await trio.lowlevel.checkpoint()

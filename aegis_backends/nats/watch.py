@@ -87,6 +87,10 @@ class NatsFeed:
         self._backlog.clear()
         self._reader.unpark_all()
 
+    def forget_revisions(self) -> None:
+        """The bucket counts anew: no revision of before is waited for."""
+        self._since = 0
+
     def notice(self) -> None:
         """The view may have become level."""
         self._reader.unpark_all()
@@ -159,7 +163,9 @@ class Watch:
         self.mirror: Final = Mirror(bucket.prefix, self._tell)
         self.fences: Final = Fences(connection, self.mirror, prefix=bucket.prefix, stored=self._notice, random=random)
         self.acknowledged = 0
-        """The highest revision that a commit over this connection was told."""
+        """The highest revision that a commit over this connection was told, of the bucket as it counts now."""
+        self.recounts = 0
+        """How often the bucket turned out to count anew: what is known by revisions of before is void."""
         self._connection = connection
         self._jetstream = jetstream
         self._check = check
@@ -272,10 +278,12 @@ class Watch:
         absence = now - self._current_at
         if self._created != bucket.created:
             self._why = "the bucket is another one" if self._created else ""
-        elif absence > _LONGEST_ABSENCE:
-            self._why = f"the view was behind for {absence:.0f} s, so that deletions may have been missed"
+            self._forget_revisions()
         elif bucket.last < mirror.applied:
             self._why = f"the bucket was set back from revision {mirror.applied} to {bucket.last}"
+            self._forget_revisions()
+        elif absence > _LONGEST_ABSENCE:
+            self._why = f"the view was behind for {absence:.0f} s, so that deletions may have been missed"
         elif not mirror.loading:
             mirror.begin(fresh=False)
             return
@@ -283,6 +291,12 @@ class Watch:
         # A snapshot lacks nothing of what was before it, so that the absence begins with it.
         self._current_at = now
         mirror.begin(fresh=True)
+
+    def _forget_revisions(self) -> None:
+        self.recounts += 1
+        self.acknowledged = 0
+        for feed in self._feeds:
+            feed.forget_revisions()
 
     def _consumer(self, name: str, inbox: str) -> dict[str, object]:
         config: dict[str, object] = {

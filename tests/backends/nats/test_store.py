@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,16 +14,28 @@ import pytest
 import trio
 
 from aegis_backends.nats.background import open_background
-from aegis_backends.nats.bucket import BucketSettings
+from aegis_backends.nats.bucket import BucketSettings, new_config
 from aegis_backends.nats.connection import ConnectionState, open_connection
+from aegis_backends.nats.jetstream import JetStream
 from aegis_backends.nats.mirror import Grave
 from aegis_backends.nats.opening import open_nats
 from aegis_backends.nats.server import open_servers
 from aegis_backends.nats.store import NatsStore, open_store
-from aegis_core.backend import ABSENT, ANY, BackendAddress, Conflict, Delete, Put, StoreUnavailable, Transaction
+from aegis_core.backend import (
+    ABSENT,
+    ANY,
+    BackendAddress,
+    Conflict,
+    Delete,
+    Entry,
+    Put,
+    StoreUnavailable,
+    Synced,
+    Transaction,
+)
 from aegis_pytest.conformance.steps import open_mirror
 from tests.backends.nats.polling import until
-from tests.backends.nats.processes import running
+from tests.backends.nats.processes import ServerProcess, running
 
 
 async def test_deletions_that_only_one_side_remembers_are_sorted_out() -> None:
@@ -146,6 +159,63 @@ async def test_view_is_loaded_again_after_a_long_absence(tmp_path: Path) -> None
             await mirror.wait_revision(revision)
             assert len(mirror.values) == keys + 1
             assert len(made) < 10
+
+
+async def make_anew(server: ServerProcess, _earlier: Path) -> None:
+    """The bucket is removed, and made again by somebody who counts from 1."""
+    async with open_connection([server.url]) as connection:
+        jetstream = JetStream(connection, random=random.Random(1))
+        await jetstream.delete_stream(BucketSettings().stream)
+        await jetstream.create_stream(new_config(BucketSettings(), 1))
+
+
+async def set_back(server: ServerProcess, earlier: Path) -> None:
+    """The server's files are those of earlier."""
+    server.kill()
+    shutil.rmtree(server.folder / "jetstream")
+    shutil.copytree(earlier, server.folder / "jetstream")
+    server.start()
+
+
+@pytest.mark.parametrize("strike", [make_anew, set_back])
+async def test_bucket_that_counts_anew_leaves_nothing_of_before(
+    strike: Callable[[ServerProcess, Path], Awaitable[None]], tmp_path: Path
+) -> None:
+    """No reader waits for a revision of before, and no transaction is taken for applied that went with it."""
+    folder, earlier, settings = tmp_path / "server", tmp_path / "earlier", BucketSettings()
+    with running(folder, f'jetstream {{ store_dir: "{folder}" }}') as server, trio.fail_after(60):
+        async with (
+            open_connection([server.url]) as connection,
+            open_store(connection, settings, random=random.Random(1)) as store,
+        ):
+            await store.commit(Transaction("first", [Put("a", b"1", ABSENT)]))
+        server.kill()
+        shutil.copytree(folder / "jetstream", earlier)
+        server.start()
+        async with (
+            open_connection([server.url]) as connection,
+            open_store(connection, settings, random=random.Random(1)) as store,
+        ):
+            watch = store._watch
+            for number in range(20):
+                (shown,) = await store.commit(Transaction(f"t{number}", [Put(f"k{number}", b"1", ABSENT)]))
+            await watch.wait_level(shown)
+            names = await connection.request(f"$JS.API.CONSUMER.NAMES.{settings.stream}", timeout=5.0)
+            (name,) = json.loads(names.payload)["consumers"]
+            await connection.request(f"$JS.API.CONSUMER.DELETE.{settings.stream}.{name}", timeout=5.0)
+            once = Transaction("once", [Put("b", b"1", ANY)])
+            (lost,) = await store.commit(once)
+            assert watch.mirror.applied < lost
+            async with store.watch() as earlier_reader:
+                await strike(server, earlier)
+                await until(lambda: watch.mirror.loads == 2, within=30.0)
+                assert watch.mirror.revision < lost
+                async with store.watch() as reader:
+                    for feed in (earlier_reader, reader):
+                        assert isinstance((await feed.receive())[-1], Synced)
+            (again,) = await store.commit(once)
+            assert await store.get("b") == Entry(b"1", again)
+            assert again < lost
 
 
 async def test_consumers_that_get_nowhere_are_not_made_in_a_loop() -> None:
