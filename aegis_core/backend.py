@@ -375,7 +375,7 @@ class BackendAddress(Value):
     url: str = attrs.field(repr=False)  # It may hold a password.
     scheme: str
     location: str = attrs.field(repr=lambda text: repr(text.rpartition("@")[2]))
-    parameters: Mapping[str, str] = attrs.field(factory=dict, converter=_read_only)
+    parameters: Mapping[str, str] = attrs.field(factory=dict, converter=_read_only, repr=lambda given: repr([*given]))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

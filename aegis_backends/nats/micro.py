@@ -20,6 +20,7 @@ import trio
 from aegis_backends.nats.connection import Connection
 from aegis_backends.nats.errors import NatsError
 from aegis_backends.nats.protocol import Message
+from aegis_backends.nats.subjects import is_reserved
 from aegis_backends.nats.transport import QUEUE, subject_of
 from aegis_core.served import MethodStatistics, Served
 
@@ -71,7 +72,7 @@ class Micro:
 
         def arrived(message: Message) -> None:
             answer = _answer_to(message.subject.split(".")[1], served)
-            if message.reply and answer is not None:
+            if message.reply and not is_reserved(message.reply) and answer is not None:
                 try:
                     self._connection.publish(message.reply, json.dumps(answer).encode())
                 except NatsError as exc:

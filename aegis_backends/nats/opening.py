@@ -51,9 +51,9 @@ _PARAMETERS: Final[Mapping[str, str]] = {
 
 @attrs.frozen(kw_only=True)
 class NatsSettings:
-    """What a URL says: the servers, how to connect to them, and which bucket is the registry."""
+    """What a URL says: the servers, how to connect to them, and which bucket is the registry. Its repr has no secrets."""
 
-    servers: tuple[str, ...]
+    servers: tuple[str, ...] = attrs.field(repr=lambda urls: repr([url.rpartition("@")[2] for url in urls]))
     options: ConnectOptions
     bucket: BucketSettings
 

@@ -17,6 +17,8 @@ from aegis_core.backend import Indeterminate, StoreUnavailable, Transaction
 __all__ = ["Sender", "refused"]
 
 _ANSWER_WITHIN: Final = 3.0
+# After so many bytes of a batch it is waited until few wait to be sent: not for each member, as they leave together.
+_AT_ONCE: Final = 1 << 18
 
 
 class Sender:
@@ -53,7 +55,12 @@ class Sender:
         nonce = f"{self._nonce}-{self._count}"
         *first, last = encode_transaction(transaction, expected, prefix=self._prefix, nonce=nonce)
         try:
+            size = 0
             for message in first:
+                size += len(message.subject) + len(message.payload)
+                if size > _AT_ONCE:
+                    await self._ready()
+                    size = 0
                 self._connection.publish(message.subject, message.payload, headers=message.headers)
             answer = await self._connection.request(
                 last.subject, last.payload, headers=last.headers, timeout=_ANSWER_WITHIN
@@ -68,6 +75,12 @@ class Sender:
             # A batch without its last message is nothing.
             raise StoreUnavailable(reason=exc.message) from exc
         return parse_acknowledgement(answer.payload).sequence
+
+    async def _ready(self) -> None:
+        with trio.move_on_after(_ANSWER_WITHIN):
+            await self._connection.ready()
+            return
+        raise StoreUnavailable(reason=f"the server took nothing for {_ANSWER_WITHIN:g} s")
 
 
 def refused(exc: JetStreamError) -> StoreUnavailable | Indeterminate:

@@ -7,7 +7,7 @@ from typing import Final
 
 from aegis_backends.nats.errors import LocalProtocolError
 
-__all__ = ["check_pattern", "check_queue", "check_subject"]
+__all__ = ["check_pattern", "check_queue", "check_subject", "is_reserved"]
 
 _BREAKS_LINES: Final = re.compile(r"[\x00-\x20\x7f]")
 
@@ -46,6 +46,14 @@ def check_pattern(subject: str) -> None:
         raise LocalProtocolError(f"{subject[:200]!r} is no subject: tokens joined by dots, without white space")
     if ">" in subject.split(".")[:-1]:
         raise LocalProtocolError(f"{subject[:200]!r}: a > can only be the last token")
+
+
+def is_reserved(reply: str) -> bool:
+    """Whether *reply* is a subject of the system's, as ``$KV.bucket.key`` is: no answer is ever published there.
+
+    Who asks names the subject of the answer, and may not be allowed to publish there itself; who answers may be.
+    """
+    return reply.startswith("$")
 
 
 def check_queue(queue: str) -> None:

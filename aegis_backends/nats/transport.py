@@ -19,6 +19,7 @@ import attrs
 from aegis_backends.nats.connection import Connection
 from aegis_backends.nats.errors import Disconnected, NatsError, PayloadTooLarge
 from aegis_backends.nats.protocol import Message
+from aegis_backends.nats.subjects import is_reserved
 from aegis_core.backend import Inbound, TransportUnavailable
 from aegis_core.models import Outcome
 
@@ -43,9 +44,12 @@ class _Request:
     connection: Connection
 
     def respond(self, payload: bytes) -> None:
-        """Publish the answer, once. Dropped: a second one, one too large, one that nobody asked for, one without a server."""
+        """Publish the answer, once. Dropped: a second one, one too large, one that nobody asked for, one without a server.
+
+        Nor is one published where only the system is to: see `is_reserved`.
+        """
         reply, self.reply = self.reply, ""
-        if reply:
+        if reply and not is_reserved(reply):
             try:
                 self.connection.publish(reply, payload)
             except NatsError:

@@ -210,6 +210,16 @@ async def test_unknown_verb_is_not_answered_and_does_no_harm() -> None:
         assert ping["id"] == instance.instance_id
 
 
+async def test_answer_is_not_written_over_a_key() -> None:
+    """Who asks may not be allowed to write there; the instance is, and lends its permission to nobody."""
+    async with seen() as (peer, _, instance):
+        await peer.do("subscribe", "$KV.service-registry.stranger")
+        await peer.do("subscribe", "answers.allowed")
+        for reply in ("$KV.service-registry.stranger", "answers.allowed"):
+            await peer.do("publish", f"$SRV.PING.account-service.{instance.instance_id}", reply=reply)
+        assert (await peer.message())["subject"] == "answers.allowed"
+
+
 async def test_version_that_is_none_to_nats_is_told_beside() -> None:
     """Tools expect a semantic version, and refuse to read another."""
     async with seen("2026 spring") as (peer, _, _):

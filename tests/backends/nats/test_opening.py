@@ -54,6 +54,21 @@ async def commit_through(store: Store, transaction: Transaction) -> tuple[int, .
             await trio.sleep(0.02)
 
 
+def test_secrets_of_a_url_are_not_shown() -> None:
+    """Neither by what it was split into nor by what was made of it."""
+    for url in (
+        "nats://u:s3cret@one,u:s3cret@two",
+        "nats://s3cret@one",
+        "nats://one?user=u&password=s3cret",
+        "nats://one?token=s3cret",
+    ):
+        parsed = parse_backend(url)
+        settings = read_address(parsed)
+        assert "s3cret" not in repr(parsed) + repr(settings)
+        assert "one" in repr(settings)
+    assert "token" in repr(parsed)
+
+
 def test_url_says_it_all() -> None:
     """Servers, bucket, credentials, TLS."""
     url = "nats://one:4222,two?bucket=b&storage=memory&replicas=3&user=u&password=p&tls_first=true&inbox_prefix=_I"

@@ -77,6 +77,17 @@ async def test_refusal_that_cannot_be_looked_into_is_an_error_of_the_store(tmp_p
                 await store.commit(Transaction("t3", [Put("a", b"2", ABSENT)]))
 
 
+async def test_transaction_of_many_megabytes_is_committed() -> None:
+    """Its members leave as the server takes them; it need not fit into what may wait to be sent."""
+    async with open_servers() as servers:
+        address = BackendAddress(servers.url, "nats", servers.location, {"storage": "memory"})
+        async with open_nats(address) as backend:
+            assert backend.store is not None
+            puts = [Put(f"large.{number}", bytes(200_000), ABSENT) for number in range(100)]
+            found = await backend.store.commit(Transaction("large", puts))
+            assert len(found) == 100
+
+
 async def test_own_transaction_is_known_again_before_the_watch_tells_it() -> None:
     """Its acknowledgement is enough, also where nothing was expected of the key."""
     async with open_servers() as servers, open_connection([servers.url]) as connection:

@@ -13,7 +13,7 @@ from aegis_backends.nats.options import ConnectOptions
 from aegis_backends.nats.transport import NatsTransport
 from aegis_core.backend import Inbound, TransportUnavailable
 from tests.backends.nats.polling import until
-from tests.backends.nats.processes import running_cluster
+from tests.backends.nats.processes import ServerProcess, running_cluster
 
 QUICK = ConnectOptions(backoff=0.01, max_backoff=0.05, connect_timeout=20.0)
 SLOWLY = 'lame_duck_grace_period: "10s"\nlame_duck_duration: "30s"'
@@ -59,3 +59,19 @@ async def test_endpoint_answers_every_request_while_it_moves_to_another_server(t
                         await ask(10)
                     await ask(100)
             assert served == [b"%d" % asked for asked in range(1, number + 1)]
+
+
+async def test_answer_is_not_written_over_a_key(shared_server: ServerProcess) -> None:
+    """Who asks may not be allowed to publish there; the instance is, and lends its permission to nobody."""
+    async with (
+        open_connection([shared_server.url]) as asking,
+        open_connection([shared_server.url]) as answering,
+        asking.subscribe("$KV.bucket.key") as written,
+        asking.subscribe("answers") as answers,
+        NatsTransport(answering).listen("a-1", "", lambda request: request.respond(request.payload)) as endpoint,
+    ):
+        for reply in ("$KV.bucket.key", "answers"):
+            asking.publish(endpoint.removeprefix("nats:"), b"1", reply=reply)
+        with trio.fail_after(10):
+            assert (await answers.receive()).payload == b"1"
+        assert written.pending == 0
