@@ -55,7 +55,7 @@ class Claim:
             "interrupted",
             "is_ready",
         ),
-        *("keep", "last_used", "moving", "state"),
+        *("keep", "last_used", "moving", "released", "state"),
     )
 
     def __init__(
@@ -81,6 +81,7 @@ class Claim:
         self.keep = keep
         self.is_ready = False
         self.deleted = False
+        self.released = False
         self._is_leaving = False
         self.moving = False
         self._relinquished = False

@@ -305,14 +305,17 @@ class Holdings:
 
         Returns those that this call ended; for what somebody else moves, it waits. If the store does not answer they
         end all the same, and the records are deleted when it does.
+
+        Cancelled before the records are deleted, it leaves *claims* as `wind_down` does: a node that closes
+        winds them down with the rest, who gave them a limited time calls `abandon`.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         asked = tuple(claims)
         ended: list[Claim] = []
         while left := [claim for claim in asked if claim.ended is None]:
             mine = self.begin(left)
+            await self.wind_down(mine, until=until, reason=reason)
             try:
-                await self.wind_down(mine, until=until, reason=reason)
                 timeout = max(_LAST_CHANCE, until - self._runtime.clock.now())
                 timeout = min(timeout, self._runtime.settings.request_timeout)
                 gone = frozenset(await self._commit_release([c.resource_id for c in mine], timeout=timeout))
@@ -329,6 +332,12 @@ class Holdings:
                     await claim.wait_moved()
         return ended
 
+    def abandon(self, claims: Iterable[Claim], reason: EndReason = EndReason.RELEASED) -> None:
+        """End those of *claims* that a `give_up` without the time it needed has let be."""
+        for claim in claims:
+            if claim.ended is None and not claim.moving:
+                self.finish(claim, reason)
+
     def begin(self, claims: Iterable[Claim]) -> list[Claim]:
         """Mark those of *claims* that nobody else is moving as leaving; the caller moves them now."""
         mine = [claim for claim in dict.fromkeys(claims) if claim.ended is None and not claim.moving]
@@ -339,7 +348,21 @@ class Holdings:
         return mine
 
     async def wind_down(self, claims: Sequence[Claim], *, until: float, reason: EndReason) -> None:
-        """Let what runs under *claims* finish until *until*, cancel the rest, then run ``on_release``."""
+        """Let what runs under *claims* finish until *until*, cancel the rest, then run ``on_release``.
+
+        Cancelled, nobody moves *claims* any more: they stay, to be wound down again.
+        """
+        try:
+            await self._unwind(claims, until, reason)
+        except BaseException:
+            for claim in claims:
+                if claim.ended is None:
+                    claim.stay()
+            raise
+        for claim in claims:
+            claim.relinquish(reason)
+
+    async def _unwind(self, claims: Sequence[Claim], until: float, reason: EndReason) -> None:
         busy = [claim for claim in claims if claim.busy]
         if busy:
             async with trio.open_nursery() as nursery:
@@ -349,10 +372,8 @@ class Holdings:
             limiter = trio.CapacityLimiter(_HOOKS_AT_ONCE)
             async with trio.open_nursery() as nursery:
                 for claim in claims:
-                    if claim.is_ready and claim.held and not names.is_role(claim.resource_id):
+                    if claim.is_ready and claim.held and not claim.released and not names.is_role(claim.resource_id):
                         nursery.start_soon(self._run_release_hook, claim, until, limiter)
-        for claim in claims:
-            claim.relinquish(reason)
 
     async def _wind_down_one(self, claim: Claim, until: float, reason: EndReason) -> None:
         clock = self._runtime.clock
@@ -394,6 +415,7 @@ class Holdings:
                     )
                 finally:
                     claim.exit(scope)
+            claim.released = True
             if scope.cancelled_caught:
                 _log.error("on_release of %s did not end in time and was cancelled", claim.resource_id)
 

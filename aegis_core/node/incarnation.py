@@ -2,6 +2,8 @@
 
 The lease id is a secret of this process; the store and everybody else know its tag. Endpoints end in the tag, so that
 two incarnations of one instance id never hear each other's calls.
+
+It is one long file because what `Incarnation.begin` sets up, and what hangs on the lease, each way to end must take down.
 """
 
 from __future__ import annotations
@@ -276,7 +278,10 @@ class Incarnation:
             await self.holdings.wind_down(claims, until=until, reason=EndReason.CLOSED)
             for claim in moving:
                 await claim.wait_moved()
+            # Who moved them was cancelled with the whole program, perhaps, and let them be.
+            await self.holdings.wind_down(self.holdings.begin(moving), until=until, reason=EndReason.CLOSED)
         for claim in self.holdings.table.values():
+            claim.leave()  # what there was no time for, too
             claim.relinquish(EndReason.CLOSED)
         record = self.lease.record
 

@@ -270,7 +270,11 @@ class Instance:
     async def give_up_now(self, claims: Sequence[Claim]) -> None:
         """Release *claims* of one incarnation, cancelling what runs under them."""
         if claims:
-            await claims[0].holdings.give_up(claims, until=self._runtime.clock.now())
+            holdings = claims[0].holdings
+            try:
+                await holdings.give_up(claims, until=self._runtime.clock.now())
+            finally:
+                holdings.abandon(claims)
 
     async def transfer(self, *ids: str, to: str, reason: str = "") -> TransferReply:
         """Move *ids* to instance *to* of the same service, so that nobody's work overlaps.

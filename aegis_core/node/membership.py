@@ -13,6 +13,7 @@ from aegis_core.models import EndReason, Health, Outcome, ResourceMetadata, Role
 from aegis_core.node.incarnation import Incarnation
 
 if TYPE_CHECKING:
+    from aegis_core.node.claims import Claim
     from aegis_core.node.instance import Instance
     from aegis_core.node.node import Node
 
@@ -184,11 +185,12 @@ class Membership:
 
     async def _drain(self, seconds: float, released: trio.Event) -> None:
         incarnation, clock = self.incarnation, self._runtime.clock
+        claims: list[Claim] = []
         until = clock.now() + seconds
         try:
             if incarnation is None or incarnation.lease.ended is not None:
                 return
-            with trio.move_on_after(seconds + _TEARDOWN):
+            with trio.move_on_after(seconds + _TEARDOWN) as last:
                 incarnation.leave_lines()
                 incarnation.server.stop_accepting()
                 if self._options.register:
@@ -200,6 +202,8 @@ class Membership:
                 with trio.CancelScope(deadline=clock.trio_time(until)):
                     await incarnation.server.drained()
                 incarnation.server.cancel_all()
+            if last.cancelled_caught:
+                incarnation.holdings.abandon(claims)
         finally:
             released.set()
 

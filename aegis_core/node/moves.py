@@ -247,12 +247,15 @@ class Moves:
                 failed[claim.resource_id] = "work under the claim does not end"
             else:
                 able.append(claim.resource_id)
-        reply = await self._give(instance, holdings, able, to, audit, room)
+        moved: frozenset[str] = frozenset()
+        try:
+            reply = await self._give(instance, holdings, able, to, audit, room)
+            moved = frozenset(reply.transferred)
+        finally:
+            for claim in moving:
+                reason = EndReason.TRANSFERRED if claim.resource_id in moved else EndReason.RELEASED
+                holdings.finish(claim, reason)
         failed.update(reply.failed)
-        moved = frozenset(reply.transferred)
-        for claim in moving:
-            reason = EndReason.TRANSFERRED if claim.resource_id in moved else EndReason.RELEASED
-            holdings.finish(claim, reason)
         # Who waits for one of them, and had to let it go for this, may have it again already: under a new revision,
         # so that what was given up here and is still under way finds another one.
         await holdings.release_records([c.resource_id for c in moving if c.resource_id in failed], strays=True)

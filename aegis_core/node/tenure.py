@@ -159,3 +159,4 @@ async def _leave(node: Node, claim: Claim, *, patient: bool) -> None:
     elif claim.ended is None:
         with trio.move_on_after(_TEARDOWN, shield=True):
             await claim.holdings.give_up((claim,), until=node.runtime.clock.now())
+        claim.holdings.abandon((claim,))
