@@ -12,8 +12,9 @@ Life of a commit::
     except StoreUnavailable: ...                                  # nothing was sent
 
 **Repeating.** A store remembers which transaction wrote each key (and, for at least `Capabilities.settle_for`
-seconds, which deleted it). `commit` of a transaction that is found to have been applied returns its revisions and
-changes nothing. A read that shows nothing proves nothing: only repeating settles a commit.
+seconds, which deleted it). `commit` of a transaction that is found to have been applied returns its revisions and changes nothing.
+A read that shows nothing proves nothing: only repeating settles a commit. A `Conflict` in answer to a *repeat* settles nothing
+either: a store forgets who wrote a key when others write it, so the first try may have been applied, and written over since.
 
 **Revisions** are positive integers that grow over the whole store, one per operation, in the order of the operations within a transaction, and never return, not even when a store is made anew.
 
@@ -224,7 +225,7 @@ class Store(Protocol):
         """Apply *transaction* wholly, and return the revision of each operation in order (`ABSENT` for a check).
 
         Raises:
-            Conflict, Forbidden: An expectation did not hold, or a guarded store refuses it; nothing was changed.
+            Conflict, Forbidden: An expectation did not hold, or a guarded store refuses it; this call changed nothing.
             Indeterminate: The fate is unknown; repeat.
             StoreUnavailable: Nothing was sent.
             ValueError: Too many operations, too large a value, too small a TTL, or a key outside the alphabet.

@@ -144,6 +144,11 @@ class Admission:
             await self._instance.activate(resource_id)
         except ResourceConflict:
             pass  # The caller is told whose it is.
+        except StoreUnavailable:
+            found = self._directory.snapshot.owner(resource_id)
+            if found is None or found[1].instance_id == self._instance.instance_id:
+                raise
+            # So he is here, whatever became of this attempt.
         finally:
             self._activating.pop(resource_id).set()
         return True

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import attrs
 
 from aegis_core.engine import bulk
 from aegis_core.engine.bulk import BatchOutcome, BulkItem
 from aegis_core.engine.decision import Write
-from aegis_core.errors import AegisError, LeaseLost, RemoteError
-from aegis_core.models import EndReason, Failure, Ownership
+from aegis_core.errors import (
+    AegisError,
+    CallTimeout,
+    LeaseLost,
+    NoInstance,
+    RemoteError,
+    StoreUnavailable,
+    TransportUnavailable,
+)
+from aegis_core.models import EndReason, Failure, Outcome, Ownership
 from aegis_core.node.claims import Claim
 from aegis_core.node.lease import Lease
 
-__all__ = ["because", "failure", "lost", "overwritten", "telling_lost", "without"]
+__all__ = ["because", "failure", "in_doubt", "lost", "overwritten", "telling_lost", "without"]
 
 _log = logging.getLogger("aegis.bulk")
+
+_NO_REFUSALS: Final = frozenset(
+    error.code for error in (CallTimeout, LeaseLost, NoInstance, StoreUnavailable, TransportUnavailable)
+)
 
 
 def because(write: Write, reason: str | None) -> Write:
@@ -52,6 +65,15 @@ def failure(resource_id: str, exc: Exception) -> Failure:
         exc = RemoteError(kind=type(exc).__name__, remote_message=str(exc))
     (told,) = bulk.failed_batch([BulkItem(resource_id=resource_id)], exc).failed
     return told
+
+
+def in_doubt(refused: Failure) -> Failure:
+    """*refused*, for which a commit of unknown fate may have been carried out; who owns it now is still told."""
+    if refused.error_code in _NO_REFUSALS:
+        return refused
+    reason = f"a commit had no answer, and others have changed the same since; as things are now: {refused.reason}"
+    unknown = StoreUnavailable(reason=reason, outcome=Outcome.MAYBE_EXECUTED)
+    return attrs.evolve(refused, reason=unknown.message, error_code=unknown.code)
 
 
 def without(outcome: BatchOutcome, failures: Sequence[Failure]) -> BatchOutcome:

@@ -27,9 +27,11 @@ from aegis_core.errors import (
     Unavailable,
 )
 from aegis_core.models import EndReason, Outcome, ServiceInstance
-from aegis_core.node.batch_outcomes import because, failure, lost, overwritten, telling_lost, without
+from aegis_core.names import target_key
+from aegis_core.node.batch_outcomes import because, failure, in_doubt, lost, overwritten, telling_lost, without
 from aegis_core.node.claiming import check_stays, wait_ready
 from aegis_core.node.claims import Claim
+from aegis_core.node.commit import Attempt
 from aegis_core.node.errands import has_scopes
 from aegis_core.node.lease import Lease
 from aegis_core.node.reservations import Room
@@ -60,6 +62,7 @@ class _Party:
         self._instance_id = instance_id
         self._hosted: Instance | None = node.hosted.get((service_name, instance_id))
         self.gave_back = False
+        self._in_doubt: set[str] = set()
 
     def _remote(self) -> ServiceInstance | None:
         """The record of the instance, if another node serves it."""
@@ -73,11 +76,27 @@ class _Party:
         return self._runtime.reservations.reserve(self._service_name, self._instance_id, ids)
 
     async def _decide(
-        self, decide: Callable[[Snapshot], Decision[A]], *, until: float | None = None, writes: bool = True
+        self,
+        decide: Callable[[Snapshot], Decision[A]],
+        *,
+        until: float | None = None,
+        writes: bool = True,
     ) -> A:
-        runtime = self._runtime
+        runtime, attempt = self._runtime, Attempt()
         timeout = runtime.settings.request_timeout if until is None else runtime.left(until)
-        return await self._node.committer.decide(decide, timeout=timeout, what="a bulk operation", writes=writes)
+        try:
+            return await self._node.committer.decide(
+                decide, timeout=timeout, what="a bulk operation", writes=writes, attempt=attempt
+            )
+        finally:
+            self._in_doubt |= attempt.in_doubt
+
+    def admit_doubt(self, outcome: BatchOutcome) -> BatchOutcome:
+        """*outcome*, in which no id is refused for which a commit of unknown fate may have been carried out."""
+        return attrs.evolve(
+            outcome,
+            failed=tuple(in_doubt(f) if target_key(f.resource_id) in self._in_doubt else f for f in outcome.failed),
+        )
 
     async def _undo(self, outcome: BatchOutcome, writes: Mapping[str, Write]) -> None:
         part = attrs.evolve(outcome, undo=writes)
@@ -236,7 +255,7 @@ class BatchReleases(_Party):
 
     def __init__(self, node: Node, service_name: str, instance_id: str) -> None:
         super().__init__(node, service_name, instance_id)
-        self._in_doubt: dict[str, Write] = {}
+        self._seen: dict[str, Write] = {}
 
     async def plan(self, asked: Sequence[str], *, batch_size: int, continue_on_error: bool) -> BulkPlan:
         """Plan the release of what was asked.
@@ -282,8 +301,10 @@ class BatchReleases(_Party):
                 outcome = await self._decide(decide)
         except Unavailable as exc:
             if exc.outcome is Outcome.MAYBE_EXECUTED:
-                self._in_doubt.update(seen)
+                self._in_doubt.update(map(target_key, seen))
             raise
+        finally:
+            self._seen.update(seen)
         return self._settled(outcome)
 
     async def _release_here(
@@ -329,9 +350,9 @@ class BatchReleases(_Party):
         """*outcome*, with what an earlier attempt had released without knowing it among what is done."""
         code = ResourceNotFound.code
         gone = {
-            f.resource_id: self._in_doubt[f.resource_id]
+            f.resource_id: self._seen[f.resource_id]
             for f in outcome.failed
-            if f.error_code == code and f.resource_id in self._in_doubt
+            if f.error_code == code and f.resource_id in self._seen and target_key(f.resource_id) in self._in_doubt
         }
         return BatchOutcome(
             done=(*outcome.done, *gone),

@@ -187,6 +187,9 @@ class _Bulk:
         await self._tell(outcome)
 
     async def _attempt(self, batch: Sequence[BulkItem]) -> BatchOutcome:
+        return self._batches.admit_doubt(await self._carry_out(batch))
+
+    async def _carry_out(self, batch: Sequence[BulkItem]) -> BatchOutcome:
         for _again in range(self._request.retries):
             try:
                 return await self._batches.carry_out(self._plan, batch)

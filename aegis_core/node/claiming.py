@@ -156,7 +156,9 @@ async def commit_claim(
             )
 
         try:
-            return await node.committer.decide(decide, timeout=settings.request_timeout, what="the claim")
+            return await node.committer.decide(
+                decide, timeout=settings.request_timeout, what="the claim", refused=lambda reply: reply.conflicts
+            )
         except (InstanceNotFound, NotOwner) as exc:
             ended = incarnation.lease.ended
             if ended is None:

@@ -80,7 +80,7 @@ class Claim:
         self.state: object = None
         self.keep = keep
         self.is_ready = False
-        self.deleted = False
+        self.deleted: bool | None = False  # None: a release may have deleted its record, nobody knows
         self.released = False
         self._is_leaving = False
         self.moving = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 import attrs
@@ -14,10 +14,11 @@ from aegis_core.engine.decision import Decision, NotYetKnown, Write, answered
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import AegisError, Forbidden, InvalidRequest
 from aegis_core.models import Outcome, Shown
+from aegis_core.names import target_key
 from aegis_core.node.breaker import CircuitBreaker
 from aegis_core.node.runtime import Runtime
 
-__all__ = ["Committer"]
+__all__ = ["Attempt", "Committer"]
 
 A = TypeVar("A")
 
@@ -26,11 +27,21 @@ _LONGEST_PAUSE: Final = 0.2
 
 
 @attrs.define(eq=False, repr=False)
-class _Attempt(Shown):
-    """How far an operation came: whether a commit's fate is open, and whether the store still owes an answer."""
+class Attempt(Shown):
+    """How far an operation came.
 
-    is_open: bool = False
+    Args:
+        is_waiting: The store still owes an answer.
+        in_doubt: The keys of commits whose fate was not learnt: they had no answer in time, or none at first and a
+            conflict when they were repeated, as if they had been applied and then written over by somebody else.
+    """
+
     is_waiting: bool = False
+    in_doubt: set[str] = attrs.field(factory=set)
+
+    def doubts(self, target: str) -> bool:
+        """Whether who owns *target* may have been written by a commit whose fate is unknown."""
+        return target_key(target) in self.in_doubt
 
 
 class Committer:
@@ -52,31 +63,44 @@ class Committer:
         timeout: float,
         what: str = "the operation",
         writes: bool = True,
+        refused: Callable[[A], Iterable[str]] | None = None,
+        attempt: Attempt | None = None,
     ) -> A:
         """Decide on the view, commit, and decide again when the view turns out to be behind.
 
         A refusal is believed only when it was decided after a `sync`; so is an answer that needs no commit.
-        *decide* may therefore be called several times; it must do nothing but compute.
+        *decide* may therefore be called several times; it must do nothing but compute. A refusal that was decided after
+        a commit of unknown fate is never told as one: it may be that very commit, and what others made of it, that speaks.
 
         Args:
             decide: Pure function of the view.
             timeout: Seconds until `StoreUnavailable`.
             what: Named in that error.
             writes: Whether it may write; False for a mere question, which then is decided once, after the `sync`.
+            refused: The targets that an answer refuses, where a part of it may be a refusal.
+            attempt: Where to note how far it came, for who tells the parts of an answer apart.
 
         Raises:
-            StoreUnavailable: With outcome MAYBE_EXECUTED when the fate of a commit could not be learnt in time.
+            StoreUnavailable: With outcome MAYBE_EXECUTED when the fate of a commit could not be learnt, in time or at all.
             AegisError: The engine's refusal.
 
         Cancelled during the commit, its fate is open.
         """
-        clock, attempt = self._runtime.clock, _Attempt()
+        clock, attempt = self._runtime.clock, attempt or Attempt()
         with trio.CancelScope(deadline=clock.trio_time(clock.now() + timeout)):
-            if not writes:
-                await self.sync(attempt)
-            return await self._decide(decide, attempt, fresh=not writes)
+            try:
+                if not writes:
+                    await self.sync(attempt)
+                answer = await self._decide(decide, attempt, fresh=not writes)
+            except AegisError as exc:
+                if not attempt.in_doubt:
+                    raise
+                raise _in_doubt(what, exc.message) from exc
+            if refused is not None and any(map(attempt.doubts, refused(answer))):
+                raise _in_doubt(what, "part of it is refused")
+            return answer
         self._tell_timeout(attempt)
-        outcome = Outcome.MAYBE_EXECUTED if attempt.is_open else Outcome.NOT_SENT
+        outcome = Outcome.MAYBE_EXECUTED if attempt.in_doubt else Outcome.NOT_SENT
         raise StoreUnavailable(reason=f"{what} did not finish within {timeout:g} s", outcome=outcome)
 
     async def check(self, decide: Callable[[Snapshot], Decision[object]], *, timeout: float, what: str) -> None:
@@ -93,7 +117,7 @@ class Committer:
 
         await self.decide(look, timeout=timeout, what=what, writes=False)
 
-    async def _decide(self, decide: Callable[[Snapshot], Decision[A]], attempt: _Attempt, *, fresh: bool) -> A:
+    async def _decide(self, decide: Callable[[Snapshot], Decision[A]], attempt: Attempt, *, fresh: bool) -> A:
         contended = False
         pause = _FIRST_PAUSE
         while True:
@@ -124,7 +148,7 @@ class Committer:
             return decision.answer(revisions)
 
     async def commit(
-        self, writes: Sequence[Write], *, urgent: bool = False, attempt: _Attempt | None = None
+        self, writes: Sequence[Write], *, urgent: bool = False, attempt: Attempt | None = None
     ) -> tuple[int, ...]:
         """Commit *writes* as one transaction, repeat it while its fate is open, fold it into the view.
 
@@ -136,34 +160,38 @@ class Committer:
             attempt: Where to note how far it came, for who bounds it.
 
         Raises:
-            Conflict: Nothing was changed.
-            Forbidden: The store refuses it.
+            Conflict: Nothing was changed, unless *attempt* says that this is in doubt.
+            Forbidden: The store refuses it; in doubt as a conflict is.
             InvalidRequest: A record is too large for the store.
             StoreUnavailable: The circuit of the store is open (NOT_SENT).
         """
         transaction = self.transaction(writes)
-        attempt = attempt or _Attempt()
+        attempt = attempt or Attempt()
         if not (self._breaker.allow() or urgent):
             raise _circuit_is_open()
         pause = _FIRST_PAUSE
-        in_doubt = False
-        while True:
-            try:
-                attempt.is_open = True
-                revisions = await self._ask(attempt, self._runtime.store.commit(transaction))
-            except (Conflict, Forbidden):
-                attempt.is_open = False
-                raise
-            except (Indeterminate, StoreUnavailable) as exc:
-                in_doubt = in_doubt or isinstance(exc, Indeterminate)
-                attempt.is_open = in_doubt
-                await self.pause(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-            else:
-                self._runtime.directory.fold(writes, revisions)
-                return revisions
+        unanswered = is_open = False
+        try:
+            while True:
+                try:
+                    is_open = True
+                    revisions = await self._ask(attempt, self._runtime.store.commit(transaction))
+                except (Conflict, Forbidden):
+                    is_open = unanswered  # applied, and written over by somebody else, it meets a conflict just as well
+                    raise
+                except (Indeterminate, StoreUnavailable) as exc:
+                    is_open = unanswered = unanswered or isinstance(exc, Indeterminate)
+                    await self.pause(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+                else:
+                    is_open = False
+                    self._runtime.directory.fold(writes, revisions)
+                    return revisions
+        finally:
+            if is_open:
+                attempt.in_doubt.update(write.key for write in writes)
 
-    async def sync(self, attempt: _Attempt | None = None, *, urgent: bool = False) -> None:
+    async def sync(self, attempt: Attempt | None = None, *, urgent: bool = False) -> None:
         """The read barrier, repeated while the store does not answer: bound it by a cancel scope.
 
         *urgent* work is tried even while the store's circuit is open.
@@ -173,7 +201,7 @@ class Committer:
         """
         if not (self._breaker.allow() or urgent):
             raise _circuit_is_open()
-        attempt = attempt or _Attempt()
+        attempt = attempt or Attempt()
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -183,7 +211,7 @@ class Committer:
                 await self.pause(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _ask(self, attempt: _Attempt, question: Awaitable[A]) -> A:
+    async def _ask(self, attempt: Attempt, question: Awaitable[A]) -> A:
         """Await *question*, an operation of the store, and tell the circuit whether there was an answer."""
         attempt.is_waiting = True
         try:
@@ -203,7 +231,7 @@ class Committer:
         attempt.is_waiting = False
         return answer
 
-    def _tell_timeout(self, attempt: _Attempt) -> None:
+    def _tell_timeout(self, attempt: Attempt) -> None:
         """Time was over: that counts against the store if it was the one who kept everybody waiting."""
         if attempt.is_waiting:
             self._breaker.failure()
@@ -214,7 +242,7 @@ class Committer:
         Raises:
             StoreUnavailable: It was not reached in time (NOT_SENT).
         """
-        clock, attempt = self._runtime.clock, _Attempt()
+        clock, attempt = self._runtime.clock, Attempt()
         with trio.CancelScope(deadline=clock.trio_time(clock.now() + timeout)):
             await self.sync(attempt)
             return
@@ -249,3 +277,8 @@ class Committer:
 
 def _circuit_is_open() -> StoreUnavailable:
     return StoreUnavailable(reason="its circuit is open after repeated failures", outcome=Outcome.NOT_SENT)
+
+
+def _in_doubt(what: str, now: str) -> StoreUnavailable:
+    reason = f"a commit of {what} had no answer, and others have changed the same since; as things are now: {now}"
+    return StoreUnavailable(reason=reason, outcome=Outcome.MAYBE_EXECUTED)

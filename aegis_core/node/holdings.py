@@ -22,10 +22,10 @@ from aegis_core import names
 from aegis_core.engine import resources
 from aegis_core.engine.decision import Decision
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError, LeaseLost
-from aegis_core.models import EndReason, Ownership
+from aegis_core.errors import AegisError, LeaseLost, StoreUnavailable
+from aegis_core.models import EndReason, Outcome, Ownership
 from aegis_core.node.claims import Claim
-from aegis_core.node.commit import Committer
+from aegis_core.node.commit import Attempt, Committer
 from aegis_core.node.lease import Lease
 from aegis_core.node.overrun import watch_overrun
 from aegis_core.node.reservations import Room
@@ -318,10 +318,16 @@ class Holdings:
             try:
                 timeout = max(_LAST_CHANCE, until - self._runtime.clock.now())
                 timeout = min(timeout, self._runtime.settings.request_timeout)
-                gone = frozenset(await self._commit_release([c.resource_id for c in mine], timeout=timeout))
+                attempt = Attempt()
+                targets = [claim.resource_id for claim in mine]
+                gone = frozenset(await self._commit_release(targets, timeout=timeout, attempt=attempt))
                 for claim in mine:
-                    claim.deleted = claim.resource_id in gone
+                    in_doubt = attempt.doubts(claim.resource_id)
+                    claim.deleted = claim.resource_id in gone or (None if in_doubt else False)
             except AegisError as exc:
+                if isinstance(exc, StoreUnavailable) and exc.outcome is Outcome.MAYBE_EXECUTED:
+                    for claim in mine:
+                        claim.deleted = None
                 _log.warning("a release is not recorded yet: %s", exc)
             finally:
                 for claim in mine:
@@ -495,7 +501,9 @@ class Holdings:
             if claim.busy:
                 self._runtime.nursery.start_soon(watch_overrun, self._runtime, claim)
 
-    async def _commit_release(self, targets: Sequence[str], *, timeout: float, strays: bool = False) -> Sequence[str]:
+    async def _commit_release(
+        self, targets: Sequence[str], *, timeout: float, strays: bool = False, attempt: Attempt | None = None
+    ) -> Sequence[str]:
         """Delete the records of *targets* that name this lease; those that were there to be deleted."""
         most = self._runtime.store.capabilities.max_transaction
         gone: list[str] = []
@@ -506,5 +514,5 @@ class Holdings:
                 chosen = [target for target in part if self._stray(target) is not None] if strays else part
                 return resources.give_up(view, chosen, lease=self.lease.tag)
 
-            gone += await self._committer.decide(decide, timeout=timeout, what="the release")
+            gone += await self._committer.decide(decide, timeout=timeout, what="the release", attempt=attempt)
         return gone

@@ -9,7 +9,7 @@ merely registered the transaction is all there is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -105,6 +105,7 @@ class Moves:
         leaving = [claim for claim in claims if claim.moving and not claim.is_mine]
         for claim in leaving:
             await claim.wait_moved()
+        _check_known(leaving)
         return frozenset(claim.resource_id for claim in leaving if claim.deleted)
 
     async def _release_left(self, instance: Instance, ids: Sequence[str]) -> None:
@@ -116,6 +117,7 @@ class Moves:
             await self._node.committer.check(decide, timeout=timeout, what=what)
         await self.release_here(instance, ids)
         if only is not None and not only.deleted and not only.is_mine:
+            _check_known([only])
             # Nothing was asked before, because releasing the only one proves that it was held; this did not.
             await self._node.committer.check(decide, timeout=timeout, what=what)
 
@@ -287,7 +289,9 @@ class Moves:
             )
 
         try:
-            return await self._node.committer.decide(decide, timeout=settings.request_timeout, what="the transfer")
+            return await self._node.committer.decide(
+                decide, timeout=settings.request_timeout, what="the transfer", refused=lambda reply: reply.failed
+            )
         except AegisError as exc:
             _log.warning("the transfer of %d resources failed, they are released: %s", len(targets), exc)
             return TransferReply(transfer_id=audit.transfer_id, failed=dict.fromkeys(targets, str(exc)))
@@ -334,6 +338,18 @@ class Moves:
 
 def _releasing(service_name: str, instance_id: str, ids: Sequence[str]) -> Callable[[Snapshot], Decision[ReleaseReply]]:
     return lambda view: resources.release(view, service_name, instance_id, ids)
+
+
+def _check_known(claims: Iterable[Claim]) -> None:
+    """Refuse to tell who owns what *claims* held, where that may be so because they were released.
+
+    Raises:
+        StoreUnavailable: Nobody knows whether the store carried a release of one of them out (MAYBE_EXECUTED).
+    """
+    lost = [claim.resource_id for claim in claims if claim.deleted is None]
+    if lost:
+        reason = f"the release of {', '.join(lost[:3])} had no answer, and others have changed the same since"
+        raise StoreUnavailable(reason=reason, outcome=Outcome.MAYBE_EXECUTED)
 
 
 def transfer_reply(answer: object) -> TransferReply:

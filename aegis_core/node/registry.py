@@ -357,7 +357,9 @@ class Registry:
             )
 
         with self._runtime.reservations.reserve(service_name, instance_id, resource_ids) as room:
-            return await self._decide(decide, "the claim")
+            return await self._node.committer.decide(
+                decide, timeout=settings.request_timeout, what="the claim", refused=lambda reply: reply.conflicts
+            )
 
     async def release(self, service_name: str, instance_id: str, *resource_ids: str) -> ReleaseReply:
         """Free *resource_ids*, all of them or none. Of an instance that a node serves, running calls finish first.
