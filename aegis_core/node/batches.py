@@ -1,8 +1,7 @@
 """The batches of a bulk operation, as they are carried out and undone for the three kinds of instances.
 
-For an instance of this node, claims are made ready, and work ends before a release. For one that another node serves, its
-node does that: it adopts what is assigned to it, and is asked to release. For one that was merely registered the
-transaction is all there is.
+For an instance of this node, claims are made ready, and work ends before a release. One that another node serves adopts
+what is assigned to it, and is asked to release. For one that was merely registered the transaction is all there is.
 """
 
 from __future__ import annotations

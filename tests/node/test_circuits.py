@@ -27,7 +27,7 @@ from tests.node.wires import Wire, answer, lose_request, refuse, silence
 
 
 async def test_long_call_fails_when_the_callees_lease_ends(autojump_clock: MockClock) -> None:
-    """It does not wait for an answer that cannot come."""
+    """It waits a second more for an answer that may be on its way, not for one that cannot come."""
     async with scene() as it:
         it.wire.always["a"] = silence
 
@@ -40,12 +40,12 @@ async def test_long_call_fails_when_the_callees_lease_ends(autojump_clock: MockC
             with pytest.raises(TransportUnavailable, match="lease ended") as caught:
                 await it.call(timeout=600)
         assert caught.value.outcome is Outcome.MAYBE_EXECUTED
-        assert trio.current_time() == pytest.approx(7)
+        assert trio.current_time() == pytest.approx(8)
         assert it.wire.under_way == 0
 
 
 async def test_long_idempotent_call_goes_to_who_is_left(autojump_clock: MockClock) -> None:
-    """The failure is met at once by another attempt."""
+    """The failure, a second after the lease ended, is met at once by another attempt."""
     async with scene(second=True) as it:
         it.wire.always["a"] = silence
 
@@ -57,7 +57,7 @@ async def test_long_idempotent_call_goes_to_who_is_left(autojump_clock: MockCloc
             nursery.start_soon(leave)
             for _ in range(2):
                 assert await it.call("harmless", resource_id=None, timeout=600) == "b"
-        assert trio.current_time() == pytest.approx(7)
+        assert trio.current_time() == pytest.approx(8)
 
 
 async def test_instance_that_is_not_registered_is_found_by_its_id_or_missing(autojump_clock: MockClock) -> None:
