@@ -53,10 +53,13 @@ async def test_long_idempotent_call_goes_to_who_is_left(autojump_clock: MockCloc
             await trio.sleep(7)
             await it.host.registry.deregister("account-service", "a")
 
+        async def call() -> None:
+            assert await it.call("harmless", resource_id=None, timeout=600) == "b"
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(leave)
-            for _ in range(2):
-                assert await it.call("harmless", resource_id=None, timeout=600) == "b"
+            for _ in range(2):  # each goes to another first
+                nursery.start_soon(call)
         assert trio.current_time() == pytest.approx(8)
 
 
