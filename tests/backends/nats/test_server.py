@@ -130,6 +130,7 @@ import os, sys, trio
 from pathlib import Path
 from aegis_backends.nats.server import open_servers
 from aegis_pytest.nats import running_servers
+sys.path.append(sys.argv[3])  # the last place: the packages under test are the installed ones
 from tests.backends.nats.processes import running
 
 def tell(port, folder):
@@ -172,7 +173,7 @@ async def wait_until(is_so: Callable[[], bool]) -> None:
 
 def start_and_kill(way: str, number: signal.Signals, folder: Path) -> tuple[int, Path]:
     """The port and the folder of a server whose host was killed."""
-    command = [sys.executable, "-c", HOST, way, str(folder)]
+    command = [sys.executable, "-c", HOST, way, str(folder), str(Path(__file__).parents[3])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as host:
         assert host.stdout is not None
         port, used = host.stdout.readline().split()
