@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -35,14 +37,16 @@ class Process:
         name: Of the process, and of its instance.
         process: As it was started.
         log: The file that its standard error goes to.
+        storage: The folder that it shares with the others.
     """
 
-    def __init__(self, name: str, process: trio.Process, log: Path) -> None:
+    def __init__(self, name: str, process: trio.Process, log: Path, storage: Path) -> None:
         self.name = name
         self.died_at: float | None = None
         self.events: list[dict[str, object]] = []
         self._process = process
         self._log = log
+        self._storage = storage
         self._answers: dict[int, dict[str, object]] = {}
         self._numbers = 0
         self._moved = trio.Event()
@@ -120,8 +124,15 @@ class Process:
         self._process.send_signal(signal.SIGKILL)
 
     def stop(self) -> None:
-        """SIGSTOP: it does nothing until `go_on`."""
-        self._process.send_signal(signal.SIGSTOP)
+        """SIGSTOP: it does nothing until `go_on`. It has stopped when this returns, not while it writes to the storage.
+
+        Who stops for long with the storage's lock makes all the others wait for it, and they are what a test goes on with.
+        """
+        with (self._storage / "lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._process.send_signal(signal.SIGSTOP)
+            # Until it has stopped, it may still be given the lock that it waits for.
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         self._note_death()
 
     def go_on(self) -> None:
@@ -189,6 +200,7 @@ async def run_process(
     arguments: Sequence[str],
     *,
     log: Path,
+    storage: Path,
     task_status: trio.TaskStatus[Process] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a worker until it ends, or until this is cancelled, which ends it; started with the `Process`.
@@ -197,17 +209,18 @@ async def run_process(
         name: Of the process, and of its instance.
         arguments: Of `tests/chaos/worker.py`.
         log: Where its standard error goes.
+        storage: The folder that it shares with the others.
         task_status: Told once the process is there.
     """
     with log.open("ab") as stderr:
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-P", str(_WORKER), *arguments],
+            [sys.executable, "-P", str(_WORKER), *arguments, "--storage", str(storage)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
             start_new_session=True,
         )
-    worker = Process(name, process, log)
+    worker = Process(name, process, log, storage)
     try:
         task_status.started(worker)
         await worker.listen()

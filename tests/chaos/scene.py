@@ -28,10 +28,11 @@ class Scene:
     def __init__(self, url: str, folder: Path, nursery: trio.Nursery) -> None:
         self.url = url
         self.folder = folder
+        self.storage = folder / "storage"
         self.processes: list[Process] = []
         self._nursery = nursery
         self._numbers = itertools.count(1)
-        (folder / "storage").mkdir()
+        self.storage.mkdir()
 
     def __repr__(self) -> str:
         return f"<Scene on {self.url}: {self.processes}>"
@@ -47,8 +48,8 @@ class Scene:
         """Start a process and wait until its instance is registered."""
         name = name or f"p{next(self._numbers)}"
         arguments = [url or self.url, "--name", name, "--records", str(self.folder / f"{name}.records")]
-        arguments += ["--storage", str(self.folder / "storage"), "--ttl", str(ttl), "--timeout", str(timeout)]
-        run = functools.partial(run_process, name, arguments, log=self.folder / f"{name}.log")
+        arguments += ["--ttl", str(ttl), "--timeout", str(timeout)]
+        run = functools.partial(run_process, name, arguments, log=self.folder / f"{name}.log", storage=self.storage)
         process: Process = await self._nursery.start(run)
         self.processes.append(process)
         await process.expect("ready")

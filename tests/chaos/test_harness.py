@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -68,3 +69,16 @@ async def test_stopped_worker_is_ended_too(tmp_path: Path) -> None:
         pid = worker.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_stopped_worker_keeps_no_lock(tmp_path: Path) -> None:
+    """However often it is stopped while it writes to the storage, the others can write."""
+    async with open_scene("memory://", tmp_path) as scene:
+        worker = await scene.start()
+        await worker.ask("claim", key="a")
+        for _ in range(50):
+            called = [await worker.begin("call", key="a") for _ in range(4)]
+            with worker.stopped(), (scene.storage / "lock").open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for number in called:
+                await worker.result(number)

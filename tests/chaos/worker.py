@@ -58,8 +58,9 @@ class Storage:
 
     def write(self, key: str, epoch: int) -> bool:
         """Write to *key* with *epoch*; whether it was taken."""
-        with (self._folder / key.replace("/", "_")).open("a+", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        path = self._folder / f"{key.replace('/', '_')}.epoch"
+        with (self._folder / "lock").open("ab") as lock, path.open("a+", encoding="utf-8") as file:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             file.seek(0)
             seen = int(file.read() or 0)
             accepted = epoch >= seen
