@@ -33,6 +33,7 @@ def query_resources(
     resource_ids: Sequence[str] | None = None,
     resource_type: str | None = None,
     tags: Sequence[str] | None = None,
+    containing: str | None = None,
     include_metadata: bool = True,
     limit: int = 100,
     offset: int = 0,
@@ -40,7 +41,8 @@ def query_resources(
 ) -> QueryReply:
     """One page of the resources that match all criteria, in the order in which their records were last written.
 
-    Costs in proportion to the smallest set that one criterion selects; with one criterion (or none) to the page alone.
+    Costs in proportion to the smallest set that one criterion selects; with one criterion (or none) to the page alone,
+    unless that is *containing*.
 
     Args:
         view: The view.
@@ -49,6 +51,7 @@ def query_resources(
         resource_ids: Any of these.
         resource_type: This type.
         tags: All of these.
+        containing: Ids with this in them, as it is written.
         include_metadata: Without it, the default metadata are shown.
         limit: 1 to 1000 resources.
         offset: How many to leave out before them.
@@ -65,7 +68,7 @@ def query_resources(
     if isinstance(resource_ids, str):
         problems.note("$.resource_ids", "expected a list of resource ids, got one string")
     problems.check()
-    total, found = _select(view, service_name, instance_id, resource_ids, resource_type, tags)
+    total, found = _select(view, service_name, instance_id, resource_ids, resource_type, tags, containing or "")
     page = itertools.islice(found, offset, offset + limit)
     shown = tuple(
         _shown(record, instance, view.health(instance, now), include_metadata=include_metadata)
@@ -81,6 +84,7 @@ def _select(
     resource_ids: Sequence[str] | None,
     resource_type: str | None,
     tags: Sequence[str] | None,
+    containing: str,
 ) -> tuple[int, Iterable[Ownership]]:
     """How many match, and which, in order of revision."""
     index = view.index
@@ -99,11 +103,11 @@ def _select(
         sets.append(_of(index.all))
     smallest = min(sets, key=lambda selected: len(selected.records))
     records = smallest.records.values()
-    if len(sets) == 1 and not untyped:
+    if len(sets) == 1 and not untyped and not containing:
         return len(records) - smallest.hidden, _visible(view, records) if smallest.hidden else records
     matching = [
         record
-        for record in _visible(view, records)
+        for record in _visible(view, (r for r in records if containing in r.target))
         if all(record.target in selected.records for selected in sets)
         and not (untyped and record.metadata.resource_type)
     ]

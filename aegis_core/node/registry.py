@@ -493,6 +493,7 @@ class Registry:
         resource_ids: Sequence[str] | None = None,
         resource_type: str | None = None,
         tags: Sequence[str] | None = None,
+        containing: str | None = None,
         include_metadata: bool = True,
         limit: int = 100,
         offset: int = 0,
@@ -505,6 +506,7 @@ class Registry:
             resource_ids: Among these.
             resource_type: As their metadata says.
             tags: All of them must be there.
+            containing: Ids with this in them, as it is written.
             include_metadata: With False the metadata are left out.
             limit: 1 to 1000.
             offset: How many to leave out first.
@@ -520,6 +522,7 @@ class Registry:
                 resource_ids=resource_ids,
                 resource_type=resource_type,
                 tags=tags,
+                containing=containing,
                 include_metadata=include_metadata,
                 limit=limit,
                 offset=offset,

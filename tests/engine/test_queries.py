@@ -66,6 +66,14 @@ def test_without_criteria_everything_is_found(stocked: Driver) -> None:
         pytest.param({"instance_id": "a", "resource_type": "session"}, ["s0", "s2", "s4"], id="instance-and-type"),
         pytest.param({"instance_id": "a", "resource_type": ""}, ["s1", "s3", "s5"], id="instance-and-untyped"),
         pytest.param({"resource_ids": ["s0", "s1"], "resource_type": "session"}, ["s0"], id="ids-and-type"),
+        pytest.param({"containing": "0"}, ["s0", "o0"], id="containing"),
+        pytest.param({"containing": "S"}, [], id="containing-as-written"),
+        pytest.param({"containing": "efault"}, [], id="containing-no-role"),
+        pytest.param({"containing": "", "service_name": "other"}, ["o0"], id="containing-anything"),
+        pytest.param({"service_name": "svc", "containing": "0"}, ["s0"], id="service-and-containing"),
+        pytest.param(
+            {"resource_type": "", "containing": "s"}, ["s1", "s3", "s5", "s7", "s9"], id="untyped-and-containing"
+        ),
     ],
 )
 def test_criteria_are_joined_by_and(stocked: Driver, criteria: dict[str, object], expected: list[str]) -> None:
