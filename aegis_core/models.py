@@ -447,7 +447,7 @@ class ReleaseReply(Value):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Failure(Value):
-    """One id that a bulk operation could not serve: why, with the stable error code, and who holds it."""
+    """One id that an operation on several could not serve: why, with the stable error code, and who holds it."""
 
     resource_id: str
     reason: str
@@ -492,14 +492,15 @@ class TransferReply(Value):
     Args:
         transfer_id: Of the audit record, which is written with what moved; "" where the transfer was refused as a whole.
         transferred: What the target owns now.
-        failed: What did not move, and why, in words for people; see `Registry.transfer` for what became of it.
+        failed: What did not move, and why, by the stable error code and in words; see `Registry.transfer` for what became
+            of it.
         epochs: Of what moved.
         forced: It was taken without the owner's consent.
     """
 
     transfer_id: str
     transferred: tuple[str, ...] = ()
-    failed: Mapping[str, str] = attrs.field(default=_EMPTY, converter=_frozen_mapping)
+    failed: tuple[Failure, ...] = ()
     epochs: Mapping[str, int] = attrs.field(default=_EMPTY, converter=_frozen_mapping)
     forced: bool = False
 

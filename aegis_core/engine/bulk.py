@@ -23,14 +23,13 @@ import attrs
 
 from aegis_core.engine.decision import Audit, Decision, NotYetKnown, Write, answered
 from aegis_core.engine.limits import MAX_RESOURCES, NOTHING_RESERVED, Reserved, check_limit
-from aegis_core.engine.requests import Problems, authentic, check_able
+from aegis_core.engine.requests import Problems, authentic, check_able, failure_of
 from aegis_core.engine.resources import acquire, audit_write, owned_by
 from aegis_core.engine.view import View
 from aegis_core.errors import (
     AegisError,
     Forbidden,
     InvalidRequest,
-    NotOwner,
     ResourceConflict,
     ResourceLimitExceeded,
     VersionConflict,
@@ -165,7 +164,7 @@ def plan_bulk_claim(
         refusal = Forbidden(operation="claim", target=instance_id, reason="force needs admin")
         if forced and not continue_on_error:
             raise refusal
-        failed += [_failure(i.resource_id, refusal) for i in forced]
+        failed += [failure_of(i.resource_id, refusal) for i in forced]
         good = [i for i in good if not i.force]
     records = view.held_by(claimant.lease)
     held = frozenset(i.resource_id for i in good if i.resource_id in records)
@@ -238,7 +237,7 @@ def _checked(
             good.setdefault(item.resource_id, item)
         elif continue_on_error:
             error = InvalidRequest.at(f"{path}[{at}]{field}", problem)
-            failed.setdefault(str(item.resource_id), _failure(str(item.resource_id), error))
+            failed.setdefault(str(item.resource_id), failure_of(str(item.resource_id), error))
         else:
             problems.note(f"{path}[{at}]{field}", problem)
     problems.check()
@@ -296,11 +295,11 @@ def claim_batch(
                 view, claimant, resource_id, metadata=item.metadata, force=item.force, reason=plan.reason, at=at
             )
         except VersionConflict as exc:
-            failed.append(_failure(resource_id, exc))
+            failed.append(failure_of(resource_id, exc))
             continue
         if found.write is None:
             taken = ResourceConflict(resource_id=resource_id, owner=found.owner)
-            failed.append(_failure(resource_id, taken))
+            failed.append(failure_of(resource_id, taken))
             continue
         if not found.epoch:
             fresh += 1
@@ -309,7 +308,7 @@ def claim_batch(
                 full = ResourceLimitExceeded(
                     limit=plan.limit, asked=asked, held=plan.limit - room, instance_id=claimant.instance_id
                 )
-                failed.append(_failure(resource_id, full))
+                failed.append(failure_of(resource_id, full))
                 continue
         epochs[resource_id] = found.epoch
         before = view.held(resource_id) if found.epoch and resource_id in plan.held else None
@@ -352,7 +351,7 @@ def release_batch(view: View, plan: BulkPlan, batch: Sequence[BulkItem]) -> Deci
         if isinstance(found, Ownership):
             records.append(found)
         else:
-            failed.append(_failure(item.resource_id, found))
+            failed.append(failure_of(item.resource_id, found))
     if failed and not plan.continue_on_error:
         return answered(BatchOutcome(failed=tuple(failed)))
     writes = tuple([Write.no_owner(r.target, r.revision) for r in records])
@@ -378,7 +377,7 @@ def undo(view: View, outcome: BatchOutcome) -> Decision[tuple[str, ...]]:
 
 def failed_batch(batch: Sequence[BulkItem], error: AegisError) -> BatchOutcome:
     """The outcome of a batch of which nothing was done because of *error*."""
-    return BatchOutcome(failed=tuple(_failure(item.resource_id, error) for item in batch))
+    return BatchOutcome(failed=tuple(failure_of(item.resource_id, error) for item in batch))
 
 
 def bulk_reply(
@@ -416,8 +415,3 @@ def bulk_reply(
         rollback_performed=rolled_back,
         epochs={} if rolled_back else epochs,
     )
-
-
-def _failure(resource_id: str, error: AegisError) -> Failure:
-    owner = error.owner if isinstance(error, ResourceConflict | NotOwner) else None
-    return Failure(resource_id=resource_id, reason=error.message, error_code=error.code, current_owner=owner)

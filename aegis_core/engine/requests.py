@@ -8,14 +8,16 @@ from typing import Final
 
 from aegis_core.engine.view import View
 from aegis_core.errors import (
+    AegisError,
     Forbidden,
     InstanceNotFound,
     InvalidRequest,
     NotOwner,
     Problem,
+    ResourceConflict,
     ServiceNotFound,
 )
-from aegis_core.models import Health, Role, ServiceInstance, ids_in_order
+from aegis_core.models import Failure, Health, Role, ServiceInstance, ids_in_order
 from aegis_core.names import (
     group_problem,
     instance_id_problem,
@@ -30,6 +32,7 @@ __all__ = [
     "check_able",
     "checked_ids",
     "checked_target",
+    "failure_of",
     "lease_holder",
     "unknown_service",
 ]
@@ -123,6 +126,12 @@ def checked_target(target: str, service_name: str) -> str:
     if problem is not None:
         raise InvalidRequest.at("$.group" if is_role(target) else "$.resource_id", problem)
     return target
+
+
+def failure_of(resource_id: str, error: AegisError) -> Failure:
+    """How *error* is told of one id among others; the owner that it names comes along."""
+    owner = error.owner if isinstance(error, ResourceConflict | NotOwner) else None
+    return Failure(resource_id=resource_id, reason=error.message, error_code=error.code, current_owner=owner)
 
 
 def authentic(view: View, service_name: str, instance_id: str, lease: str | None, operation: str) -> ServiceInstance:

@@ -13,7 +13,7 @@ import attrs
 
 from aegis_core.engine.decision import Audit, Decision, Write, answered
 from aegis_core.engine.limits import MAX_RESOURCES, NOTHING_RESERVED, Reserved, check_limit
-from aegis_core.engine.requests import Problems, authentic, check_able, target_problem
+from aegis_core.engine.requests import Problems, authentic, check_able, failure_of, target_problem
 from aegis_core.engine.resources import audit_write
 from aegis_core.engine.view import View
 from aegis_core.errors import (
@@ -25,7 +25,7 @@ from aegis_core.errors import (
     ResourceConflict,
     ResourceNotFound,
 )
-from aegis_core.models import Ownership, ServiceInstance, TransferReply, Value, ids_in_order
+from aegis_core.models import Failure, Ownership, ServiceInstance, TransferReply, Value, ids_in_order
 from aegis_core.names import describe_target, is_role
 
 __all__ = ["Transferable", "check_transfer", "transfer"]
@@ -36,14 +36,14 @@ class Transferable(Value):
     """Answer of `check_transfer`: what can move, and why the rest cannot."""
 
     targets: tuple[str, ...] = ()
-    failed: dict[str, str] = attrs.field(factory=dict)
+    failed: tuple[Failure, ...] = ()
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class _Plan(Value):
     target: ServiceInstance
     records: list[Ownership]
-    failed: dict[str, str]
+    failed: tuple[Failure, ...]
 
 
 def check_transfer(
@@ -207,7 +207,7 @@ def _plan(
         raise InstanceNotFound(instance_id=to, service_name=service_name)
     check_able(view, new, "transfer", now=now)
     records: list[Ownership] = []
-    failed: dict[str, str] = {}
+    failed: list[Failure] = []
     for target in wanted:
         found = _movable(view, target, new, service_name, None if force else source)
         if isinstance(found, Ownership):
@@ -215,10 +215,10 @@ def _plan(
         elif all_or_nothing:
             raise found
         else:
-            failed[target] = found.message
+            failed.append(failure_of(target, found))
     asked = sum(1 for r in records if r.lease != new.lease and not is_role(r.target))
     check_limit(view, new, asked, limit=limit, reserved=reserved)
-    return _Plan(target=new, records=records, failed=failed)
+    return _Plan(target=new, records=records, failed=tuple(failed))
 
 
 def _checked(targets: Iterable[str], service_name: str, max_transaction: int) -> tuple[str, ...]:

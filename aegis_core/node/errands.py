@@ -131,7 +131,7 @@ def _plain(reply: TransferReply) -> Mapping[str, object]:
     return {
         "transfer_id": reply.transfer_id,
         "transferred": list(reply.transferred),
-        "failed": dict(reply.failed),
+        "failed": [attrs.asdict(failure) for failure in reply.failed],
         "epochs": dict(reply.epochs),
     }
 

@@ -17,10 +17,18 @@ from aegis_core import codec, names
 from aegis_core.engine import instances, resources, transfers
 from aegis_core.engine.balancing import plan_rebalance
 from aegis_core.engine.decision import Audit, Decision, answered
-from aegis_core.engine.requests import authentic, checked_ids
+from aegis_core.engine.requests import authentic, checked_ids, failure_of
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError, InvalidRequest, StoreUnavailable
-from aegis_core.models import EndReason, Outcome, ReleaseReply, ServiceInstance, TransferReply, ids_in_order
+from aegis_core.errors import (
+    AegisError,
+    CallTimeout,
+    InvalidRequest,
+    LeaseLost,
+    NotOwner,
+    ResourceConflict,
+    StoreUnavailable,
+)
+from aegis_core.models import EndReason, Failure, Outcome, ReleaseReply, ServiceInstance, TransferReply, ids_in_order
 from aegis_core.node.claims import Claim
 from aegis_core.node.errands import has_scopes
 from aegis_core.node.holdings import Holdings
@@ -226,27 +234,32 @@ class Moves:
         self, instance: Instance, wanted: Sequence[str], to: str, audit: Audit, room: Room
     ) -> TransferReply:
         holdings = (await instance.membership.wait_registered()).holdings
-        failed: dict[str, str] = {}
+        failed: list[Failure] = []
+
+        def fail(target: str, code: str, reason: str, owner: str | None = None) -> None:
+            failed.append(Failure(resource_id=target, reason=reason, error_code=code, current_owner=owner))
+
         asked: list[Claim] = []
         for target in wanted:
             claim = holdings.table.get(target)
             if claim is None:
-                failed[target] = f"instance {instance.instance_id!r} does not hold it any more"
+                fail(target, NotOwner.code, f"instance {instance.instance_id!r} does not hold it any more")
             else:
                 asked.append(claim)
         moving = holdings.begin(asked)
         begun = frozenset(moving)
         for claim in asked:
             if claim not in begun:
-                failed[claim.resource_id] = "it is being released or moved already"
+                told = "it is being released or moved already"
+                fail(claim.resource_id, ResourceConflict.code, told, instance.instance_id)
         until = self._runtime.clock.now() + self._runtime.settings.drain
         await holdings.wind_down(moving, until=until, reason=EndReason.TRANSFERRED)
         able: list[str] = []
         for claim in moving:
             if claim.ended is not None:
-                failed[claim.resource_id] = f"its lease ended meanwhile: {claim.ended.value}"
+                fail(claim.resource_id, LeaseLost.code, f"its lease ended meanwhile: {claim.ended.value}")
             elif claim.busy:
-                failed[claim.resource_id] = "work under the claim does not end"
+                fail(claim.resource_id, CallTimeout.code, "work under the claim does not end")
             else:
                 able.append(claim.resource_id)
         moved: frozenset[str] = frozenset()
@@ -257,12 +270,13 @@ class Moves:
             for claim in moving:
                 reason = EndReason.TRANSFERRED if claim.resource_id in moved else EndReason.RELEASED
                 holdings.finish(claim, reason)
-        failed.update(reply.failed)
+        failed += reply.failed
         # Who waits for one of them, and had to let it go for this, may have it again already: under a new revision,
         # so that what was given up here and is still under way finds another one.
-        await holdings.release_records([c.resource_id for c in moving if c.resource_id in failed], strays=True)
+        unmoved = frozenset(failure.resource_id for failure in failed)
+        await holdings.release_records([c.resource_id for c in moving if c.resource_id in unmoved], strays=True)
         return TransferReply(
-            transfer_id=audit.transfer_id, transferred=reply.transferred, failed=failed, epochs=reply.epochs
+            transfer_id=audit.transfer_id, transferred=reply.transferred, failed=tuple(failed), epochs=reply.epochs
         )
 
     async def _give(
@@ -290,11 +304,14 @@ class Moves:
 
         try:
             return await self._node.committer.decide(
-                decide, timeout=settings.request_timeout, what="the transfer", refused=lambda reply: reply.failed
+                decide,
+                timeout=settings.request_timeout,
+                what="the transfer",
+                refused=lambda reply: [failure.resource_id for failure in reply.failed],
             )
         except AegisError as exc:
             _log.warning("the transfer of %d resources failed, they are released: %s", len(targets), exc)
-            return TransferReply(transfer_id=audit.transfer_id, failed=dict.fromkeys(targets, str(exc)))
+            return TransferReply(transfer_id=audit.transfer_id, failed=tuple(failure_of(t, exc) for t in targets))
 
     # -- rebalance ----------------------------------------------------------------------------------------------
 
@@ -331,7 +348,7 @@ class Moves:
                     )
                 except AegisError as exc:
                     _log.warning("%d resources stay at %s: %s", len(part), source, exc)
-                    reply = TransferReply(transfer_id="", failed=dict.fromkeys(part, str(exc)))
+                    reply = TransferReply(transfer_id="", failed=tuple(failure_of(i, exc) for i in part))
                 replies.append(reply)
         return tuple(replies)
 

@@ -454,11 +454,13 @@ class Registry:
             ResourceLimitExceeded: The target would hold too many.
             StoreUnavailable, TransportUnavailable, CallTimeout: With MAYBE_EXECUTED it goes on, or may have moved them.
 
-        Whatever can be known before anything ends is raised. What goes wrong later is in `TransferReply.failed`, by resource:
+        Whatever can be known before anything ends is raised. What goes wrong later is in `TransferReply.failed`, each with the code of an error:
 
-        - it was released or is being moved by somebody else, or its lease ended meanwhile: this transfer did nothing to it;
-        - work under its claim did not end, or the commit was refused or not answered: it has been released, and is free; a
-          role goes on to who is in line for it. A commit that was not answered may still come to be: then the target has it.
+        - it was released (`NotOwner`) or is being moved by somebody else (`ResourceConflict`), or its lease ended meanwhile
+          (`LeaseLost`): this transfer did nothing to it;
+        - work under its claim did not end (`CallTimeout`), or the commit was refused or not answered (as it says): it has
+          been released, and is free; a role goes on to who is in line for it. A commit that was not answered may still come
+          to be: then the target has it.
 
         The others have moved. What is taken without consent, or from an instance that no node serves, moves as a whole or is
         raised. Cancelled, the transfer goes on.

@@ -354,7 +354,7 @@ class RegistryConformance:
                 await scene.other.transfer("rooms", ["lobby"], "room-2", "room-2", verify_ownership=False)
             assert (await scene.other.get_owner("lobby")).owner_instance_id == "room-1"
             reply = await scene.other.transfer("rooms", ["lobby"], "room-1", "room-2", reason="moving")
-            assert (reply.transferred, reply.failed) == (("lobby",), {})
+            assert (reply.transferred, reply.failed) == (("lobby",), ())
             assert reply.transfer_id.startswith("transfer_")
             owner = await scene.registry.get_owner("lobby")
             assert owner.owner_instance_id == "room-2"

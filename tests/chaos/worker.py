@@ -126,7 +126,7 @@ class Worker:
             reply = await self.instance.transfer(key, to=to)
             if key in reply.transferred:
                 return Answer.DONE, to, reply.epochs[key], ""
-            return Answer.UNKNOWN, "", 0, reply.failed[key]
+            return Answer.UNKNOWN, "", 0, reply.failed[0].reason
 
         return await self._operate(transfer, Kind.TRANSFER, key, to=to, epoch=self._epoch(key))
 

@@ -169,7 +169,7 @@ def test_replies_say_whether_all_was_done() -> None:
     assert BulkReply(total_requested=0).success
     assert not BulkReply(total_requested=1, failed=(failure,)).success
     assert TransferReply(transfer_id="t").success
-    assert not TransferReply(transfer_id="t", failed={"x": "because"}).success
+    assert not TransferReply(transfer_id="t", failed=(failure,)).success
     assert QueryReply() == QueryReply(resources=(), total_count=0, has_more=False)
 
 

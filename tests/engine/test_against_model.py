@@ -227,7 +227,7 @@ class EngineMachine(RuleBasedStateMachine):
             return
         reply = self.driver.run(decision)
         assert list(reply.transferred) == moving
-        assert set(reply.failed) == set(ids) - set(moving)
+        assert {f.resource_id for f in reply.failed} == set(ids) - set(moving)
         for resource_id in moving:
             self.own(resource_id, to, reply.epochs[resource_id])
 

@@ -129,7 +129,9 @@ def test_what_cannot_move_any_more_is_listed(pair: Driver) -> None:
     assert decision.rests_on_view
     reply = pair.run(decision)
     assert reply.transferred == ("x",)
-    assert reply.failed == {"q": "resource 'q' has no owner"}
+    assert [(f.resource_id, f.error_code, f.reason) for f in reply.failed] == [
+        ("q", "RESOURCE_NOT_FOUND", "resource 'q' has no owner")
+    ]
     nothing = transfer(pair, "q")
     assert nothing.writes == ()
     assert pair.run(nothing).failed

@@ -228,7 +228,8 @@ async def test_a_transfer_whose_lease_ends_before_it_begins_moves_nothing(autoju
                 assert old.held
                 nursery.start_soon(answer)
                 reply = await one.transfer("x", to="two")
-            assert reply.failed == {"x": "instance 'one' does not hold it any more"}
+            (failure,) = reply.failed
+            assert (failure.error_code, failure.reason) == ("NOT_OWNER", "instance 'one' does not hold it any more")
             assert old.ended is EndReason.EXPIRED
             await trio.sleep(5)
             assert one.claims["x"].held

@@ -224,7 +224,9 @@ async def test_a_transfer_by_its_own_node_tells_the_doubt(autojump_clock: MockCl
         await slow.claim("a")
         it.meanwhile(lambda: it.rob("a"), applied=False)
         reply = await slow.transfer("a", to="heir")
-        assert Outcome.MAYBE_EXECUTED.value in reply.failed["a"]
+        (failure,) = reply.failed
+        assert (failure.resource_id, failure.error_code) == ("a", StoreUnavailable.code)
+        assert Outcome.MAYBE_EXECUTED.value in failure.reason
         assert it.owner("a") == "quick"
 
 

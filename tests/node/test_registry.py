@@ -258,7 +258,7 @@ async def test_a_transfer_that_no_owner_carries_out_moves_as_a_whole(source: str
             await t.here.registry.transfer("svc", ["x", "nobody's"], source, "b", verify_ownership=not forced)
         assert await t.here.registry.get_owner("x") == before
         reply = await t.here.registry.transfer("svc", ["x", "y"], source, "b", verify_ownership=not forced)
-        assert (reply.transferred, reply.failed, reply.forced) == (("x", "y"), {}, forced)
+        assert (reply.transferred, reply.failed, reply.forced) == (("x", "y"), (), forced)
 
 
 async def test_rebalancing_evens_counts_out(autojump_clock: MockClock) -> None:
@@ -305,7 +305,9 @@ async def test_a_move_that_is_refused_keeps_no_other_from_being_made(autojump_cl
         kept, _ = await t.a.claim("r:0", "r:1")
         refused, moved = await t.here.registry.rebalance("svc")
         assert (refused.transfer_id, refused.transferred) == ("", ())
-        assert "'z'" in refused.failed["r:0"]
+        (failure,) = refused.failed
+        assert (failure.resource_id, failure.error_code) == ("r:0", InstanceNotFound.code)
+        assert "'z'" in failure.reason
         assert moved.transferred == ("r:1",)
         assert kept.held
         with pytest.raises(InvalidRequest, match=r"\$\.max_moves"):

@@ -230,7 +230,9 @@ async def test_if_the_commit_fails_they_are_released_and_listed(autojump_clock: 
                 assert caught.value.reason is EndReason.TRANSFERRED
             (reply,) = replies
             assert reply.transferred == ()
-            assert "did not finish" in reply.failed["a"]
+            (failure,) = reply.failed
+            assert (failure.resource_id, failure.error_code) == ("a", "STORE_UNAVAILABLE")
+            assert "did not finish" in failure.reason
             assert claim.ended is EndReason.RELEASED
             faults.heal_commits()
             await trio.sleep(10)
@@ -279,13 +281,16 @@ async def test_what_was_lost_while_it_was_wound_down_is_listed(autojump_clock: M
                 nursery.start_soon(erase)
                 reply = await one.transfer("a", to=two.instance_id)
                 assert reply.transferred == ()
-                assert "lease ended" in reply.failed["a"]
+                (failure,) = reply.failed
+                assert (failure.resource_id, failure.error_code) == ("a", "LEASE_LOST")
+                assert "lease ended" in failure.reason
                 assert claim.ended is EndReason.ERASED
             assert not any(what.startswith("released") for what, _ in log.seen)
 
 
-async def test_work_that_does_not_end_is_released_not_given(autojump_clock: MockClock) -> None:
-    """A shielded handler could go on beside the new owner."""
+@pytest.mark.parametrize("asked", ["here", "there"])
+async def test_work_that_does_not_end_is_released_not_given(autojump_clock: MockClock, asked: str) -> None:
+    """A shielded handler could go on beside the new owner; who asks from another node is told the same."""
     service = make_service()
 
     @service.method
@@ -304,8 +309,11 @@ async def test_work_that_does_not_end_is_released_not_given(autojump_clock: Mock
 
                 nursery.start_soon(call)
                 await trio.sleep(1)
-                reply = await one.transfer("a", to=two.instance_id)
-                assert "does not end" in reply.failed["a"]
+                registry = (node if asked == "here" else other).registry
+                reply = await registry.transfer("svc", ["a"], one.instance_id, two.instance_id)
+                (failure,) = reply.failed
+                assert (failure.resource_id, failure.error_code) == ("a", "TIMEOUT")
+                assert "does not end" in failure.reason
                 assert reply.transferred == ()
                 await trio.sleep(1)
                 assert other.owner_of("a") is None
@@ -328,7 +336,9 @@ async def test_of_two_transfers_at_once_one_moves_it(autojump_clock: MockClock) 
                     nursery.start_soon(move, three.instance_id)
                 assert sorted(len(reply.transferred) for reply in replies) == [0, 1]
                 (refused,) = [reply for reply in replies if not reply.transferred]
-                assert "already" in refused.failed["a"]
+                (failure,) = refused.failed
+                assert (failure.resource_id, failure.error_code) == ("a", "RESOURCE_CONFLICT")
+                assert "already" in failure.reason
                 await trio.sleep(1)
                 assert len(two.claims) + len(three.claims) == 1
 

@@ -73,7 +73,7 @@ async def test_a_role_whose_transfer_failed_is_taken_again_for_good(autojump_clo
 
         async def transfer() -> None:
             reply = await a.transfer(target, to=b.instance_id)
-            assert list(reply.failed) == [target]
+            assert [(f.resource_id, f.error_code) for f in reply.failed] == [(target, StoreUnavailable.code)]
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(transfer)

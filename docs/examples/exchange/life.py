@@ -122,7 +122,7 @@ class Life:
             reply = await self._instance.transfer(*map(resource_of, symbols), to=target, reason="order book demo")
         except AegisError as exc:  # Perhaps it has just lost them: the demo goes on without.
             return (f"not moved: {exc}",)
-        return tuple(f"{symbol_of(resource_id)} was not moved: {why}" for resource_id, why in reply.failed.items())
+        return tuple(f"{symbol_of(f.resource_id)} was not moved: {f.reason}" for f in reply.failed)
 
     def _priority(self, symbol: str) -> int:
         # Drawn for each symbol, so that the books of a dead instance spread over those who stay.
