@@ -1,6 +1,7 @@
 """What holds for every test.
 
-Nothing is skipped unless the list says why, nothing waits for ever, speed decides nothing, what is counted is shown.
+Nothing is skipped unless the list says why, nothing waits for ever, speed decides nothing (but where `tests/chaos` holds a promise
+of it), what is counted is shown.
 """
 
 from __future__ import annotations

@@ -13,10 +13,18 @@ import trio
 from aegis_pytest.history import Answer, History, Invoked, Kind, Returned
 from tests.chaos.process import Process
 
-__all__ = ["CHANGES", "KEYS", "Churn", "churning", "tally"]
+__all__ = ["KEYS", "SHARES", "Churn", "churning", "tally"]
 
-CHANGES: Final = 4000
-"""Claims, releases and transfers that are done at least in each scenario; there are five, so that 20,000 are in all."""
+SHARES: Final = {
+    "test_leader_is_killed": 4000,
+    "test_servers_are_restarted_one_by_one": 4000,
+    "test_all_servers_are_away_for_longer_than_a_lease_lasts": 4000,
+    "test_leader_hangs": 1000,
+    "test_leader_is_cut_off": 4000,
+    "test_client_is_cut_off_for_longer_than_its_lease_lasts": 4000,
+    "test_one_is_killed_and_one_is_stopped": 2000,
+}
+"""Claims, releases and transfers that are done at least in each scenario."""
 
 KEYS: Final = tuple(f"key-{number}" for number in range(40))
 _PATIENCE: Final = 300.0
@@ -53,23 +61,27 @@ async def _reach(process: Process, count: int, further: bool) -> None:  # noqa: 
 
 
 @asynccontextmanager
-async def churning(processes: Sequence[Process], *, changes: int = CHANGES) -> AsyncIterator[Churn]:
-    """Let *processes* change what they can during the block, and on until they have done at least *changes*, all about as many."""
+async def churning(processes: Sequence[Process], *, changes: int) -> AsyncIterator[Churn]:
+    """Let *processes* change what they can during the block, and on until those left have done *changes*, all about as many."""
     names = [process.name for process in processes]
     churn = Churn({})
     for number, process in enumerate(processes):
         peers = [name for name in names if name != process.name]
         churn.begun[process] = await process.begin("churn", keys=KEYS, peers=peers, seed=number)
     yield churn
-    await churn.reach(-(-changes // len(processes)), further=False)
+    await churn.reach(-(-changes // len(churn.begun)), further=False)
     for process in churn.begun:
         await process.ask("enough")
     for process, begun in churn.begun.items():
         await process.result(begun)
 
 
-def tally(history: History) -> str:
-    """What was done in *history*, how much of it nobody knows the outcome of, and for how long no change was answered."""
+def tally(history: History, *, share: int) -> str:
+    """What was done in *history*, how much of it nobody knows the outcome of, and for how long no change was answered.
+
+    Raises:
+        AssertionError: Fewer claims, releases and transfers were done than the scenario's *share*.
+    """
     asked = {(it.process, it.number): it.kind for it in history if isinstance(it, Invoked)}
     answers: Counter[tuple[bool, Answer]] = Counter()
     changed_at: list[float] = []
@@ -81,6 +93,7 @@ def tally(history: History) -> str:
                 changed_at.append(it.at)
     changed_at.sort()
     pause = max((after - before for before, after in pairwise(changed_at)), default=0.0)
+    assert answers[True, Answer.DONE] >= share, f"{answers[True, Answer.DONE]} changes were done, of {share}"
     others = sum(count for (changing, _), count in answers.items() if not changing)
     return (
         f"{answers[True, Answer.DONE]} claims, releases and transfers done, {answers[True, Answer.HELD]} refused, "

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from aegis_backends.nats.server import NatsServers
+from tests.chaos.churn import SHARES
 from tests.chaos.servers import running
 
 
@@ -31,3 +32,9 @@ def three_servers() -> Iterator[NatsServers]:
     """A cluster of three."""
     with running(3) as servers:
         yield servers
+
+
+@pytest.fixture
+def share(request: pytest.FixtureRequest) -> int:
+    """How many claims, releases and transfers the scenario does at least."""
+    return SHARES[request.function.__name__]

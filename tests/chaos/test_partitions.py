@@ -30,11 +30,11 @@ async def start_all(scene: Scene, network: Network, *, ttl: float) -> list[Proce
     return [await scene.start(name, url=await network.client(name, BUCKET), ttl=ttl) for name in names]
 
 
-async def test_leader_is_cut_off(tmp_path: Path, record_property: Count) -> None:
+async def test_leader_is_cut_off(tmp_path: Path, record_property: Count, share: int) -> None:
     """The others elect another, those who were connected to it look for them, and it finds its way back."""
     async with open_network() as network, open_scene("", tmp_path) as scene:
         processes = await start_all(scene, network, ttl=30)
-        async with churning(processes) as churn:
+        async with churning(processes, changes=share) as churn:
             await churn.reach(ROUND)
             leader = await leader_of(network.url(BUCKET), network.servers)
             others = [server for server in network.servers if server is not leader]
@@ -43,10 +43,12 @@ async def test_leader_is_cut_off(tmp_path: Path, record_property: Count) -> None
                 await churn.reach(ROUND)
             await churn.reach(ROUND)
         history = await scene.close(processes[0], KEYS)
-        record_property("counted", f"leader cut off: {tally(history)}; {scene.leases_lost} leases lost")
+        record_property("counted", f"leader cut off: {tally(history, share=share)}; {scene.leases_lost} leases lost")
 
 
-async def test_client_is_cut_off_for_longer_than_its_lease_lasts(tmp_path: Path, record_property: Count) -> None:
+async def test_client_is_cut_off_for_longer_than_its_lease_lasts(
+    tmp_path: Path, record_property: Count, share: int
+) -> None:
     """It stops before another begins, with nobody to tell it; back again, it takes part."""
     async with open_network() as network, open_scene("", tmp_path) as scene:
         processes = await start_all(scene, network, ttl=SHORT_TTL)
@@ -54,7 +56,7 @@ async def test_client_is_cut_off_for_longer_than_its_lease_lasts(tmp_path: Path,
         await lost.ask("own", key="owned")
         await lost.expect("owns", key="owned")
         await heir.ask("own", key="owned")
-        async with churning(processes) as churn:
+        async with churning(processes, changes=share) as churn:
             await churn.reach(ROUND)
             await heir.wait_in_line("owned")
             told = len(lost.events)
@@ -65,4 +67,6 @@ async def test_client_is_cut_off_for_longer_than_its_lease_lasts(tmp_path: Path,
             await lost.expect("InstanceRegistered", after=told)
             await churn.reach(ROUND)
         history = await scene.close(heir, [*KEYS, "owned"])
-        record_property("counted", f"one client cut off: {tally(history)}; {scene.leases_lost} leases lost")
+        record_property(
+            "counted", f"one client cut off: {tally(history, share=share)}; {scene.leases_lost} leases lost"
+        )

@@ -23,14 +23,14 @@ Count = Callable[[str, object], None]
 
 
 async def test_one_is_killed_and_one_is_stopped(
-    three_servers: NatsServers, tmp_path: Path, record_property: Count
+    three_servers: NatsServers, tmp_path: Path, record_property: Count, share: int
 ) -> None:
     """What they held falls free, in the middle of whatever they did; who was only stopped takes part again."""
     await make_healthy(three_servers)
     async with open_scene(bucket_url(three_servers, "processes"), tmp_path) as scene:
         processes = await scene.start_all(PROCESSES, ttl=TTL)
         killed, stopped, *_, other = processes
-        async with churning(processes, changes=2000) as churn:
+        async with churning(processes, changes=share) as churn:
             await churn.reach(ROUND)
             killed.kill()
             churn.leave_out(killed)
@@ -44,4 +44,6 @@ async def test_one_is_killed_and_one_is_stopped(
             await stopped.expect("InstanceRegistered", after=told, instance=stopped.name)
             await churn.reach(ROUND)
         history = await scene.close(other, KEYS)
-        record_property("counted", f"one killed, one stopped: {tally(history)}; {scene.leases_lost} leases lost")
+        record_property(
+            "counted", f"one killed, one stopped: {tally(history, share=share)}; {scene.leases_lost} leases lost"
+        )

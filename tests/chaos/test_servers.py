@@ -41,12 +41,14 @@ def epoch_of(told: object) -> int:
     return epoch
 
 
-async def test_leader_is_killed(three_servers: NatsServers, url: str, tmp_path: Path, record_property: Count) -> None:
+async def test_leader_is_killed(
+    three_servers: NatsServers, url: str, tmp_path: Path, record_property: Count, share: int
+) -> None:
     """Twice; work goes on with those that are left, and with the killed one when it is back."""
     await make_healthy(three_servers)
     async with open_scene(url, tmp_path) as scene:
         processes = await scene.start_all(PROCESSES)
-        async with churning(processes) as churn:
+        async with churning(processes, changes=share) as churn:
             for _ in range(2):
                 await churn.reach(ROUND)
                 leader = await leader_of(url, three_servers.servers)
@@ -54,35 +56,37 @@ async def test_leader_is_killed(three_servers: NatsServers, url: str, tmp_path: 
                 await churn.reach(ROUND)
                 await leader.start()
         history = await scene.close(processes[0], KEYS)
-        record_property("counted", f"leader killed twice: {tally(history)}; {scene.leases_lost} leases lost")
+        record_property(
+            "counted", f"leader killed twice: {tally(history, share=share)}; {scene.leases_lost} leases lost"
+        )
 
 
 async def test_servers_are_restarted_one_by_one(
-    three_servers: NatsServers, url: str, tmp_path: Path, record_property: Count
+    three_servers: NatsServers, url: str, tmp_path: Path, record_property: Count, share: int
 ) -> None:
     """Each ends in order and comes back, and the next only then; work goes on all the time."""
     await make_healthy(three_servers)
     async with open_scene(url, tmp_path) as scene:
         processes = await scene.start_all(PROCESSES)
-        async with churning(processes) as churn:
+        async with churning(processes, changes=share) as churn:
             for server in three_servers.servers:
                 await churn.reach(ROUND)
                 await server.stop()
                 await churn.reach(ROUND)
                 await server.start()
         history = await scene.close(processes[0], KEYS)
-        record_property("counted", f"rolling restart: {tally(history)}; {scene.leases_lost} leases lost")
+        record_property("counted", f"rolling restart: {tally(history, share=share)}; {scene.leases_lost} leases lost")
 
 
 async def test_all_servers_are_away_for_longer_than_a_lease_lasts(
-    three_servers: NatsServers, url: str, tmp_path: Path, record_property: Count
+    three_servers: NatsServers, url: str, tmp_path: Path, record_property: Count, share: int
 ) -> None:
     """Every instance says that its lease ended, registers anew, and claims again what it had."""
     await make_healthy(three_servers)
     async with open_scene(url, tmp_path) as scene:
         processes = await scene.start_all(PROCESSES, ttl=SHORT_TTL)
         before = {process: await process.ask("keep", key=f"kept-by-{process.name}") for process in processes}
-        async with churning(processes) as churn:
+        async with churning(processes, changes=share) as churn:
             await churn.reach(ROUND)
             told = {process: len(process.events) for process in processes}
             for server in three_servers.servers:
@@ -105,16 +109,19 @@ async def test_all_servers_are_away_for_longer_than_a_lease_lasts(
             await churn.reach(ROUND)
         history = await scene.close(processes[0], [*KEYS, *(f"kept-by-{process.name}" for process in processes)])
         record_property(
-            "counted", f"all servers away for longer than the TTL: {tally(history)}; {scene.leases_lost} leases lost"
+            "counted",
+            f"all servers away for longer than the TTL: {tally(history, share=share)}; {scene.leases_lost} leases lost",
         )
 
 
-async def test_leader_hangs(three_servers: NatsServers, url: str, tmp_path: Path, record_property: Count) -> None:
+async def test_leader_hangs(
+    three_servers: NatsServers, url: str, tmp_path: Path, record_property: Count, share: int
+) -> None:
     """It does not answer and does not close its connections; the others elect another, and clients look for one that answers."""
     await make_healthy(three_servers)
     async with open_scene(url, tmp_path) as scene:
         processes = await scene.start_all(PROCESSES)
-        async with churning(processes, changes=1000) as churn:
+        async with churning(processes, changes=share) as churn:
             await churn.reach(ROUND)
             leader = await leader_of(url, three_servers.servers)
             leader.signal(signal.SIGSTOP)
@@ -124,4 +131,4 @@ async def test_leader_hangs(three_servers: NatsServers, url: str, tmp_path: Path
                 leader.signal(signal.SIGCONT)
             await churn.reach(ROUND)
         history = await scene.close(processes[0], KEYS)
-        record_property("counted", f"leader stopped: {tally(history)}; {scene.leases_lost} leases lost")
+        record_property("counted", f"leader stopped: {tally(history, share=share)}; {scene.leases_lost} leases lost")

@@ -47,6 +47,7 @@ _PATIENCE: Final = 20.0
 
 Came = tuple[Answer, str, int, str]
 Settings = Mapping[str, object]
+Told = dict[str, object]
 
 
 class Storage:
@@ -101,7 +102,7 @@ class Worker:
 
     # -- operations, recorded -------------------------------------------------------------------------------------
 
-    async def do_claim(self, key: str) -> object:
+    async def do_claim(self, key: str) -> Told:
         """Claim *key*."""
 
         async def claim() -> Came:
@@ -110,7 +111,7 @@ class Worker:
 
         return await self._operate(claim, Kind.CLAIM, key)
 
-    async def do_release(self, key: str) -> object:
+    async def do_release(self, key: str) -> Told:
         """Release *key*."""
 
         async def release() -> Came:
@@ -119,7 +120,7 @@ class Worker:
 
         return await self._operate(release, Kind.RELEASE, key, epoch=self._epoch(key))
 
-    async def do_transfer(self, key: str, to: str) -> object:
+    async def do_transfer(self, key: str, to: str) -> Told:
         """Transfer *key* to *to*."""
 
         async def transfer() -> Came:
@@ -130,7 +131,7 @@ class Worker:
 
         return await self._operate(transfer, Kind.TRANSFER, key, to=to, epoch=self._epoch(key))
 
-    async def do_get_owner(self, key: str) -> object:
+    async def do_get_owner(self, key: str) -> Told:
         """Who owns *key*."""
 
         async def get_owner() -> Came:
@@ -211,12 +212,13 @@ class Worker:
 
         async def change(key: str, chance: random.Random) -> None:
             if key not in self.instance.claims:
-                await self.do_claim(key)
+                told = await self.do_claim(key)
             elif chance.random() < 0.5:
-                await self.do_transfer(key, chance.choice(peers))
+                told = await self.do_transfer(key, chance.choice(peers))
             else:
-                await self.do_release(key)
-            self.done += 1
+                told = await self.do_release(key)
+            # A transfer may be answered without having been done.
+            self.done += told["answer"] == Answer.DONE.value
             self.moved.unpark_all()
 
         async def act(chance: random.Random) -> None:
@@ -297,7 +299,7 @@ class Worker:
 
     async def _operate(
         self, act: Callable[[], Awaitable[Came]], kind: Kind, key: str, *, to: str = "", epoch: int = 0
-    ) -> object:
+    ) -> Told:
         number = self.recorder.invoke(kind, key, instance=self.instance.instance_id, to=to, epoch=epoch)
         try:
             with trio.fail_after(_PATIENCE):
