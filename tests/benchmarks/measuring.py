@@ -58,7 +58,7 @@ class Watch:
 
     def __init__(self, profiled: str = "") -> None:
         self.profile: Final = cProfile.Profile()
-        self._profiled = profiled
+        self.profiled: Final = profiled
         self._name = ""
         self._began = self._waited = 0.0
         self._round: dict[str, tuple[list[float], list[float]]] = {}
@@ -66,7 +66,7 @@ class Watch:
     def start(self, name: str) -> None:
         """Begin to measure *name*."""
         self._name = name
-        if name == self._profiled:
+        if name == self.profiled:
             self.profile.enable()
         self._waited = kept_waiting()
         self._began = perf_counter()
@@ -80,7 +80,7 @@ class Watch:
         """
         elapsed = perf_counter() - self._began
         elapsed -= min(elapsed, kept_waiting() - self._waited)
-        if self._name == self._profiled:
+        if self._name == self.profiled:
             self.profile.disable()
         taken, whole = self._round.setdefault(self._name, ([], []))
         taken.extend([elapsed / operations] if seconds is None else seconds)
@@ -91,6 +91,12 @@ class Watch:
         taken, whole = self._round.setdefault(name, ([], []))
         taken.append(seconds)
         whole.append(seconds)
+
+    def file_all(self, name: str, seconds: Sequence[float], each: float) -> None:
+        """File operations of *name* that another process measured: the `seconds` of each, and the mean time for *each*."""
+        taken, whole = self._round.setdefault(name, ([], []))
+        taken.extend(seconds)
+        whole.append(each)
 
     def take_round(self) -> dict[str, tuple[Sequence[float], float]]:
         """What was filed since the last round: the operations, and the mean seconds per operation."""

@@ -33,16 +33,24 @@ from tests.benchmarks import (
     watching,
 )
 from tests.benchmarks.measuring import Arena, Line
+from tests.benchmarks.on_nats import calling as nats_calling
+from tests.benchmarks.on_nats import requesting as nats_requesting
 
 _ATTEMPTS: Final = 2
+# What the scenarios' names begin with whose parts run in processes of their own.
+_ELSEWHERE: Final = "nats-"
 
 
 @attrs.frozen
 class Scenario:
-    """One part of the table: how to measure it, and the names under which parts of it can be profiled."""
+    """One part of the table: how to measure it, and the names under which parts of it can be profiled.
+
+    One that is `slow` runs only where it is asked for by its name.
+    """
 
     measure: Callable[[Arena], Awaitable[None]]
     measured: tuple[str, ...]
+    slow: bool = False
 
 
 SCENARIOS: Final = {
@@ -56,7 +64,21 @@ SCENARIOS: Final = {
     "events": Scenario(watching.measure, watching.MEASURED),
     "clusters": Scenario(clustering.measure, clustering.MEASURED),
     "imports": Scenario(importing.measure, importing.MEASURED),
+    "nats-calls": Scenario(nats_calling.measure, nats_calling.MEASURED),
+    "nats-requests": Scenario(nats_requesting.measure, nats_requesting.MEASURED),
 }
+
+# Several scenarios by one name.
+GROUPS: Final = {
+    "memory": tuple(name for name in SCENARIOS if not name.startswith(_ELSEWHERE)),
+    "nats": tuple(name for name, scenario in SCENARIOS.items() if name.startswith(_ELSEWHERE) and not scenario.slow),
+}
+
+
+def _chosen(only: Sequence[str]) -> list[str]:
+    """The scenarios to run; each once, in the order asked for."""
+    named = [name for asked in only or GROUPS for name in GROUPS.get(asked, (asked,))]
+    return list(dict.fromkeys(named))
 
 
 def _here(name: str, *, quick: bool) -> list[Line]:
@@ -88,6 +110,8 @@ def _profile(name: str, *, quick: bool) -> None:
     (scenario,) = (scenario for scenario in SCENARIOS.values() if name in scenario.measured)
     arena = Arena(quick=quick, profiled=name)
     trio.run(scenario.measure, arena)
+    if name.startswith(_ELSEWHERE):
+        return  # the processes that measured it have told
     pstats.Stats(arena.watch.profile).strip_dirs().sort_stats("tottime").print_stats(45)
 
 
@@ -96,7 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure how fast the library is, beside floors of the same run.")
     names = [name for scenario in SCENARIOS.values() for name in scenario.measured]
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller sizes: to try it, not to judge")
-    parser.add_argument("--only", action="append", choices=SCENARIOS, metavar="NAME", help=", ".join(SCENARIOS))
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=[*GROUPS, *SCENARIOS],
+        metavar="NAME",
+        help=f"{', '.join(GROUPS)}; or one of {', '.join(SCENARIOS)}",
+    )
     parser.add_argument("--json", action="store_true", help="print the lines as JSON")
     parser.add_argument("--profile", choices=names, metavar="NAME", help=", ".join(names))
     asked = parser.parse_args(arguments)
@@ -104,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _profile(asked.profile, quick=asked.quick)
         return 0
     found: dict[str, list[Line]] = {}
-    chosen = asked.only or list(SCENARIOS)
+    chosen = _chosen(asked.only)
     for name in chosen:
         measure = _here if asked.json and len(chosen) == 1 else _elsewhere
         found[name] = measure(name, quick=asked.quick)
