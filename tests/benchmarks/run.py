@@ -34,6 +34,7 @@ from tests.benchmarks import (
 )
 from tests.benchmarks.measuring import Arena, Line
 from tests.benchmarks.on_nats import calling as nats_calling
+from tests.benchmarks.on_nats import owning as nats_owning
 from tests.benchmarks.on_nats import requesting as nats_requesting
 
 _ATTEMPTS: Final = 2
@@ -66,6 +67,8 @@ SCENARIOS: Final = {
     "imports": Scenario(importing.measure, importing.MEASURED),
     "nats-calls": Scenario(nats_calling.measure, nats_calling.MEASURED),
     "nats-requests": Scenario(nats_requesting.measure, nats_requesting.MEASURED),
+    "nats-claims": Scenario(nats_owning.measure_claims, nats_owning.MEASURED_CLAIMS),
+    "nats-many": Scenario(nats_owning.measure_many, nats_owning.MEASURED_MANY),
 }
 
 # Several scenarios by one name.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import perf_counter
 from typing import Final
 from urllib.parse import urlsplit
+
+import trio
 
 from tests.benchmarks.on_nats.commands import Commands, Taken
 
@@ -64,8 +69,6 @@ class BareSocket:
 
 def respond(commands: Commands, url: str) -> None:
     """Answer what is asked until the commands end; one write for all that came together."""
-    import threading
-
     connection = BareSocket(url)
     connection.send(b"SUB " + RESPONDER.encode() + b" 1\r\n")
     connection.wait_settled()
@@ -90,6 +93,7 @@ def ask(commands: Commands, url: str) -> None:
     connection.send(b"SUB %b.* 1\r\n" % _INBOX)
     connection.wait_settled()
     counts: dict[int, int] = {}
+    numbers = itertools.count()
 
     def measure(count: int, together: int, size: int) -> Taken:
         message = b"PUB %b %b.1 %d\r\n%b\r\n" % (RESPONDER.encode(), _INBOX, size, b"x" * size)
@@ -108,7 +112,7 @@ def ask(commands: Commands, url: str) -> None:
 
     def batch(count: int, together: int, size: int, prefix: str) -> Taken:
         taken = Taken()
-        for number in range(count):
+        for number in itertools.islice(numbers, count):
             with taken.one():
                 parts = [
                     _put(prefix, key, counts.get(-1 - key, 0), size, batch=(number, key + 1, together))
@@ -123,9 +127,11 @@ def ask(commands: Commands, url: str) -> None:
 
 
 def _one(connection: BareSocket) -> bytes:
-    while True:
-        for _, payload in connection.receive():
-            return payload
+    answers: list[tuple[bytes, bytes]] = []
+    while not answers:
+        answers = list(connection.receive())
+    ((_, payload),) = answers
+    return payload
 
 
 def _put(prefix: str, key: int, expected: int, size: int, *, batch: tuple[int, int, int] | None = None) -> bytes:
@@ -134,8 +140,8 @@ def _put(prefix: str, key: int, expected: int, size: int, *, batch: tuple[int, i
     name, reply = b"bare", b"%b.1 " % _INBOX
     if batch is not None:
         number, place, last = batch
-        name = b"batch"
-        head += b"Nats-Batch-Id: bare-%d-%d\r\nNats-Batch-Sequence: %d\r\n" % (expected, number, place)
+        name = b"bare-batch"
+        head += b"Nats-Batch-Id: bare-%d\r\nNats-Batch-Sequence: %d\r\n" % (number, place)
         if place == last:
             head += b"Nats-Batch-Commit: 1\r\n"
         else:
@@ -182,12 +188,8 @@ def _in_flight(
 
 
 def _obey(commands: Commands, acts: dict[str, Callable[..., Taken]]) -> None:
-    import trio
-
     async def later(act: Callable[..., Taken], **arguments: object) -> Taken:
         return act(**arguments)
-
-    from functools import partial
 
     while (command := commands.read()) is not None:
         trio.run(partial(commands.carry_out, command, {name: partial(later, act) for name, act in acts.items()}))
