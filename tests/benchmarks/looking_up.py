@@ -21,7 +21,7 @@ from aegis_core.models import Ownership
 from aegis_core.names import instance_key, target_key
 from tests.benchmarks.measuring import Arena, Contestant, Times, Watch, at_most
 
-__all__ = ["MEASURED", "measure"]
+__all__ = ["MEASURED", "fill", "measure", "resource"]
 
 MEASURED: Final = ("look-up", "owner-of")
 
@@ -63,7 +63,7 @@ class Bare:
         return found
 
 
-async def _fill(store: Store, many: int) -> None:
+async def fill(store: Store, many: int) -> None:
     """Write *many* ownership records, of a thousand resources per instance, as the instances would have."""
     at = datetime.now(UTC)
     leases = [f"{number:016x}" for number in range(max(1, many // _PER_INSTANCE))]
@@ -125,7 +125,7 @@ async def _measure_size(arena: Arena, many: int) -> Size:
     ids = [resource(number) for number in random.Random(1).choices(range(many), k=_SAMPLE)]
     async with open_memory(_address(many)) as backend:
         assert backend.store is not None
-        await _fill(backend.store, many)
+        await fill(backend.store, many)
         bare = Bare(many)
         began = perf_counter()
         async with open_node(_address(many).url) as node:
@@ -145,7 +145,7 @@ async def _bytes_per_resource(many: int) -> float:
     """What the view takes, without what the store keeps: all that is allocated by opening a node, and not freed again."""
     async with open_memory(_address(many)) as backend:
         assert backend.store is not None
-        await _fill(backend.store, many)
+        await fill(backend.store, many)
         tracemalloc.start()
         try:
             async with open_node(_address(many).url):

@@ -34,8 +34,8 @@ from tests.benchmarks import (
 )
 from tests.benchmarks.measuring import Arena, Line
 from tests.benchmarks.on_nats import calling as nats_calling
+from tests.benchmarks.on_nats import heartbeating, requesting, viewing
 from tests.benchmarks.on_nats import owning as nats_owning
-from tests.benchmarks.on_nats import requesting as nats_requesting
 
 _ATTEMPTS: Final = 2
 # What the scenarios' names begin with whose parts run in processes of their own.
@@ -66,9 +66,12 @@ SCENARIOS: Final = {
     "clusters": Scenario(clustering.measure, clustering.MEASURED),
     "imports": Scenario(importing.measure, importing.MEASURED),
     "nats-calls": Scenario(nats_calling.measure, nats_calling.MEASURED),
-    "nats-requests": Scenario(nats_requesting.measure, nats_requesting.MEASURED),
+    "nats-requests": Scenario(requesting.measure, requesting.MEASURED),
     "nats-claims": Scenario(nats_owning.measure_claims, nats_owning.MEASURED_CLAIMS),
     "nats-many": Scenario(nats_owning.measure_many, nats_owning.MEASURED_MANY),
+    "nats-heartbeats": Scenario(heartbeating.measure, heartbeating.MEASURED),
+    "nats-view": Scenario(viewing.measure, viewing.MEASURED),
+    "nats-view-million": Scenario(viewing.measure_million, viewing.MEASURED_MILLION, slow=True),
 }
 
 # Several scenarios by one name.
