@@ -34,7 +34,7 @@ from tests.benchmarks import (
 )
 from tests.benchmarks.measuring import Arena, Line
 from tests.benchmarks.on_nats import calling as nats_calling
-from tests.benchmarks.on_nats import heartbeating, requesting, viewing
+from tests.benchmarks.on_nats import failing_over, heartbeating, requesting, viewing
 from tests.benchmarks.on_nats import owning as nats_owning
 
 _ATTEMPTS: Final = 2
@@ -71,6 +71,8 @@ SCENARIOS: Final = {
     "nats-many": Scenario(nats_owning.measure_many, nats_owning.MEASURED_MANY),
     "nats-heartbeats": Scenario(heartbeating.measure, heartbeating.MEASURED),
     "nats-view": Scenario(viewing.measure, viewing.MEASURED),
+    "nats-kills": Scenario(failing_over.measure_kills, ()),
+    "nats-hand-overs": Scenario(failing_over.measure_hand_overs, failing_over.MEASURED_HAND_OVERS),
     "nats-view-million": Scenario(viewing.measure_million, viewing.MEASURED_MILLION, slow=True),
 }
 

@@ -75,8 +75,9 @@ def load_view(commands: Commands, url: str) -> None:
 
 def _consumer(stream: str) -> tuple[str, bytes]:
     """The request for a consumer that sends everything, and does not wait to be asked for more."""
+    name = f"reader-{os.getpid()}"  # one that is known would go on where it ended
     config = {
-        "name": "reader",
+        "name": name,
         "deliver_subject": _INBOX,
         "deliver_policy": "all",
         "ack_policy": "none",
