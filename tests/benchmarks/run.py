@@ -83,7 +83,7 @@ GROUPS: Final = {
 }
 
 
-def _chosen(only: Sequence[str]) -> list[str]:
+def chosen_by(only: Sequence[str]) -> list[str]:
     """The scenarios to run; each once, in the order asked for."""
     named = [name for asked in only or GROUPS for name in GROUPS.get(asked, (asked,))]
     return list(dict.fromkeys(named))
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _profile(asked.profile, quick=asked.quick)
         return 0
     found: dict[str, list[Line]] = {}
-    chosen = _chosen(asked.only)
+    chosen = chosen_by(asked.only)
     for name in chosen:
         measure = _here if asked.json and len(chosen) == 1 else _elsewhere
         found[name] = measure(name, quick=asked.quick)

@@ -32,3 +32,24 @@ def test_missed_ceiling_is_the_exit_status(
     assert run.main(["--json", "--only", "things"]) == status
     (line,) = json.loads(capsys.readouterr().out)["things"]
     assert [check["met"] for check in line["checks"]] == [check.met for check in checks]
+
+
+@pytest.mark.parametrize(
+    ("only", "first", "left_out"),
+    [
+        pytest.param([], "calls", {"nats-view-million"}, id="everything"),
+        pytest.param(["memory"], "calls", {name for name in run.SCENARIOS if name.startswith("nats-")}, id="memory"),
+        pytest.param(
+            ["nats", "nats-claims"],
+            "nats-calls",
+            {name for name in run.SCENARIOS if not name.startswith("nats-")} | {"nats-view-million"},
+            id="nats",
+        ),
+        pytest.param(["nats-view-million"], "nats-view-million", set(run.SCENARIOS) - {"nats-view-million"}, id="slow"),
+    ],
+)
+def test_slow_scenario_runs_only_by_its_name(only: list[str], first: str, left_out: set[str]) -> None:
+    """A group is all of its scenarios but the slow ones, each once."""
+    chosen = run.chosen_by(only)
+    assert chosen[0] == first
+    assert sorted(chosen) == sorted(set(run.SCENARIOS) - left_out)

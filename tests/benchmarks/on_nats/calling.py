@@ -25,6 +25,7 @@ _OURS: Final = ("call-service", "call-resource")
 _TITLES: Final = {
     "floor": "floor: blocking sockets",
     "micro": "peer: nats-py micro",
+    "packed": "peer: nats-py micro, with MessagePack",
     "bridged": "peer: nats-py bridged by trio-asyncio",
     "call-service": "call by service",
     "call-resource": "call by resource",
@@ -54,6 +55,7 @@ async def measure(arena: Arena) -> None:
             "floor": _Pair(server=await start("bare_socket:respond"), client=await start("bare_socket:ask")),
             "micro": _Pair(server=await start("calls_parts:serve_micro"), client=await start("calls_parts:ask_micro")),
         }
+        pairs["packed"] = attrs.evolve(pairs["micro"], arguments={"packed": True})
         if importlib.util.find_spec("trio_asyncio") is not None:
             server = await start("calls_parts:serve_bridged")
             pairs["bridged"] = _Pair(server=server, client=await start("calls_parts:ask_bridged"))
@@ -84,7 +86,7 @@ def _contestant(name: str, pair: _Pair, size: int, together: int) -> Contestant:
     operations = _OPERATIONS.get(name, _MANY)[together != 1]
     filed = f"nats-{name}-{size}-{together}"
     arguments = {"together": together, "size": size, **pair.arguments}
-    return contestant(filed, operations, pair.client, server=pair.server, **arguments)
+    return contestant(filed, operations, pair.client, arguments, server=pair.server)
 
 
 def _lines(arena: Arena, found: dict[str, Times], size: int, together: int) -> None:
@@ -97,8 +99,9 @@ def _lines(arena: Arena, found: dict[str, Times], size: int, together: int) -> N
         checks = _checks(each, times, name, together) if name in _OURS else []
         arena.line(f"{title}{suffix}", each, *checks)
     for where, end in {"client": "cpu", "server": "cpu of server"}.items():
-        peer = found[f"nats-micro-{size}-{together} {end}"]
+        peer, packed = (found[f"nats-{name}-{size}-{together} {end}"] for name in ("micro", "packed"))
         arena.line(f"  cpu of the {where}: nats-py micro{suffix}", peer)
+        arena.line(f"  cpu of the {where}: nats-py micro, with MessagePack{suffix}", packed)
         for name in _OURS:
             used = found[f"nats-{name}-{size}-{together} {end}"]
             goal = at_most(used.p50 / peer.p50, 1.0, "{:.2f} x nats-py micro's, goal 1")

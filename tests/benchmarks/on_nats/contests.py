@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -21,7 +22,7 @@ async def _run(
     client: Process,
     server: Process | None,
     do: str,
-    arguments: dict[str, object],
+    arguments: Mapping[str, object],
 ) -> None:
     used = 0.0 if server is None else number(await server.ask("begin", name=name))
     taken = await client.ask(do, name=name, count=operations, **arguments)
@@ -35,14 +36,22 @@ def contestant(
     name: str,
     operations: int,
     client: Process,
+    arguments: Mapping[str, object] | None = None,
     *,
-    server: Process | None = None,
     do: str = "measure",
-    **arguments: object,
+    server: Process | None = None,
 ) -> Contestant:
-    """Let *client* carry *operations* out in each round, by its act *do*, and file them as *name*.
+    """Let *client* carry *operations* out in each round, and file them as *name*.
 
     The processor time per operation is filed, too, as "*name* cpu" and "*name* cpu of server".
+
+    Args:
+        name: What is measured.
+        operations: How many in each round.
+        client: The process that measures.
+        arguments: Of its act.
+        do: The name of its act.
+        server: The process whose processor time is of interest as well.
     """
-    run = partial(_run, name=name, client=client, server=server, do=do, arguments=arguments)
+    run = partial(_run, name=name, client=client, server=server, do=do, arguments=arguments or {})
     return Contestant(run, operations)

@@ -18,7 +18,7 @@ from tests.benchmarks.measuring import Watch
 __all__ = ["Process", "file_taken", "number", "numbers", "open_process"]
 
 _PROGRAM: Final = Path(__file__).with_name("program.py")
-_PATIENCE: Final = 180.0
+_PATIENCE: Final = 300.0
 _GOODBYE: Final = 15.0
 
 
@@ -42,7 +42,7 @@ class Process:
         """Let it do *do*; the result.
 
         Raises:
-            RuntimeError: It ended, or did not answer within three minutes.
+            RuntimeError: It ended, or did not answer within five minutes.
         """
         await self.tell(do, **arguments)
         return await self.answer()

@@ -49,7 +49,7 @@ async def measure(arena: Arena) -> None:
         }
         found = await arena.compete(
             *(
-                contestant(f"nats-{name}-{together}", many, client, together=together, size=_SIZE)
+                contestant(f"nats-{name}-{together}", many, client, {"together": together, "size": _SIZE})
                 for together, many in ((1, 300), (AT_ONCE, 3840))
                 for name, client in clients.items()
             )

@@ -93,7 +93,7 @@ async def measure_million(arena: Arena) -> None:
     sizes = (_MANY // 10, _MILLION // 10) if arena.quick else (_MANY, _MILLION)
     name = MEASURED_MILLION[0]
     async with _filled(*sizes) as (fewer, more):
-        found = await arena.compete(_contestant(fewer, "fewer"), _contestant(more, name), rounds=2)
+        found = await arena.compete(_contestant(fewer, "fewer"), _contestant(more, name), rounds=1)
     few, many = found["fewer"], found[name]
     arena.line(f"load of a view of {fewer.many:,}", few)
     arena.line("  its memory", note=_memory(found, "fewer", fewer.many))
