@@ -103,9 +103,15 @@ async def _echo(request: Request) -> None:
     await request.respond(request.data)
 
 
+def _pack(data: bytes) -> bytes:
+    packed = msgpack.packb({"data": data})
+    assert packed is not None
+    return packed
+
+
 async def _echo_packed(request: Request) -> None:
     params = msgpack.unpackb(request.data)
-    await request.respond(msgpack.packb({"data": params["data"]}))
+    await request.respond(_pack(params["data"]))
 
 
 async def _add_echo(client: Client) -> None:
@@ -137,7 +143,7 @@ def ask_micro(commands: Commands, url: str, subject: str = _SUBJECT) -> None:
             data = b"x" * size
 
             async def ask_packed() -> None:
-                answer = await client.request(_PACKED, msgpack.packb({"data": data}), timeout=_PATIENCE)
+                answer = await client.request(_PACKED, _pack(data), timeout=_PATIENCE)
                 msgpack.unpackb(answer.data)
 
             ask = partial(client.request, subject, data, timeout=_PATIENCE)
