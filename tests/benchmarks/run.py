@@ -38,6 +38,7 @@ from tests.benchmarks.on_nats import failing_over, heartbeating, requesting, vie
 from tests.benchmarks.on_nats import owning as nats_owning
 
 _ATTEMPTS: Final = 2
+_LONGEST: Final = 900.0
 # What the scenarios' names begin with whose parts run in processes of their own.
 _ELSEWHERE: Final = "nats-"
 
@@ -92,8 +93,14 @@ def chosen_by(only: Sequence[str]) -> list[str]:
 def _here(name: str, *, quick: bool) -> list[Line]:
     """Measure one scenario in this process."""
     arena = Arena(quick=quick)
-    trio.run(SCENARIOS[name].measure, arena)
+    trio.run(_within_limits, SCENARIOS[name], arena)
     return arena.lines
+
+
+async def _within_limits(scenario: Scenario, arena: Arena) -> None:
+    """Let *scenario* measure, and end with all its processes if it does not come to an end by itself."""
+    with trio.fail_after(_LONGEST):
+        await scenario.measure(arena)
 
 
 def _elsewhere(name: str, *, quick: bool) -> list[Line]:
@@ -117,7 +124,7 @@ def _profile(name: str, *, quick: bool) -> None:
         return
     (scenario,) = (scenario for scenario in SCENARIOS.values() if name in scenario.measured)
     arena = Arena(quick=quick, profiled=name)
-    trio.run(scenario.measure, arena)
+    trio.run(_within_limits, scenario, arena)
     if name.startswith(_ELSEWHERE):
         return  # the processes that measured it have told
     pstats.Stats(arena.watch.profile).strip_dirs().sort_stats("tottime").print_stats(45)
