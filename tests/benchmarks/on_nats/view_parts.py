@@ -24,7 +24,9 @@ from tests.benchmarks.on_nats.commands import Commands, Taken, obey
 
 __all__ = ["beat", "fill_bucket", "load_view", "read_bare", "read_socket"]
 
-_INBOX = "_INBOX.reader"
+# Of this process alone: what an earlier one left may still be sent to that one's.
+_READER = f"reader-{os.getpid()}"
+_INBOX = f"_INBOX.{_READER}"
 _QUICKLY = 60.0
 
 devices = Service("device-service", version="1.0.0")
@@ -75,9 +77,8 @@ def load_view(commands: Commands, url: str) -> None:
 
 def _consumer(stream: str) -> tuple[str, bytes]:
     """The request for a consumer that sends everything, and does not wait to be asked for more."""
-    name = f"reader-{os.getpid()}"  # one that is known would go on where it ended
     config = {
-        "name": name,
+        "name": _READER,
         "deliver_subject": _INBOX,
         "deliver_policy": "all",
         "ack_policy": "none",
@@ -87,20 +88,22 @@ def _consumer(stream: str) -> tuple[str, bytes]:
         "num_replicas": 1,
     }
     body = {"stream_name": stream, "action": "create", "config": config}
-    return f"$JS.API.CONSUMER.CREATE.{stream}.{name}", json.dumps(body).encode()
+    return f"$JS.API.CONSUMER.CREATE.{stream}.{_READER}", json.dumps(body).encode()
 
 
-def read_bare(commands: Commands, url: str, stream: str) -> None:
-    """Read *stream* to its end with our client, and do nothing with it: what the view's load is held against."""
+def read_bare(commands: Commands, url: str, stream: str, many: int) -> None:
+    """Read *many* messages of *stream* with our client, and do nothing with it: what the view's load is held against."""
 
     @asynccontextmanager
     async def reading() -> AsyncIterator[trio.Event]:
         level = trio.Event()
         async with open_connection([url]) as connection:
+            read = 0
 
             def receive(message: Message) -> None:
-                # The last token of the reply says how many are still to come.
-                if message.reply.endswith(".0"):
+                nonlocal read
+                read += 1
+                if read == many:
                     level.set()
 
             async with connection.listen(_INBOX, receive):
@@ -122,8 +125,8 @@ def read_bare(commands: Commands, url: str, stream: str) -> None:
     trio.run(main)
 
 
-def read_socket(commands: Commands, url: str, stream: str) -> None:
-    """Read *stream* to its end over a blocking socket."""
+def read_socket(commands: Commands, url: str, stream: str, many: int) -> None:
+    """Read *many* messages of *stream* over a blocking socket."""
 
     async def main() -> None:
         async def load() -> Taken:
@@ -134,8 +137,9 @@ def read_socket(commands: Commands, url: str, stream: str) -> None:
                 connection.set_patience(10.0)
                 connection.send(b"SUB %b 1\r\n" % _INBOX.encode())
                 connection.send(b"PUB %b no.reply %d\r\n%b\r\n" % (subject.encode(), len(body), body))
-                while not any(line.split(b" ")[3].endswith(b".0") for line, _ in connection.receive()):
-                    pass
+                read = 0
+                while read < many:
+                    read += sum(1 for _ in connection.receive())
             return taken
 
         await obey(commands, {"load": load})

@@ -51,7 +51,7 @@ async def _filled(*sizes: int) -> AsyncIterator[list[_Bucket]]:
 
 async def _read(operations: int, watch: Watch, *, bucket: _Bucket, part: str, name: str) -> None:
     for _ in range(operations):
-        settings = {"url": bucket.servers.url, "stream": f"KV_{bucket.name}"}
+        settings = {"url": bucket.servers.url, "stream": f"KV_{bucket.name}", "many": bucket.many}
         async with open_process(f"view_parts:{part}", profiled=watch.profiled, **settings) as reader:
             file_taken(watch, name, await reader.ask("load", name=name))
 
