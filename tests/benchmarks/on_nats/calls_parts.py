@@ -104,7 +104,7 @@ async def _echo(request: Request) -> None:
 
 
 def _pack(data: bytes) -> bytes:
-    packed = msgpack.packb({"data": data})
+    packed: bytes | None = msgpack.packb({"data": data})
     assert packed is not None
     return packed
 
