@@ -8,7 +8,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import trio
 
 from tests.benchmarks.measuring import Contestant, Watch

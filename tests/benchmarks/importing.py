@@ -69,9 +69,8 @@ def show_imports() -> None:
     """Print the imports of the library that take longest, each with those that it causes."""
     command = [sys.executable, "-X", "importtime", "-c", "import aegis_core"]
     with _compiled_once() as environment:
-        for _ in range(2):
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    lines = [line.removeprefix("import time:").split("|") for line in done.stderr.splitlines()[1:]]
+        done = [subprocess.run(command, capture_output=True, text=True, check=True, env=environment) for _ in range(2)]
+    lines = [line.removeprefix("import time:").split("|") for line in done[-1].stderr.splitlines()[1:]]
     slowest = sorted(lines, key=lambda fields: -int(fields[1]))[:40]
     print("self us  whole us  module")
     for own, whole, module in slowest:

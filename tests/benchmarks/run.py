@@ -150,7 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     found: dict[str, list[Line]] = {}
     chosen = chosen_by(asked.only)
-    for name in chosen:
+    for number, name in enumerate(chosen, 1):
+        if not asked.json:
+            print(f"measuring {name}, {number} of {len(chosen)}", file=sys.stderr, flush=True)
         measure = _here if asked.json and len(chosen) == 1 else _elsewhere
         found[name] = measure(name, quick=asked.quick)
         if not asked.json:

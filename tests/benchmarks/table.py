@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import attrs
 
 from tests.benchmarks.measuring import Check, Line
 
 __all__ = ["as_json", "from_json", "missed", "show"]
+
+_WIDTH: Final = 42
 
 
 def missed(lines: Sequence[Line], *, ceilings: bool) -> list[str]:
@@ -24,11 +27,12 @@ def missed(lines: Sequence[Line], *, ceilings: bool) -> list[str]:
 
 def show(scenario: str, lines: Sequence[Line]) -> None:
     """Print the part of the table that one scenario measured."""
-    print(f"\n{scenario:<44}{'p50':>10}{'p99':>10}{'per second':>12}   goals")
+    width = 2 + max(_WIDTH, *(len(line.name) for line in lines))
+    print(f"\n{scenario:<{width}}{'p50':>10}{'p99':>10}{'per second':>12}   goals")
     for line in lines:
         goals = "; ".join(f"{'ok' if check.met else 'MISSED'} {check.text}" for check in line.checks)
         print(
-            f"{line.name:<44}{_time(line.p50):>10}{_time(line.p99):>10}{_rate(line.rate):>12}   {goals or line.note}",
+            f"{line.name:<{width}}{_time(line.p50):>10}{_time(line.p99):>10}{_rate(line.rate):>12}   {goals or line.note}",
             flush=True,
         )
 

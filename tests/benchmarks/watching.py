@@ -23,7 +23,9 @@ MEASURED: Final = ("event",)
 _ids: Final = map(str, itertools.count())
 
 
-async def _watch(operations: int, watch: Watch, *, store: Store, stream: EventStream, owner: ServiceInstance) -> None:
+async def _watch(
+    operations: int, watch: Watch, *, store: Store, stream: EventStream[ResourceRegistered], owner: ServiceInstance
+) -> None:
     for number in range(operations):
         record = Ownership(
             target=f"order:{number}",

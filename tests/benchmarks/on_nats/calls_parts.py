@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import nats
 import trio
 from nats.aio.client import Client
