@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 import trio
 from cyclopts import App, CommandCollisionError
 
 from aegis_core import __version__
-from aegis_core.cli.demo import demo
+from aegis_core.cli.exit_statuses import ExitStatus, remedy_for, status_of
 from aegis_core.cli.interruption import run_until_signal
-from aegis_core.cli.serve import serve
+from aegis_core.cli.output import tell
 from aegis_core.config import load_settings
 from aegis_core.errors import AegisError, ConfigError
 from aegis_core.plugins import load_plugins
 
-__all__ = ["build_app", "run"]
+__all__ = ["COMMANDS", "build_app", "run"]
+
+COMMANDS: Final = {
+    "call": "call",
+    "demo": "demo",
+    "explain": "resources",
+    "resources": "resources",
+    "roles": "roles",
+    "serve": "serve",
+    "services": "services",
+    "watch": "watch",
+}
+"""Every command with the module that has the function of its name."""
 
 
-def build_app() -> App:
+def build_app(asked: str = "") -> App:
     """Return the program with all its commands, those of plug-ins included.
+
+    Args:
+        asked: If it is one of `COMMANDS`, the modules of the others are not imported; what all do is not to be shown then.
 
     Raises:
         ConfigError: The configuration, a plug-in, or the name of a plug-in's command cannot be used.
@@ -33,8 +51,13 @@ def build_app() -> App:
         version=f"aegis-ipc {__version__}",
         backend="trio",
     )
-    app.command(demo)
-    app.command(serve)
+    for name, module in COMMANDS.items():
+        where = f"aegis_core.cli.{module}"
+        if asked in COMMANDS:
+            app.command(f"{where}:{name}", name=name)
+        else:
+            app.command(getattr(importlib.import_module(where), name), name=name)
+    app.register_install_completion_command(help="Install completion of commands and options for the current shell.")
     # No node is opened here: a backend is named only because settings have to have one.
     for name, command in load_plugins(load_settings("memory://")).commands().items():
         try:
@@ -53,17 +76,40 @@ def run(arguments: Sequence[str]) -> int:
         arguments: The command line without the program's name.
 
     Returns:
-        The exit status: what the command returned; 1 and the error's sentence on standard error when it raised an
-        `AegisError`; 2 for a wrong command line; 128 + the signal's number when it was interrupted.
+        The exit status: what the command returned; that of `status_of`, and one line on standard error, when it raised
+        an `AegisError`; 2 for a wrong command line; 128 + the signal's number when it was interrupted.
     """
     try:
-        command, bound, _ = build_app().parse_args(arguments)
+        command, bound, _ = build_app(*arguments[:1]).parse_args(arguments)
         call = partial(command, *bound.args, **bound.kwargs)
-        if inspect.iscoroutinefunction(command):
-            return trio.run(run_until_signal, call) or 0
-        return call() or 0
+        status = trio.run(run_until_signal, call) if inspect.iscoroutinefunction(command) else call()
+        sys.stdout.flush()
+        return status or ExitStatus.DONE
     except AegisError as exc:
-        print(f"aegis: {exc}", file=sys.stderr)
-        return 1
+        return _explain(exc)
+    except BaseExceptionGroup as group:
+        expected, others = group.split(AegisError)
+        if expected is None or others is not None:
+            raise
+        return _explain(_first(expected))
+    except BrokenPipeError:
+        # Who read it has left. What is still in the buffer must not be written as the interpreter ends, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitStatus.BROKEN_PIPE
     except SystemExit as exc:  # The parser has explained a wrong command line and wants to leave.
-        return exc.code if isinstance(exc.code, int) else 1
+        return exc.code if isinstance(exc.code, int) else ExitStatus.FAILED
+
+
+def _explain(exc: AegisError) -> int:
+    """Say in one line what happened and what to do about it; the exit status."""
+    remedy = remedy_for(exc)
+    tell(f"{exc} ({remedy})" if remedy else str(exc))
+    return status_of(exc)
+
+
+def _first(group: BaseExceptionGroup[AegisError]) -> AegisError:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, AegisError)
+    return found

@@ -81,9 +81,9 @@ def test_a_plug_in_adds_a_command(plugin: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_plug_in_cannot_replace_a_command(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A name that is taken is an error that names it."""
+    """A name that is taken is an error of the configuration, and is named."""
     plugin.write_text(PLUGIN.format(name="demo"))
-    assert program.run(["audit"]) == 1
+    assert program.run(["audit"]) == 2
     assert "the command 'demo' is taken" in capsys.readouterr().err
 
 
@@ -97,7 +97,7 @@ def test_a_command_s_result_is_the_exit_status(result: int | None, monkeypatch: 
     async def asynchronous() -> int | None:
         return result
 
-    def build() -> App:
+    def build(asked: str = "") -> App:
         app = App()
         app.command(plain)
         app.command(asynchronous)
@@ -111,18 +111,18 @@ def test_a_command_s_result_is_the_exit_status(result: int | None, monkeypatch: 
 def test_an_error_of_the_library_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No traceback for what the user can mend; exit status 1."""
+    """No traceback for what the user can mend; an exit status that says what kind of thing it is."""
 
     def fail() -> None:
         raise ConfigError(source="aegis.toml", key="backend", problem="say which")
 
-    def build() -> App:
+    def build(asked: str = "") -> App:
         app = App()
         app.command(fail)
         return app
 
     monkeypatch.setattr(program, "build_app", build)
-    assert program.run(["fail"]) == 1
+    assert program.run(["fail"]) == 2
     assert capsys.readouterr().err == "aegis: aegis.toml: backend: say which\n"
 
 

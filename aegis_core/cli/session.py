@@ -1,0 +1,61 @@
+"""How a command gets at the registry: a node of its own, for as long as the command runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from aegis_core.config import load_settings
+from aegis_core.errors import InstanceNotFound, InvalidRequest, StoreUnavailable
+from aegis_core.models import ServiceInstance
+from aegis_core.node.node import Node, open_node
+
+__all__ = ["connect", "find_instance"]
+
+
+@asynccontextmanager
+async def connect(backend: str | None, timeout: float, *, plugins: Sequence[object] = ()) -> AsyncIterator[Node]:
+    """A node on *backend* while the block runs.
+
+    Args:
+        backend: Its URL; as configured if None.
+        timeout: Seconds until it is connected, and for each operation of its registry.
+        plugins: Beside those that are installed.
+
+    Raises:
+        ConfigError: Nothing says which backend, or a setting is wrong.
+        StoreUnavailable, TransportUnavailable: There is no server, or none that answered in time.
+    """
+    settings = attrs.evolve(load_settings(backend), request_timeout=timeout)
+    with trio.CancelScope(deadline=trio.current_time() + timeout) as opening:
+        async with open_node(config=settings, plugins=plugins) as node:
+            opening.deadline = math.inf
+            yield node
+    if opening.cancelled_caught:
+        raise StoreUnavailable(reason=f"no connection within {timeout:g} s")
+
+
+async def find_instance(node: Node, instance_id: str, service: str | None) -> ServiceInstance:
+    """The live instance of that id, of *service* or of whichever service has one.
+
+    Raises:
+        InstanceNotFound: There is none.
+        InvalidRequest: Several services have one, and nothing says which is meant.
+    """
+    found = [
+        instance
+        for view in await node.registry.list_services()
+        if service is None or view.service_name == service
+        for instance in view.instances
+        if instance.instance_id == instance_id
+    ]
+    if not found:
+        raise InstanceNotFound(instance_id=instance_id, service_name=service or "")
+    if len(found) > 1:
+        several = ", ".join(instance.service_name for instance in found)
+        raise InvalidRequest.at("--service", f"say which is meant: {several} have an instance {instance_id!r} each")
+    return found[0]
