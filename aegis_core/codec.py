@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from enum import Enum
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 import attrs
 import msgpack  # type: ignore[import-untyped]
@@ -52,9 +52,13 @@ __all__ = [
     "encode_result",
     "error_from_wire",
     "error_to_wire",
+    "status_of",
     "structure_params",
+    "structure_request",
     "structure_result",
 ]
+
+T = TypeVar("T")
 
 MAX_RECORD: Final = 1 << 20
 """Most bytes of a record that is decoded; stores keep no larger ones."""
@@ -379,6 +383,11 @@ def error_to_wire(exc: Exception) -> dict[str, object]:
     return error_codes.error_to_map(exc if isinstance(exc, AegisError) else error_codes.remote_error(exc))
 
 
+def status_of(error: AegisError) -> int:
+    """The number that tells of *error* on the wire, the HTTP status of its class."""
+    return error_codes.status_of(error)
+
+
 def error_from_wire(raw: object) -> AegisError:
     """The error that *raw* describes; an unknown code or unfit details give a `RemoteError` that keeps the code."""
     return error_codes.error_from_map(raw)
@@ -438,6 +447,46 @@ def structure_params(
         raise InvalidRequest(problems=sorted(problems, key=_by_path)[:_MOST_PROBLEMS])
 
     return structure
+
+
+def structure_request(raw: object, kind: type[T]) -> T:
+    """The request of class *kind* that the map *raw* is; what it lacks, or has as nil, has its default.
+
+    Unknown fields are ignored: newer clients may send them, and older ones others. All else is as strict as parameters.
+    Fields may bound their values by their metadata: numbers by ``ge`` and ``le``, texts and collections by ``most``.
+
+    Raises:
+        InvalidRequest: It does not fit; each problem with its path.
+    """
+    from aegis_core import structuring  # noqa: PLC0415 - as in `_reader`
+
+    if type(raw) is not dict:
+        raise InvalidRequest.at("$", f"expected a map, got {type(raw).__name__}")
+    try:
+        request = _reader(kind)(structuring.understood(raw, kind))
+    except UNFIT as exc:
+        raise InvalidRequest(problems=sorted(_problems(exc, "$"), key=_by_path)) from None
+    found = [
+        Problem(f"$.{field.name}", problem)
+        for field in attrs.fields(kind)  # type: ignore[arg-type]  # requests are attrs classes
+        if (problem := _out_of_bounds(getattr(request, field.name), field.metadata)) is not None
+    ]
+    if found:
+        raise InvalidRequest(problems=found)
+    return request  # type: ignore[return-value]  # what the reader of *kind* makes
+
+
+def _out_of_bounds(value: object, bounds: Mapping[str, object]) -> str | None:
+    match value, bounds:
+        case (int() | float(), {"ge": int() | float() as low, "le": int() | float() as high}) if (
+            not low <= value <= high
+        ):
+            return f"{value} is not between {low:g} and {high:g}"
+        case (str(), {"most": int(most)}) if len(value) > most:
+            return f"longer than {most} characters"
+        case (tuple() | Mapping(), {"most": int(most)}) if len(value) > most:
+            return f"more than {most} elements"
+    return None
 
 
 def structure_result(value: object, kind: object) -> object:

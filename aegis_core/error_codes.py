@@ -26,11 +26,32 @@ from aegis_core.errors import (
 )
 from aegis_core.models import EndReason, Outcome, Value
 
-__all__ = ["error_from_map", "error_to_map", "remote_error"]
+__all__ = ["error_from_map", "error_to_map", "remote_error", "status_of"]
 
 MAX_MESSAGE: Final = 4096
 # Facts about one process, its store or its configuration, which are not the caller's: it sees a RemoteError.
 _LOCAL: Final = (ConfigError, Conflict, Indeterminate, NodeCrashed)
+
+_STATUS: Final[Mapping[type[AegisError], int]] = {
+    errors.InvalidRequest: 400,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.Held: 409,
+    errors.VersionConflict: 409,
+    errors.Conflict: 409,
+    errors.Misdirected: 421,
+    errors.LimitExceeded: 429,
+    errors.RemoteError: 500,
+    errors.Unavailable: 503,
+    errors.CallTimeout: 504,
+    errors.Indeterminate: 504,
+}
+
+
+def status_of(error: AegisError) -> int:
+    """The HTTP status of *error*: that of its class, or of the nearest class above it that has one."""
+    return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
 
 
 def remote_error(exc: Exception) -> RemoteError:

@@ -72,8 +72,9 @@ BUILTINS: Final = (
 """What every node loads first."""
 
 _HOOKS: Final = tuple(hook for hook in hookspecs.__all__ if hook.startswith("aegis_"))
-_READS: Final = frozenset({
+_FOR_ALL: Final = frozenset({
     "list_services", "get_service", "list_roles", "query_resources", "get_owner", "explain",
+    "call", "message_status", "register",
 })  # fmt: skip
 
 
@@ -281,7 +282,7 @@ def _offer(implementation: _Implementation, register: Callable[..., None]) -> No
 
 def _refusal(principal: Principal, operation: str, target: Target) -> str | None:
     """Why the default policy refuses, or None."""
-    if principal.is_admin or operation in _READS:
+    if principal.is_admin or operation in _FOR_ALL:
         return None
     own = principal.kind == "instance" and principal.name == target.instance_id
     if own and operation != "force":

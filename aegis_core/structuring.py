@@ -29,7 +29,7 @@ from cattrs.cols import is_namedtuple
 from aegis_core.errors import Problem
 from aegis_core.parameters import READERS, SHOWN, UNFIT, Reader, read_text
 
-__all__ = ["problems", "reader"]
+__all__ = ["problems", "reader", "understood"]
 
 Hook = Callable[[object, object], object]
 
@@ -64,6 +64,36 @@ def reader(kind: object) -> Reader:
     except (cattrs.StructureHandlerNotFoundError, NameError, TypeError) as exc:
         raise TypeError(f"{kind} cannot be made of what travels: {exc}") from exc
     return lambda value: hook(value, kind)
+
+
+def understood(value: object, kind: object) -> object:
+    """What of *value* the type *kind* knows: classes' unknown fields are left out, and nils where it has a default.
+
+    So a request is read that a newer, or an older, program wrote. What does not fit is left for `reader` to tell.
+    """
+    arguments = typing.get_args(kind)
+    if _is_class(kind):
+        if type(value) is not dict:
+            return value
+        kinds = typing.get_type_hints(kind)
+        return {
+            field.name: understood(value[field.name], kinds[field.name])
+            for field in attrs.fields(kind)  # type: ignore[arg-type]  # of attrs alone: nobody else's are requests
+            if field.name in value and not _means_default(value[field.name], kinds[field.name], field.default)
+        }
+    if _origin(kind) in (typing.Union, types.UnionType):
+        members = [member for member in arguments if member is not types.NoneType]
+        return understood(value, members[0]) if len(members) == 1 else value
+    if type(value) is list and arguments and _is_collection(kind):
+        return [understood(item, arguments[0]) for item in value]
+    if type(value) is dict and arguments and _origin(kind) in _MAPPINGS:
+        return {key: understood(item, arguments[1]) for key, item in value.items()}
+    return value
+
+
+def _means_default(value: object, kind: object, default: object) -> bool:
+    """Whether *value* is the nil of a field that has a default and cannot be nil itself."""
+    return value is None and default is not attrs.NOTHING and types.NoneType not in typing.get_args(kind)
 
 
 def problems(exc: Exception, path: str) -> list[Problem]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, TypeVar
 
 from aegis_core import codec, errors
@@ -81,32 +81,14 @@ _MOST_OPERATIONS: Final = 10_000
 _MOST_CAPABILITIES: Final = 64
 _ID: Final = re.compile("[!-~]{1,128}")
 
-_STATUS: Final[Mapping[type[AegisError], int]] = {
-    errors.InvalidRequest: 400,
-    errors.Unauthorized: 401,
-    errors.Forbidden: 403,
-    errors.NotFound: 404,
-    errors.Held: 409,
-    errors.VersionConflict: 409,
-    errors.Conflict: 409,
-    errors.Misdirected: 421,
-    errors.LimitExceeded: 429,
-    errors.RemoteError: 500,
-    errors.Unavailable: 503,
-    errors.CallTimeout: 504,
-    errors.Indeterminate: 504,
-}
+status_of = codec.status_of
+"""The HTTP status of an error."""
 
 Item = Change | Synced | Resync
 """What a feed tells."""
 
 
 # --- Errors ------------------------------------------------------------------------------------
-
-
-def status_of(error: AegisError) -> int:
-    """The HTTP status of *error*: that of its class, or of the nearest class above it that has one."""
-    return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
 
 
 def problem(error: AegisError) -> bytes:

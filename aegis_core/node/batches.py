@@ -27,6 +27,7 @@ from aegis_core.errors import (
 )
 from aegis_core.models import EndReason, Outcome, ServiceInstance
 from aegis_core.names import target_key
+from aegis_core.node.asking import asker_for
 from aegis_core.node.batch_outcomes import because, failure, in_doubt, lost, overwritten, telling_lost, without
 from aegis_core.node.claiming import check_stays, wait_ready
 from aegis_core.node.claims import Claim
@@ -34,7 +35,6 @@ from aegis_core.node.commit import Attempt
 from aegis_core.node.errands import has_scopes
 from aegis_core.node.lease import Lease
 from aegis_core.node.reservations import Room
-from aegis_core.principals import Principal
 
 if TYPE_CHECKING:
     from aegis_core.node.holdings import Holdings
@@ -177,8 +177,8 @@ class BatchClaims(_Party):
         runtime = self._runtime
         audit = None
         if any(item.force for item in batch):
-            asking = Principal("instance", self._instance_id)
-            audit = self._node.moves.audit(reason="claimed by force", requested_by=asking)
+            asker = asker_for(self._instance_id)
+            audit = self._node.moves.audit(reason="claimed by force", requested_by=asker)
 
         async def commit(plan: BulkPlan, room: Room) -> BatchOutcome:
             def decide(view: Snapshot) -> Decision[BatchOutcome]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast, overload
 
 import attrs
@@ -202,6 +202,62 @@ class Client:
         except trio.TooSlowError:
             raise order.timed_out(Outcome.MAYBE_EXECUTED) from None
 
+    async def forward(
+        self,
+        service: str,
+        method: str,
+        params: Mapping[str, object],
+        *,
+        resource_id: str | None,
+        excluded: Sequence[str],
+        timeout: float,
+        trace_id: str,
+        message_id: str | None,
+        traceparent: str,
+        admit: Callable[[Route], Awaitable[None]] | None = None,
+    ) -> tuple[object, ServiceInstance]:
+        """Make a call that came from elsewhere, under its own ids.
+
+        Args:
+            service: The service's name.
+            method: The method's name.
+            params: Its parameters.
+            resource_id: As of `call`.
+            excluded: Instances that are not chosen.
+            timeout: Seconds.
+            trace_id: Of the work that it is part of.
+            message_id: Of the message that asked for it. It is the idempotency key, too.
+            traceparent: W3C trace context of the caller, or "".
+            admit: Waited for before each attempt is sent; what it raises ends the call, unless another attempt may help.
+
+        Returns:
+            What the method returned, and who answered.
+
+        Raises:
+            AegisError: As of `call`.
+        """
+        now = trio.current_time()
+        order = Order(
+            service,
+            method,
+            params,
+            resource_id,
+            None,
+            timeout,
+            now,
+            now + timeout,
+            trio.current_effective_deadline(),
+            trace_id,
+            message_id or trace_id,
+            message_id,
+            barred=tuple(excluded),
+            admit=admit,
+            traceparent=traceparent,
+        )
+        result = await self._carry_out(order, object)
+        assert order.sent is not None
+        return result, order.sent.instance
+
     # -- one call ---------------------------------------------------------------------------------
 
     async def _call(
@@ -313,7 +369,11 @@ class Client:
     async def _carry_out(self, order: Order, returns: object) -> object:
         while True:
             try:
-                peer, request, left = self._prepare(order, self._route(order))
+                where = self._route(order)
+                if order.admit is not None:
+                    await order.admit(where)
+                    order.now = trio.current_time()
+                peer, request, left = self._prepare(order, where)
                 if self._has_middleware:
                     result = await self._request_in_middleware(order, peer, request, left)
                 else:
@@ -342,7 +402,7 @@ class Client:
         if order.bound is not None:
             return order.bound
         snapshot = self._directory.snapshot
-        excluded = order.excluded
+        excluded = order.excluded + order.barred
         # The common cases first, which `route` would decide alike after looking at more.
         if order.resource_id is not None:
             owned = snapshot.owner(order.resource_id)
@@ -410,6 +470,8 @@ class Client:
         )
         if where.activate:
             request["activate"] = True
+        if order.traceparent:
+            request["traceparent"] = order.traceparent
         instance = where.instance
         peer = self._peers.known.get(instance.lease) or self._peers.meet(instance, known=where.reason != UNREGISTERED)
         return peer, request, left

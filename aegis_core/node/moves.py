@@ -29,6 +29,7 @@ from aegis_core.errors import (
     StoreUnavailable,
 )
 from aegis_core.models import EndReason, Failure, Outcome, ReleaseReply, ServiceInstance, TransferReply, ids_in_order
+from aegis_core.node.asking import asker_for
 from aegis_core.node.claims import Claim
 from aegis_core.node.errands import has_scopes
 from aegis_core.node.holdings import Holdings
@@ -161,7 +162,7 @@ class Moves:
         """See `Registry.transfer`."""
         runtime = self._runtime
         until = runtime.request_deadline()
-        requested_by = Principal("instance", source)
+        requested_by = asker_for(source)
         ids = ids_in_order(resource_ids)
         hosted = self._node.hosted.get((service_name, source))
         if forced:

@@ -22,6 +22,7 @@ from aegis_core.engine.requests import Problems
 from aegis_core.errors import ConfigError, NodeCrashed
 from aegis_core.events import CircuitStateChanged, Event
 from aegis_core.models import Explanation, Health, Resource, Role
+from aegis_core.node.asking import asker_for
 from aegis_core.node.block import Block, block
 from aegis_core.node.breaker import CircuitBreaker, CircuitState
 from aegis_core.node.client import Client
@@ -215,9 +216,9 @@ class Node:
         self.runtime.plugins.authorize(principal, operation, target)
 
     def require_own(self, instance_id: str, operation: str, service_name: str, *resource_ids: str) -> None:
-        """`require` for what is asked in an instance's own name by this program."""
+        """`require` for what is asked in an instance's own name by this program, or by whom a router asks for."""
         target = Target(service_name=service_name, instance_id=instance_id, resource_ids=resource_ids)
-        self.require(Principal("instance", instance_id), operation, target)
+        self.require(asker_for(instance_id), operation, target)
 
     def _concerned(self, target: str) -> tuple[Holdings | None, Holdings | None]:
         """Who of this node has a claim of *target*, and whom its record names."""

@@ -40,9 +40,9 @@ from aegis_core.models import (
     ServiceView,
     TransferReply,
 )
+from aegis_core.node.asking import asker_for
 from aegis_core.node.claiming import Acquisition
 from aegis_core.node.errands import OwnersWord, has_scopes
-from aegis_core.principals import Principal
 
 if TYPE_CHECKING:
     from aegis_core.node.bulk import BulkOptions, Claimable
@@ -332,8 +332,7 @@ class Registry:
         audit = None
         if force:
             self._node.require_own(instance_id, "force", service_name, *resource_ids)
-            asking = Principal("instance", instance_id)
-            audit = self._node.moves.audit(reason="claimed by force", requested_by=asking)
+            audit = self._node.moves.audit(reason="claimed by force", requested_by=asker_for(instance_id))
         settings = self._runtime.settings
 
         def decide(view: Snapshot) -> Decision[ClaimReply]:

@@ -17,7 +17,7 @@ A call's own time is Trio's, because deadlines that it inherits and hands on are
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import attrs
@@ -57,7 +57,7 @@ class Order(Shown):
     """One call: what was asked, and what is known of its attempts.
 
     All times are Trio's: `now` is when the next attempt is made, `until` when the call's own time is over, `outer` when
-    that of the scopes and the call around it is.
+    that of the scopes and the call around it is. Nobody in `barred` is chosen, and *admit* is asked before each attempt.
     """
 
     service_name: str
@@ -73,6 +73,9 @@ class Order(Shown):
     message_id: str
     idempotency_key: str | None = None
     idempotent: bool = False
+    barred: tuple[str, ...] = ()
+    admit: Callable[[Route], Awaitable[None]] | None = None
+    traceparent: str = ""
     pause: float = 0.0
     attempts: int = 0
     fresh: bool = False

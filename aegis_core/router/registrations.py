@@ -1,0 +1,80 @@
+"""Registrations that clients keep by heartbeats, as routers carry them out."""
+
+from __future__ import annotations
+
+from aegis_core.models import Role
+from aegis_core.principals import Target
+from aegis_core.router import replies, requests
+from aegis_core.router.operation import Asked, admit
+
+__all__ = ["heartbeat", "register", "unregister"]
+
+
+async def register(asked: Asked[requests.RegisterService]) -> replies.InstanceRegistered:
+    """Register an instance."""
+    request, router = asked.request, asked.router
+    metadata = dict(request.metadata)
+    if request.endpoints is not None:
+        metadata.setdefault("endpoints", request.endpoints)
+    target = Target(service_name=request.service_name, instance_id=request.instance_id)
+    router.permit(asked.principal, "register", target)
+    done = await router.node.registry.register(
+        request.service_name,
+        request.instance_id,
+        metadata,
+        role=None if request.role is None else Role[request.role.upper()],
+        ttl=request.ttl,
+        version=request.version,
+        priority=request.priority,
+        lease_id=request.lease_id,
+    )
+    summary = replies.InstanceSummary(
+        service_name=done.service_name,
+        instance_id=done.instance_id,
+        role=done.role.value,
+        registered_at=done.registered_at,
+        message=done.message,
+    )
+    return replies.InstanceRegistered(
+        service_name=done.service_name,
+        instance_id=done.instance_id,
+        role=done.role.value,
+        registered_at=done.registered_at,
+        message=done.message,
+        data=summary,
+        lease_id=done.lease_id,
+        ttl=done.ttl,
+        heartbeat_interval=done.heartbeat_interval,
+        epoch=done.epoch,
+        trace_id=asked.trace_id,
+    )
+
+
+async def unregister(asked: Asked[requests.UnregisterService]) -> replies.InstanceUnregistered:
+    """End a registration."""
+    request = asked.request
+    await admit(asked, "deregister", request.instance_id)
+    held = await asked.router.node.registry.deregister(
+        request.service_name, request.instance_id, lease_id=request.lease_id
+    )
+    message = f"unregistered, {len(held)} resources are free"
+    return replies.InstanceUnregistered(message=message, released=held, trace_id=asked.trace_id)
+
+
+async def heartbeat(asked: Asked[requests.Heartbeat]) -> replies.HeartbeatTaken:
+    """Renew a lease."""
+    request = asked.request
+    await admit(asked, "heartbeat", request.instance_id)
+    done = await asked.router.node.registry.heartbeat(
+        request.service_name,
+        request.instance_id,
+        status=request.status,
+        metadata=request.metadata,
+        lease_id=request.lease_id,
+    )
+    return replies.HeartbeatTaken(
+        envelope=replies.HeartbeatEnvelope(message="renewed", timestamp=done.updated_at),
+        data=replies.HeartbeatData(
+            service_name=done.service_name, instance_id=done.instance_id, updated_at=done.updated_at
+        ),
+    )

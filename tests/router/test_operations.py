@@ -1,0 +1,364 @@
+"""What routers do for clients: requests as maps, carried out on the registry, and who may ask."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from aegis_core import codec
+from aegis_core.errors import (
+    AegisError,
+    Forbidden,
+    InstanceConflict,
+    InstanceNotFound,
+    InvalidRequest,
+    NotOwner,
+    RemoteError,
+    ResourceNotFound,
+    RoleConflict,
+)
+from aegis_core.node.call import Call
+from aegis_core.node.node import open_node
+from aegis_core.node.service import Service
+from aegis_core.principals import Principal
+from aegis_core.router.operations import OPERATIONS
+from aegis_core.router.router import Router
+
+SOMEBODY = Principal("token", "somebody")
+ADMIN = Principal("token", "boss", is_admin=True)
+ROOMS = {"service_name": "rooms", "instance_id": "rooms-1"}
+
+
+@asynccontextmanager
+async def open_router() -> AsyncIterator[Router]:
+    """A router, alone on a memory cluster."""
+    async with open_node("memory://operations") as node:
+        yield Router(node)
+
+
+async def do(router: Router, name: str, principal: Principal | None = None, /, **raw: object) -> Any:  # noqa: ANN401 - each its own
+    """Carry an operation out, and make sure that its reply can travel."""
+    operation = OPERATIONS[name]
+    reply = await operation.carry_out(router, operation.read(raw), principal)
+    assert type(reply) is operation.reply
+    plain = codec.decode_plain(codec.encode_plain(reply), most=1000)
+    assert isinstance(plain, dict)
+    assert plain.keys() == {field.name for field in attrs.fields(operation.reply)}
+    return reply
+
+
+def problems(name: str, raw: object) -> dict[str, str]:
+    """What is wrong with a request, by path."""
+    with pytest.raises(InvalidRequest) as caught:
+        OPERATIONS[name].read(raw)
+    return {problem.path: problem.message for problem in caught.value.problems}
+
+
+# --- Reading -------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_has_defaults_for_what_it_lacks() -> None:
+    """As the table of subjects has them."""
+    request = OPERATIONS["service.register"].read(dict(ROOMS))
+    assert (request.role, request.version, dict(request.metadata), request.ttl) == ("standby", "0.0.0", {}, None)
+    routed = OPERATIONS["route.request"].read({"service_name": "rooms", "method": "open"})
+    assert (routed.timeout, dict(routed.params), routed.require_ack, routed.excluded_instances) == (5.0, {}, False, ())
+
+
+def test_unknown_fields_are_ignored_in_every_depth() -> None:
+    """Newer clients may send them."""
+    metadata = {"resource_type": "room", "colour": "red"}
+    raw = {**ROOMS, "resources": [{"resource_id": "lobby", "metadata": metadata, "smell": 1}], "mood": "good", 7: 8}
+    (resource,) = OPERATIONS["resource.bulk_register"].read(raw).resources
+    assert (resource.resource_id, resource.metadata.resource_type) == ("lobby", "room")
+
+
+def test_nil_means_the_default_unless_it_has_a_meaning_of_its_own() -> None:
+    """Old clients send every field; no role at all is something else than to stand by."""
+    request = OPERATIONS["service.register"].read({**ROOMS, "role": None, "metadata": None, "version": None})
+    assert (request.role, dict(request.metadata), request.version) == (None, {}, "0.0.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "paths"),
+    [
+        ("service.register", {}, {"$.service_name", "$.instance_id"}),
+        ("service.register", {**ROOMS, "role": "boss", "priority": "1"}, {"$.role", "$.priority"}),
+        ("service.register", {**ROOMS, "trace_id": "x" * 1025}, {"$.trace_id"}),
+        ("service.register", None, {"$"}),
+        ("service.heartbeat", {**ROOMS, "status": "tired"}, {"$.status"}),
+        ("service.unregister", {"service_name": None, "instance_id": 1}, {"$.service_name", "$.instance_id"}),
+        ("route.request", {"service_name": "rooms", "method": "m", "timeout": 301}, {"$.timeout"}),
+        ("route.request", {"service_name": "rooms", "method": "m", "timeout": float("nan")}, {"$.timeout"}),
+        ("route.request", {"service_name": "rooms", "method": "m", "params": [1]}, {"$.params"}),
+        ("resource.register", {**ROOMS, "resource_ids": "lobby"}, {"$.resource_ids"}),
+        ("resource.register", {**ROOMS, "resource_ids": ["a"], "metadata": {"a": {"tags": [1]}}}, {"$.metadata['a'].tags[0]"}),
+        ("resource.release", {**ROOMS, "resource_ids": ["a"] * 10_001}, {"$.resource_ids"}),
+        ("resource.bulk_register", {**ROOMS, "resources": [{}]}, {"$.resources[0].resource_id"}),
+        ("resource.bulk_register", {**ROOMS, "resources": [3], "batch_size": 1}, {"$.resources[0]"}),
+        ("resource.bulk_release", {**ROOMS, "resource_ids": ["a"], "batch_size": 0}, {"$.batch_size"}),
+        ("resource.transfer", {"service_name": "rooms"}, {"$.resource_ids", "$.from_instance_id", "$.to_instance_id"}),
+        ("resource.query", {"limit": 1001, "offset": -1}, {"$.limit", "$.offset"}),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_told_with_its_path(name: str, raw: object, paths: set[str]) -> None:
+    """All of it at once."""
+    assert problems(name, raw).keys() == paths
+
+
+# --- Instances -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_instance_registers_renews_and_leaves(autojump_clock: MockClock) -> None:
+    """With the lease id that it was given, or none."""
+    async with open_router() as router:
+        done = await do(router, "service.register", **ROOMS, metadata={"floor": 2}, endpoints=["tcp://here"], ttl=9.0)
+        assert (done.role, done.ttl, done.heartbeat_interval, done.data.instance_id) == ("STANDBY", 9.0, 3.0, "rooms-1")
+        known = router.node.runtime.directory.snapshot.instance("rooms", "rooms-1")
+        assert known is not None
+        assert dict(known.metadata) == {"floor": 2, "endpoints": ["tcp://here"]}
+        assert known.endpoints == ()
+        with pytest.raises(InstanceConflict):
+            await do(router, "service.register", **ROOMS)
+        again = await do(router, "service.register", **ROOMS, lease_id=done.lease_id)
+        assert again.message == "already registered"
+        for _ in range(4):
+            await trio.sleep(6)
+            taken = await do(router, "service.heartbeat", **ROOMS, lease_id=done.lease_id, status="degraded")
+        assert taken.envelope.success
+        known = router.node.runtime.directory.snapshot.instance("rooms", "rooms-1")
+        assert known is not None
+        assert not known.is_healthy
+        with pytest.raises(NotOwner):
+            await do(router, "service.unregister", **ROOMS, lease_id="another")
+        await do(router, "service.heartbeat", **ROOMS)
+        await do(router, "resource.register", **ROOMS, resource_ids=["lobby"])
+        gone = await do(router, "service.unregister", **ROOMS)
+        assert gone.released == ("lobby",)
+        with pytest.raises(InstanceNotFound):
+            await do(router, "service.heartbeat", **ROOMS)
+
+
+async def test_a_role_is_about_the_resource_that_the_metadata_name(autojump_clock: MockClock) -> None:
+    """One is active for it; without it, roles are only shown."""
+    async with open_router() as router:
+        named: dict[str, object] = {"service_name": "rooms", "metadata": {"resource_id": "hall"}}
+        first = await do(router, "service.register", **named, instance_id="a", role="active")
+        assert (first.role, first.epoch > 0) == ("ACTIVE", True)
+        with pytest.raises(RoleConflict):
+            await do(router, "service.register", **named, instance_id="b", role="active")
+        await do(router, "service.register", **named, instance_id="b", role="standby")
+        assert [p.instance_id for p in router.node.runtime.directory.snapshot.line("hall")] == ["b"]
+        for name in ("c", "d"):
+            shown = await do(router, "service.register", service_name="rooms", instance_id=name, role="active")
+            assert shown.role == "ACTIVE"
+
+
+# --- Resources -----------------------------------------------------------------------------------------------------
+
+
+async def register(router: Router, *names: str) -> None:
+    """Register instances of the service ``rooms``."""
+    for name in names:
+        await do(router, "service.register", service_name="rooms", instance_id=name)
+
+
+def of(name: str) -> dict[str, object]:
+    """In the name of an instance."""
+    return {"service_name": "rooms", "instance_id": name}
+
+
+async def test_resources_are_claimed_queried_and_released(autojump_clock: MockClock) -> None:
+    """What others hold is a conflict, and what is not one's own is no release."""
+    async with open_router() as router:
+        await register(router, "a", "b")
+        metadata = {"lobby": {"resource_type": "room", "tags": ["big"], "priority": 3}}
+        done = await do(router, "resource.register", **of("a"), resource_ids=["lobby", "attic"], metadata=metadata)
+        assert (done.success, done.registered, done.epochs.keys()) == (True, ("lobby", "attic"), {"lobby", "attic"})
+        other = await do(router, "resource.register", **of("b"), resource_ids=["lobby", "cellar"])
+        assert (other.success, other.registered, other.conflicts) == (False, ("cellar",), {"lobby": "a"})
+        found = await do(router, "resource.query", tags=["big"])
+        ((room,), total) = found.resources, found.total_count
+        assert (room.owner_instance_id, room.metadata.priority, total, found.has_more) == ("a", 3, 1, False)
+        bare = await do(router, "resource.query", service_name="rooms", include_metadata=False, limit=2)
+        assert ([r.metadata for r in bare.resources], bare.total_count, bare.has_more) == ([None, None], 3, True)
+        with pytest.raises(NotOwner):
+            await do(router, "resource.release", **of("b"), resource_ids=["lobby"])
+        freed = await do(router, "resource.release", **of("a"), resource_ids=["lobby"])
+        assert (freed.success, freed.released) == (True, ("lobby",))
+        with pytest.raises(ResourceNotFound):
+            await do(router, "resource.release", **of("a"), resource_ids=["lobby"])
+
+
+async def test_a_standby_for_resources_waits_in_their_lines(autojump_clock: MockClock) -> None:
+    """What is free it has at once."""
+    async with open_router() as router:
+        await register(router, "a", "b")
+        await do(router, "resource.register", **of("a"), resource_ids=["lobby"])
+        done = await do(router, "resource.register", **of("b"), resource_ids=["lobby", "attic"], role="standby")
+        assert (done.success, done.registered, done.conflicts, done.standbys) == (True, ("attic",), {}, {"lobby": "a"})
+        (place,) = router.node.runtime.directory.snapshot.line("lobby")
+        assert place.instance_id == "b"
+
+
+async def test_an_instance_that_a_node_serves_waits_by_itself(autojump_clock: MockClock) -> None:
+    """A router cannot run its work when its turn comes."""
+    async with open_router() as router, router.node.serve(Service("rooms", version="1"), instance_id="b"):
+        await register(router, "a")
+        await do(router, "resource.register", **of("a"), resource_ids=["lobby"])
+        with pytest.raises(InvalidRequest, match=r"\$\.role"):
+            await do(router, "resource.register", **of("b"), resource_ids=["lobby"], role="standby")
+
+
+async def test_bulk_operations_tell_what_failed(autojump_clock: MockClock) -> None:
+    """The request is a success where it was processed."""
+    async with open_router() as router:
+        await register(router, "a", "b")
+        await do(router, "resource.register", **of("b"), resource_ids=["r-1"])
+        wanted = [{"resource_id": f"r-{i}"} for i in range(4)]
+        none = await do(router, "resource.bulk_register", **of("a"), resources=wanted)
+        assert (none.success, none.total_registered, none.failed[0].current_owner) == (True, 0, "b")
+        most = await do(router, "resource.bulk_register", **of("a"), resources=wanted, continue_on_error=True)
+        assert (most.total_requested, most.registered, len(most.batch_results)) == (4, ("r-0", "r-2", "r-3"), 1)
+        ids = [f"r-{i}" for i in range(4)]
+        kept = await do(router, "resource.bulk_release", **of("a"), resource_ids=ids)
+        assert (kept.total_released, [f.error_code for f in kept.failed]) == (0, ["NOT_OWNER"])
+        freed = await do(router, "resource.bulk_release", **of("a"), resource_ids=ids, transactional=False)
+        assert freed.released == ("r-0", "r-2", "r-3")
+
+
+async def test_resources_are_transferred(autojump_clock: MockClock) -> None:
+    """In the owner's name, with an audit record."""
+    async with open_router() as router:
+        await register(router, "a", "b")
+        await do(router, "resource.register", **of("a"), resource_ids=["lobby", "attic"])
+        move: dict[str, object] = {"service_name": "rooms", "from_instance_id": "a", "to_instance_id": "b"}
+        done = await do(router, "resource.transfer", **move, resource_ids=["lobby"], reason="tired")
+        assert (done.success, done.transferred, done.failed, done.error_codes) == (True, ("lobby",), {}, {})
+        audit = router.node.runtime.directory.snapshot.transfer(done.transfer_id)
+        assert audit is not None
+        assert (audit.reason, audit.requested_by) == ("tired", "instance:a")
+        with pytest.raises(Forbidden):
+            await do(router, "resource.transfer", **move, resource_ids=["attic"], verify_ownership=False)
+
+
+# --- Who may ask ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("service.heartbeat", {}),
+        ("service.unregister", {}),
+        ("resource.register", {"resource_ids": ["new"]}),
+        ("resource.release", {"resource_ids": ["lobby"]}),
+        ("resource.bulk_register", {"resources": [{"resource_id": "new"}]}),
+        ("resource.bulk_release", {"resource_ids": ["lobby"]}),
+        ("resource.transfer", {"resource_ids": ["lobby"], "from_instance_id": "a", "to_instance_id": "b"}),
+    ],
+)
+async def test_a_principal_shows_the_lease_or_needs_the_permission(
+    name: str, fields: Mapping[str, object], autojump_clock: MockClock
+) -> None:
+    """A token is not an instance; an admin needs no lease."""
+    async with open_router() as router:
+        done = await do(router, "service.register", SOMEBODY, **of("a"))
+        await register(router, "b")
+        await do(router, "resource.register", **of("a"), resource_ids=["lobby"])
+        with pytest.raises(Forbidden):
+            await do(router, name, SOMEBODY, **of("a"), **fields)
+        with pytest.raises(NotOwner):
+            await do(router, name, ADMIN, **of("a"), lease_id="guessed", **fields)
+        await do(router, name, SOMEBODY, **of("a"), lease_id=done.lease_id, **fields)
+
+
+async def test_force_needs_a_permission_also_with_a_lease(autojump_clock: MockClock) -> None:
+    """An admin has it, and is named in the audit record."""
+    async with open_router() as router:
+        await register(router, "a", "b", "c")
+        await do(router, "resource.register", **of("a"), resource_ids=["lobby"])
+        lease_id = (await do(router, "service.register", **of("d"))).lease_id
+        for asking, shown in ((None, None), (SOMEBODY, lease_id)):
+            with pytest.raises(Forbidden):
+                await do(
+                    router, "resource.register", asking, **of("d"), resource_ids=["lobby"], force=True, lease_id=shown
+                )
+        assert (await do(router, "resource.register", ADMIN, **of("b"), resource_ids=["lobby"], force=True)).success
+        forced = await do(
+            router,
+            "resource.bulk_register",
+            ADMIN,
+            **of("c"),
+            resources=[{"resource_id": "lobby", "force": True}],
+        )
+        assert forced.registered == ("lobby",)
+        moved = await do(
+            router,
+            "resource.transfer",
+            ADMIN,
+            service_name="rooms",
+            resource_ids=["lobby"],
+            from_instance_id="a",
+            to_instance_id="d",
+            verify_ownership=False,
+        )
+        assert moved.success
+        asked = [record.requested_by for record in router.node.runtime.directory.snapshot.transfers()]
+        assert asked == ["token:boss"] * 3
+
+
+# --- Calls ---------------------------------------------------------------------------------------------------------
+
+
+def make_rooms() -> Service:
+    """A service that says who answers, and can fail."""
+    service = Service("rooms", version="1")
+
+    @service.method
+    async def who(call: Call) -> dict[str, object]:
+        await trio.lowlevel.checkpoint()
+        assert call.instance is not None
+        return {"by": call.instance.instance_id, "trace_id": call.trace_id, "message_id": call.message_id}
+
+    @service.method
+    async def fail(call: Call) -> None:
+        await trio.lowlevel.checkpoint()
+        raise ValueError("no rooms")
+
+    return service
+
+
+async def test_calls_are_forwarded_to_owners_and_to_healthy_instances(autojump_clock: MockClock) -> None:
+    """With the ids of their senders."""
+    async with (
+        open_router() as router,
+        open_node("memory://operations") as node,
+        node.serve(make_rooms(), instance_id="a") as a,
+        node.serve(make_rooms(), instance_id="b"),
+    ):
+        await a.claim("lobby")
+        call: dict[str, object] = {"service_name": "rooms", "method": "who"}
+        owned = await do(router, "route.request", **call, resource_id="lobby", trace_id="t-1", message_id="m-1")
+        assert (owned.instance_id, owned.trace_id, owned.error) == ("a", "t-1", None)
+        assert owned.result == {"by": "a", "trace_id": "t-1", "message_id": "m-1"}
+        balanced = {(await do(router, "route.request", SOMEBODY, **call)).instance_id for _ in range(4)}
+        assert balanced == {"a", "b"}
+        for _ in range(3):
+            assert (await do(router, "route.request", **call, excluded_instances=["a"])).instance_id == "b"
+        with pytest.raises(RemoteError, match="no rooms"):
+            await do(router, "route.request", service_name="rooms", method="fail")
+        with pytest.raises(AegisError, match="was tried"):
+            await do(router, "route.request", **call, excluded_instances=["a", "b"], timeout=1)
+
+
+async def test_a_call_for_what_nobody_owns_is_refused(autojump_clock: MockClock) -> None:
+    """On fresh evidence."""
+    async with open_router() as router:
+        with pytest.raises(ResourceNotFound):
+            await do(router, "route.request", service_name="rooms", method="who", resource_id="lobby")
