@@ -26,11 +26,14 @@ __all__ = ["COMMANDS", "build_app", "run"]
 COMMANDS: Final = {
     "call": "call",
     "demo": "demo",
+    "disconnect": "instances",
+    "drain": "instances",
     "explain": "resources",
     "resources": "resources",
     "roles": "roles",
     "serve": "serve",
     "services": "services",
+    "transfer": "transfer",
     "watch": "watch",
 }
 """Every command with the module that has the function of its name."""

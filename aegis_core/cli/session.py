@@ -18,12 +18,15 @@ __all__ = ["connect", "find_instance"]
 
 
 @asynccontextmanager
-async def connect(backend: str | None, timeout: float, *, plugins: Sequence[object] = ()) -> AsyncIterator[Node]:
+async def connect(
+    backend: str | None, timeout: float, *, drain: float | None = None, plugins: Sequence[object] = ()
+) -> AsyncIterator[Node]:
     """A node on *backend* while the block runs.
 
     Args:
         backend: Its URL; as configured if None.
         timeout: Seconds until it is connected, and for each operation of its registry.
+        drain: Seconds that others may take to hand over, on top of *timeout*; as configured if None.
         plugins: Beside those that are installed.
 
     Raises:
@@ -31,6 +34,8 @@ async def connect(backend: str | None, timeout: float, *, plugins: Sequence[obje
         StoreUnavailable, TransportUnavailable: There is no server, or none that answered in time.
     """
     settings = attrs.evolve(load_settings(backend), request_timeout=timeout)
+    if drain is not None:
+        settings = attrs.evolve(settings, drain=drain)
     with trio.CancelScope(deadline=trio.current_time() + timeout) as opening:
         async with open_node(config=settings, plugins=plugins) as node:
             opening.deadline = math.inf
