@@ -11,13 +11,12 @@ import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final, Protocol, Unpack, cast
+from typing import Final, Unpack, cast
 
 import attrs
 import pytest
 import trio
 
-from aegis_backends.memory import MemoryCluster
 from aegis_core.backend import Backend, BackendAddress
 from aegis_core.config import NodeDefaults, load_settings
 from aegis_core.hookspecs import BackendRegistrar, ObserverRegistrar, hookimpl
@@ -25,6 +24,7 @@ from aegis_core.node.claims import Claim
 from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node
 from aegis_core.node.service import Service
+from aegis_pytest.backends import SharedBackend, on_memory
 from aegis_pytest.closing import close_lives, tell_leftovers
 from aegis_pytest.event_log import EventLog
 from aegis_pytest.faults import FaultPlane
@@ -34,36 +34,14 @@ from aegis_pytest.life import Life, Main, ServeOptions, Serving, Task
 from aegis_pytest.state_dump import reporting
 from aegis_pytest.verdict import left_by_exception, only_leaf
 
-__all__ = ["Cluster", "SharedBackend", "open_cluster"]
+__all__ = ["Cluster", "open_cluster"]
 
-# The same in every run of a test, and not so low that an epoch could be taken for a count.
-_FIRST_REVISION: Final = 1001
 _LOOKS: Final = 20
 _MOMENT: Final = 0.05
 _SHOWN: Final = 5
 
 _SCHEME: Final = "cluster"
 """The scheme of the nodes' backend URLs: ``cluster://a`` is node a's own access to the shared backend."""
-
-
-class SharedBackend(Protocol):
-    """What the nodes of a cluster share. A `aegis_pytest.conformance.Harness` is one."""
-
-    def open_backend(self) -> AbstractAsyncContextManager[Backend]:
-        """Entered before the first node, and left after the last."""
-        ...
-
-    def open_peer(self) -> AbstractAsyncContextManager[Backend]:
-        """One node's own connection, for one life of it."""
-        ...
-
-
-class _OnMemory:
-    """The default: a memory cluster of its own."""
-
-    def __init__(self) -> None:
-        cluster = MemoryCluster("cluster", first_revision=_FIRST_REVISION)
-        self.open_backend = self.open_peer = cluster.open
 
 
 class _Membership:
@@ -93,12 +71,13 @@ class Cluster:
     opened when it is first named.
     """
 
-    def __init__(self, nursery: trio.Nursery, shared: SharedBackend, seed: str) -> None:
+    def __init__(self, nursery: trio.Nursery, shared: SharedBackend, seed: str, ttl: float | None) -> None:
         self.events: Final = EventLog()
         self.plane: Final = FaultPlane()
         self._nursery = nursery
         self._shared = shared
         self._seed = seed
+        self._parameters = "" if ttl is None else f"?ttl={ttl:g}"
         self._lives: dict[str, Life] = {}
         self._opening: dict[str, trio.Lock] = {}
         self._began = trio.current_time()
@@ -110,7 +89,7 @@ class Cluster:
     @property
     def ttl(self) -> float:
         """Seconds that an instance's registration outlives a dead node, unless it was served with another TTL."""
-        return load_settings(f"{_SCHEME}://").ttl
+        return load_settings(f"{_SCHEME}://{self._parameters}").ttl
 
     @property
     def nodes(self) -> Mapping[str, Node]:
@@ -292,7 +271,7 @@ class Cluster:
             return life
         self._count += 1
         membership = _Membership(self._backend_of(name, self._count), self.events)
-        life = Life(name, NodeDefaults(f"{_SCHEME}://{name}", (membership,)))
+        life = Life(name, NodeDefaults(f"{_SCHEME}://{name}{self._parameters}", (membership,)))
         await self._nursery.start(life.run, name=f"node {name}")
         self._lives[name] = life
         return life
@@ -352,12 +331,13 @@ def _describe_instance(instance: Instance) -> Iterator[str]:
 
 @asynccontextmanager
 async def open_cluster(
-    shared: SharedBackend | None = None, *, seed: str = "", allow: Collection[str] = ()
+    shared: SharedBackend | None = None, *, ttl: float | None = None, seed: str = "", allow: Collection[str] = ()
 ) -> AsyncIterator[Cluster]:
     """A cluster of no nodes yet, closed when the block is left.
 
     Args:
         shared: What its nodes share; a memory backend by default.
+        ttl: Of instances that are served without one, in seconds; None for the library's default.
         seed: What ids and jitter are made from.
         allow: What may be left behind; of `aegis_pytest.leftovers.LEFTOVERS`.
 
@@ -366,13 +346,13 @@ async def open_cluster(
         Exception: As a task of the cluster raised it; the block was cancelled.
     """
     __tracebackhide__ = True
-    shared = shared or _OnMemory()
+    shared = shared or on_memory()
     found: list[Leftover] = []
     failed: BaseException | None = None
     try:
         # Open throughout, so that the store outlives the death of all nodes.
         async with shared.open_backend(), trio.open_nursery() as nursery:
-            cluster = Cluster(nursery, shared, seed)
+            cluster = Cluster(nursery, shared, seed, ttl)
             with reporting(cluster.describe):
                 yield cluster
                 found = await cluster.close()

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from aegis_core.backend import Store
     from aegis_core.models import Resource, ResourceMetadata
     from aegis_core.node.node import Node
+    from aegis_pytest.backends import SharedBackend
     from aegis_pytest.cluster import Cluster
     from aegis_pytest.event_log import EventLog
     from aegis_pytest.faults import Faults
     from aegis_pytest.logs import CapturedLogs
 
 __all__ = [
+    "aegis_backend",
     "aegis_cluster",
     "aegis_events",
     "aegis_faults",
@@ -45,13 +47,33 @@ def fixture(function: F) -> F:
     return cast(F, trio_fixture(function))
 
 
+@pytest.fixture
+def aegis_backend(request: pytest.FixtureRequest) -> str:
+    """The name of the backend that the test runs on: ``memory``, unless ``--aegis-backend`` chooses others."""
+    name: str = getattr(request, "param", "memory")
+    return name
+
+
+@pytest.fixture
+def _aegis_shared(aegis_backend: str, request: pytest.FixtureRequest) -> SharedBackend:
+    """What the nodes of the test share. Servers are started here, where no Trio runs yet."""
+    from aegis_pytest.backends import BACKENDS
+
+    choice = BACKENDS[aegis_backend]
+    return choice.share(request.getfixturevalue("aegis_nats_url") if choice.needs_server else "")
+
+
 @fixture
-async def aegis_cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
-    """Nodes by name, on the memory backend and virtual time; see `aegis_pytest.cluster.Cluster`."""
+async def aegis_cluster(
+    aegis_backend: str, _aegis_shared: SharedBackend, request: pytest.FixtureRequest
+) -> AsyncIterator[Cluster]:
+    """Nodes by name, on the memory backend and virtual time by default; see `aegis_pytest.cluster.Cluster`."""
     __tracebackhide__ = True
+    from aegis_pytest.backends import BACKENDS
     from aegis_pytest.cluster import open_cluster
 
-    async with open_cluster(seed=request.node.nodeid, allow=allowed(request.node)) as cluster:
+    ttl = BACKENDS[aegis_backend].ttl
+    async with open_cluster(_aegis_shared, ttl=ttl, seed=request.node.nodeid, allow=allowed(request.node)) as cluster:
         yield cluster
 
 
@@ -76,11 +98,9 @@ async def aegis_node(aegis_cluster: Cluster) -> Node:
 
 
 @fixture
-async def aegis_store() -> AsyncIterator[Store]:
-    """The store of an empty memory backend, with no node."""
-    from aegis_backends.memory import MemoryCluster
-
-    async with MemoryCluster("store", first_revision=1001).open() as backend:
+async def aegis_store(_aegis_shared: SharedBackend) -> AsyncIterator[Store]:
+    """The store of an empty backend, with no node."""
+    async with _aegis_shared.open_backend() as backend:
         assert backend.store is not None
         yield backend.store
 

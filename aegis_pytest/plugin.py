@@ -15,28 +15,39 @@ What it does to tests that use its asynchronous fixtures, directly or through ot
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 if TYPE_CHECKING:
+    from aegis_pytest.backends import BackendChoice
     from aegis_pytest.virtual_time import Limits
 
 __all__: list[str] = []
 
 ASYNC_FIXTURES: Final = frozenset({"aegis_cluster", "aegis_events", "aegis_faults", "aegis_node", "aegis_store"})
 
+_CLOCKS: Final = frozenset({"autojump_clock", "mock_clock"})
+
 _MARKERS: Final = (
     "aegis_limits(virtual=3600, real=60): seconds that the test may take on the virtual and on the real clock",
     "aegis_real_time: run the test on the real clock",
+    "aegis_needs('virtual_time', 'network', 'bus'): what the test needs of its backend; it is skipped on others",
     "aegis_allow('leaked_claims', 'unanswered_calls', 'tasks_left'): what the test's cluster may leave behind",
 )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer the two limits, and the choice of a NATS cluster."""
-    parser.getgroup("aegis", "AegisIPC").addoption(
+    """Offer the choice of backends and of a NATS cluster, and the two limits."""
+    group = parser.getgroup("aegis", "AegisIPC")
+    group.addoption(
+        "--aegis-backend",
+        metavar="NAMES",
+        help="run the tests that use AegisIPC's fixtures on each of these backends: memory, nats, http, with commas between; "
+        "by default on memory. Servers are started",
+    )
+    group.addoption(
         "--aegis-nats-url",
         metavar="URL",
         help="test against this NATS cluster, nats://host:4222?replicas=3, in buckets that are removed at the end; "
@@ -61,10 +72,40 @@ def pytest_configure(config: pytest.Config) -> None:
     url = config.getoption("--aegis-nats-url")
     if url is not None:
         _check_nats_url(url)
+    _choices(config)
     if config.pluginmanager.hasplugin("trio"):
         from aegis_pytest import fixtures  # noqa: PLC0415 - see the module's docstring
 
         config.pluginmanager.register(fixtures, "aegis-fixtures")
+
+
+def _choices(config: pytest.Config) -> Sequence[BackendChoice]:
+    """The backends that ``--aegis-backend`` names; none without it.
+
+    Raises:
+        pytest.UsageError: One is unknown, or what it needs is not installed.
+    """
+    given = config.getoption("--aegis-backend")
+    if given is None:
+        return ()
+    from aegis_core.errors import ConfigError  # noqa: PLC0415 - see the module's docstring
+    from aegis_pytest.backends import read_choices  # noqa: PLC0415
+
+    try:
+        choices = read_choices(given)
+        for choice in choices:
+            if not (choice.needs_server and config.getoption("--aegis-nats-url")):
+                choice.check()
+    except ConfigError as exc:
+        raise pytest.UsageError(exc.message) from exc
+    return choices
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a test of each backend that is chosen, out of one."""
+    choices = _choices(metafunc.config) if "aegis_backend" in metafunc.fixturenames else ()
+    if choices:
+        metafunc.parametrize("aegis_backend", [choice.name for choice in choices], indirect=True)
 
 
 def _check_nats_url(url: str) -> None:
@@ -90,10 +131,37 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     defaults = _limits(config)
     for item in users:
         allowed(item)
+        backend = _backend(item)
+        missing = sorted(_needs(item) - backend.capabilities)
+        if missing:
+            item.add_marker(pytest.mark.skip(reason=f"backend {backend.name} has no {' and no '.join(missing)}"))
         if _is_async(item) and not any("run" in mark.kwargs for mark in item.iter_markers("trio")):
-            real_time = item.get_closest_marker("aegis_real_time") is not None
-            run = bounded_run(_own_limits(item, defaults), real_time=real_time)
+            real_time = item.get_closest_marker("aegis_real_time") or "virtual_time" not in backend.capabilities
+            run = bounded_run(_own_limits(item, defaults), real_time=bool(real_time))
             item.add_marker(pytest.mark.trio(run=run))
+
+
+def _backend(item: pytest.Item) -> BackendChoice:
+    from aegis_pytest.backends import BACKENDS  # noqa: PLC0415 - see the module's docstring
+
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return BACKENDS[parameters.get("aegis_backend", "memory")]
+
+
+def _needs(item: pytest.Item) -> frozenset[str]:
+    """The capabilities that *item* needs of its backend.
+
+    Raises:
+        pytest.UsageError: There is no such capability.
+    """
+    from aegis_pytest.backends import CAPABILITIES  # noqa: PLC0415 - see the module's docstring
+
+    needs = frozenset(name for mark in item.iter_markers("aegis_needs") for name in mark.args)
+    for name in needs.difference(CAPABILITIES):
+        known = ", ".join(map(repr, CAPABILITIES))
+        raise pytest.UsageError(f"{item.nodeid}: aegis_needs knows {known}, not {name!r}")
+    # Who names a clock means virtual time.
+    return needs | {"virtual_time"} if _CLOCKS.intersection(getattr(item, "fixturenames", ())) else needs
 
 
 def allowed(item: pytest.Item) -> frozenset[str]:

@@ -6,25 +6,11 @@ judge each transaction, and clients whose token gives no permission beyond what 
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from itertools import count
-from pathlib import Path
 
 import pytest
-import trio
 
-from aegis_backends.http import open_http
-from aegis_backends.http.app import Commit, RouterApp, serve_router
-from aegis_backends.http.tokens import Tokens
 from aegis_backends.nats.server import NatsServers
-from aegis_core.backend import Backend, Store, Transaction
-from aegis_core.config import parse_backend
-from aegis_core.hookspecs import Principal, hookimpl
-from aegis_core.node.node import open_node
-from aegis_core.router.gate import Gate
 from aegis_pytest.conformance import (
     Harness,
     LifecycleConformance,
@@ -32,78 +18,12 @@ from aegis_pytest.conformance import (
     StoreConformance,
     TransportConformance,
 )
+from aegis_pytest.http import HttpHarness
 from tests.conformance.test_nats import one_server
 
 __all__ = ["one_server"]
 
 _numbers = count(1)
-
-
-async def commit_unjudged(store: Store, _principal: Principal, transaction: Transaction) -> tuple[int, ...]:
-    """Everybody may do everything."""
-    return await store.commit(transaction)
-
-
-class PermitsFaults:
-    """The suites end leases early by writing other people's records: routers permit that, and no more."""
-
-    @hookimpl
-    def aegis_authorize(self, operation: str) -> bool | None:
-        """Only that."""
-        return True if operation == "heartbeat" else None
-
-
-class HttpHarness(Harness):
-    """Routers on loopback. The backend's first router is the peer's second.
-
-    Args:
-        url: Of the routers' store.
-        judges: Whether they judge transactions.
-        is_admin: Whether their clients may do what they cannot prove.
-    """
-
-    expiry_lateness = 2.0  # that many real seconds a busy machine may take to tell it
-    names_endpoints = False
-
-    def __init__(self, url: str, *, judges: bool = False, is_admin: bool = False) -> None:
-        self._url = url
-        self._judges = judges
-        self._tokens = Tokens({"secret": Principal("token", "tests", is_admin=is_admin)})
-        self._ports: list[int] = []
-        self._folder = Path(tempfile.gettempdir())
-
-    @asynccontextmanager
-    async def open_backend(self) -> AsyncIterator[Backend]:
-        """Two routers, and a client of theirs."""
-        async with AsyncExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            self._folder = Path(folder)
-            (self._folder / "token").write_text("secret")
-            opened = [open_node(self._url, plugins=[PermitsFaults()]) for _ in range(2)]
-            nodes = [await stack.enter_async_context(node) for node in opened]
-            nursery = await stack.enter_async_context(trio.open_nursery())
-            self._ports.clear()
-            for node in nodes:
-                store = node.runtime.store
-                (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-                self._ports.append(listener.socket.getsockname()[1])
-                commit: Commit = Gate(node).commit if self._judges else partial(commit_unjudged, store)
-                await nursery.start(serve_router, RouterApp(store, commit, tokens=self._tokens), [listener])
-            async with self._open(self._ports) as backend:
-                yield backend
-            nursery.cancel_scope.cancel()
-
-    @asynccontextmanager
-    async def open_peer(self) -> AsyncIterator[Backend]:
-        """A client that asks the other router first."""
-        async with self._open(self._ports[::-1]) as backend:
-            yield backend
-
-    @asynccontextmanager
-    async def _open(self, ports: list[int]) -> AsyncIterator[Backend]:
-        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
-        async with open_http(parse_backend(f"http://{hosts}?token_file={self._folder}/token")) as backend:
-            yield backend
 
 
 class TestHttpStore(StoreConformance):

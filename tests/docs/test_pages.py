@@ -92,3 +92,22 @@ def test_programs_of_a_page_run(page: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{program.name}:\n{done.stdout}\n{done.stderr}"
         if program.output is not None:
             assert done.stdout == program.output
+
+
+@pytest.mark.thorough
+def test_tests_of_the_how_to_run_on_each_backend(tmp_path: Path) -> None:
+    """All of them, as they stand there: what differs by backend is the option alone."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n", encoding="utf-8")
+    for program in programs(DOCS / "how-to" / "test-your-service.md"):
+        (tmp_path / program.name).write_text(program.source, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-rs", "--aegis-backend=memory,nats,http"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    for backend in ("nats", "http"):
+        assert f"backend {backend} has no virtual_time" in done.stdout

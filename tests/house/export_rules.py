@@ -21,6 +21,7 @@ PUBLIC_MODULES = (
     "aegis_backends.memory",
     "aegis_backends.nats",
     "aegis_backends.nats.server",
+    "aegis_pytest.backends",
     "aegis_pytest.cluster",
     "aegis_pytest.conformance",
     "aegis_pytest.event_log",

@@ -23,7 +23,7 @@ def test_markers_and_options_are_in_the_reference(pytestconfig: pytest.Config) -
     """As they are registered."""
     markers = [line.partition(":")[0].partition("(")[0] for line in pytestconfig.getini("markers")]
     ours = [name for name in markers if name.startswith("aegis_")]
-    assert len(ours) == 3
+    assert len(ours) == 4
     for name in ours:
         assert f"`@pytest.mark.{name}" in PAGE
     for option in ("aegis_virtual_budget", "aegis_test_timeout"):
