@@ -386,11 +386,11 @@ class Backend(Value):
     store: Store | None
     transports: tuple[Transport, ...]
     bus: Bus | None = None
-    # A second store that routers share and nobody mirrors: neither watch nor sync is used.
-    open_messages: Callable[[], AbstractAsyncContextManager[Store]] | None = None
+    open_messages: Callable[[], AbstractAsyncContextManager[Store]] | None = None  # shared by routers, never watched nor synced
     announce: Callable[[Served], AbstractContextManager[None]] | None = None  # to the backend's own tools, while served
     clock: Clock = attrs.field(factory=TrioClock)
     random: random.Random = attrs.field(factory=random.Random)
+    reconnects: Callable[[], int] = int  # how often a lost connection was made anew, for metrics
 
 
 OpenBackend = Callable[[BackendAddress], AbstractAsyncContextManager[Backend]]

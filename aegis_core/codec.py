@@ -52,6 +52,7 @@ __all__ = [
     "encode_result",
     "error_from_wire",
     "error_to_wire",
+    "metadata_size",
     "status_of",
     "structure_params",
     "structure_request",
@@ -112,6 +113,11 @@ def _encode_instance(record: ServiceInstance, offset: tzinfo) -> bytes:
 def _encode_metadata(metadata: ResourceMetadata) -> bytes:
     raw = records.metadata_to_map(metadata)
     return _pack(raw) if raw else b""
+
+
+def metadata_size(metadata: ResourceMetadata) -> int:
+    """Bytes that *metadata* take in their resource's record."""
+    return 0 if metadata is DEFAULT_METADATA else len(_encode_metadata(metadata))
 
 
 def decode_record(key: Key, data: bytes, revision: int) -> Record:

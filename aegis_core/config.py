@@ -5,7 +5,7 @@ in the place of both the one file that ``open_node(config=path)``, else ``AEGIS_
 ``AEGIS_*``; arguments (``open_node(config={...})``); the parameters of the backend's URL. What is wrong is a `ConfigError`
 that names source and key, and says what would be right.
 
-All in one file, so that what a setting may be and how each source says it are seen together.
+All in one file, so that the settings and how each source says them are seen together.
 Read by hand: typed-settings would be one more dependency of the core, as long to import as a third of Trio, and its
 messages would have to be rewritten to say this much.
 """
@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import difflib
 import functools
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import parse_qsl
@@ -29,6 +28,19 @@ import attrs
 
 from aegis_core.backend import BackendAddress
 from aegis_core.errors import ConfigError
+from aegis_core.setting_kinds import (
+    BOOL,
+    COUNT,
+    COUNT_OR_NONE,
+    LEVEL,
+    PATH,
+    SECONDS,
+    SECONDS_OR_NONE,
+    TEXT,
+    TEXTS,
+    TIME_OFFSET,
+    Kind,
+)
 
 if TYPE_CHECKING:
     from aegis_core.node.node import Node
@@ -37,6 +49,7 @@ __all__ = [
     "CircuitSettings",
     "LimitSettings",
     "LogSettings",
+    "MetricsSettings",
     "NodeDefaults",
     "PluginSettings",
     "RetrySettings",
@@ -56,113 +69,13 @@ _MISSING: Final = (
     "AEGIS_BACKEND or --backend; memory:// is the one that needs no server"
 )
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([^?]*)(?:\?(.*))?\Z", re.DOTALL)
-_OFFSET: Final = re.compile(r"[+-]\d\d:\d\d\Z")
-_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_BOOLS: Final = {
-    "true": True,
-    "1": True,
-    "yes": True,
-    "on": True,
-    "false": False,
-    "0": False,
-    "no": False,
-    "off": False,
-}
-
-
-# --- Kinds of values ---------------------------------------------------------------------------
-
-
-@attrs.frozen
-class _Kind:
-    """What a setting may be.
-
-    Args:
-        expected: In words.
-        read: Makes the value of what TOML or Python say; raises ValueError or TypeError.
-        parse: Makes what `read` takes of a text (environment, URL); raises ValueError.
-    """
-
-    expected: str
-    read: Callable[[object], object]
-    parse: Callable[[str], object] = str
-
-
-def _read_float(value: object, least: float, *, above: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError
-    if value < least or (above and value == least):
-        raise ValueError
-    return float(value)
-
-
-def _read_count(value: object) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError
-    return value
-
-
-def _exactly(kind: type, value: object) -> object:
-    if type(value) is not kind:
-        raise ValueError
-    return value
-
-
-def _read_level(value: object) -> str:
-    if value not in _LEVELS:
-        raise ValueError
-    return str(value)
-
-
-def _read_path(value: object) -> str:
-    return os.fspath(value)  # type: ignore[call-overload, no-any-return]  # raises TypeError for what is no path
-
-
-def _read_texts(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(type(item) is str for item in value):
-        raise ValueError
-    return tuple(value)
-
-
-def _read_offset(value: object) -> tzinfo:
-    if isinstance(value, tzinfo):
-        return value
-    if type(value) is not str or not _OFFSET.match(value):
-        raise ValueError
-    offset = datetime.fromisoformat(f"2000-01-01T00:00:00{value}").tzinfo
-    return offset or UTC
-
-
-def _parse_bool(text: str) -> bool:
-    if text.lower() not in _BOOLS:
-        raise ValueError
-    return _BOOLS[text.lower()]
-
-
-def _parse_texts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-_SECONDS: Final = _Kind(
-    "a number of seconds, more than 0", functools.partial(_read_float, least=0.0, above=True), float
-)
-_SECONDS_OR_NONE: Final = _Kind(
-    "a number of seconds, 0 or more", functools.partial(_read_float, least=0.0, above=False), float
-)
-_COUNT: Final = _Kind("a whole number, 1 or more", _read_count, int)
-_TEXT: Final = _Kind("text", functools.partial(_exactly, str))
-_PATH: Final = _Kind("the path of a file", _read_path)
-_BOOL: Final = _Kind("true or false", functools.partial(_exactly, bool), _parse_bool)
-_LEVEL: Final = _Kind(f"one of {', '.join(_LEVELS)}", _read_level, str.upper)
-_TEXTS: Final = _Kind('a list of names, e.g. ["my_package.plugin"]', _read_texts, _parse_texts)
-_TIME_OFFSET: Final = _Kind("an offset from UTC, e.g. +08:00", _read_offset)
 
 
 def _checked(instance: object, attribute: attrs.Attribute[T], value: T) -> None:
     """Refuse a `Settings` made by hand of values that no source could give."""
     if value == attribute.default:
         return
-    kind: _Kind = attribute.metadata["kind"]
+    kind: Kind = attribute.metadata["kind"]
     try:
         kind.read(value)
     except (TypeError, ValueError):
@@ -173,7 +86,7 @@ def _checked(instance: object, attribute: attrs.Attribute[T], value: T) -> None:
         ) from None
 
 
-def _setting(default: T, kind: _Kind) -> T:
+def _setting(default: T, kind: Kind) -> T:
     # Typed as its default, which is what type checkers make of a field.
     made: T = attrs.field(default=default, validator=_checked, metadata={"kind": kind})
     return made
@@ -191,8 +104,8 @@ class CircuitSettings:
         cooldown: Seconds until one request is let through to try.
     """
 
-    failures: int = _setting(5, _COUNT)
-    cooldown: float = _setting(5.0, _SECONDS)
+    failures: int = _setting(5, COUNT)
+    cooldown: float = _setting(5.0, SECONDS)
 
 
 @attrs.frozen(kw_only=True)
@@ -204,8 +117,8 @@ class RetrySettings:
         maximum: Seconds at most.
     """
 
-    initial: float = _setting(0.02, _SECONDS)
-    maximum: float = _setting(1.0, _SECONDS)
+    initial: float = _setting(0.02, SECONDS)
+    maximum: float = _setting(1.0, SECONDS)
 
 
 @attrs.frozen(kw_only=True)
@@ -218,9 +131,9 @@ class LimitSettings:
         per_instance: Calls that this node has under way to one instance.
     """
 
-    handlers: int = _setting(100, _COUNT)
-    queue: int = _setting(1000, _COUNT)
-    per_instance: int = _setting(1000, _COUNT)
+    handlers: int = _setting(100, COUNT)
+    queue: int = _setting(1000, COUNT)
+    per_instance: int = _setting(1000, COUNT)
 
 
 @attrs.frozen(kw_only=True)
@@ -232,8 +145,8 @@ class PluginSettings:
         disabled: Names of plug-ins to leave out.
     """
 
-    enabled: tuple[str, ...] = _setting((), _TEXTS)
-    disabled: tuple[str, ...] = _setting((), _TEXTS)
+    enabled: tuple[str, ...] = _setting((), TEXTS)
+    disabled: tuple[str, ...] = _setting((), TEXTS)
 
 
 @attrs.frozen(kw_only=True)
@@ -246,9 +159,22 @@ class LogSettings:
         json: One JSON object per line instead of text.
     """
 
-    level: str | None = _setting(None, _LEVEL)
-    file: str | None = _setting(None, _PATH)
-    json: bool = _setting(False, _BOOL)
+    level: str | None = _setting(None, LEVEL)
+    file: str | None = _setting(None, PATH)
+    json: bool = _setting(False, BOOL)
+
+
+@attrs.frozen(kw_only=True)
+class MetricsSettings:
+    """Whether a node counts what it does, for Prometheus.
+
+    Args:
+        enabled: Count; `aegis_core.observe.metrics.exposition` tells it.
+        conflict_resource_ids: So many resource ids are told apart among conflicts; the rest count as ``other``.
+    """
+
+    enabled: bool = _setting(False, BOOL)
+    conflict_resource_ids: int = _setting(0, COUNT_OR_NONE)
 
 
 def _shown(url: str) -> str:
@@ -280,27 +206,29 @@ class Settings:
         limits: How much is under way at once.
         plugins: Which plug-ins are loaded.
         log: Where logs go.
+        metrics: What is counted.
         sources: Where each of them that was given comes from, by its name with dots: ``"AEGIS_TTL"``.
 
     Raises:
         ConfigError: A value that cannot be.
     """
 
-    backend: str = attrs.field(default="", validator=_checked, metadata={"kind": _TEXT}, repr=_shown)
-    request_timeout: float = _setting(5.0, _SECONDS)
-    ttl: float = _setting(30.0, _SECONDS)
-    heartbeat_interval: float | None = _setting(None, _SECONDS)
-    max_resources_per_instance: int = _setting(1000, _COUNT)
-    drain: float = _setting(10.0, _SECONDS_OR_NONE)
-    audit_retention: float = _setting(7 * 86400.0, _SECONDS)
-    time_offset: tzinfo = _setting(UTC, _TIME_OFFSET)  # noqa: RUF009 - it is attrs.field
-    balancer: str = _setting("round-robin", _TEXT)
+    backend: str = attrs.field(default="", validator=_checked, metadata={"kind": TEXT}, repr=_shown)
+    request_timeout: float = _setting(5.0, SECONDS)
+    ttl: float = _setting(30.0, SECONDS)
+    heartbeat_interval: float | None = _setting(None, SECONDS)
+    max_resources_per_instance: int = _setting(1000, COUNT)
+    drain: float = _setting(10.0, SECONDS_OR_NONE)
+    audit_retention: float = _setting(7 * 86400.0, SECONDS)
+    time_offset: tzinfo = _setting(UTC, TIME_OFFSET)  # noqa: RUF009 - it is attrs.field
+    balancer: str = _setting("round-robin", TEXT)
     circuit: CircuitSettings = CircuitSettings()
     store_circuit: CircuitSettings = CircuitSettings()
     retry: RetrySettings = RetrySettings()
     limits: LimitSettings = LimitSettings()
     plugins: PluginSettings = PluginSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
     sources: Mapping[str, str] = attrs.field(factory=dict, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -312,7 +240,7 @@ class Settings:
             )
 
 
-def _leaves(owner: type, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], _Kind]]:
+def _leaves(owner: type, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Kind]]:
     for field in attrs.fields(owner):
         if "kind" in field.metadata:
             yield (*path, field.name), field.metadata["kind"]
@@ -320,7 +248,7 @@ def _leaves(owner: type, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
             yield from _leaves(type(field.default), (*path, field.name))
 
 
-_KINDS: Final[Mapping[tuple[str, ...], _Kind]] = dict(_leaves(Settings))
+_KINDS: Final[Mapping[tuple[str, ...], Kind]] = dict(_leaves(Settings))
 _SECTIONS: Final = frozenset(path[:-1] for path in _KINDS if len(path) > 1)
 
 

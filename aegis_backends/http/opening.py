@@ -190,7 +190,8 @@ async def open_http(address: BackendAddress) -> AsyncIterator[Backend]:
         limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
         trust_env=False,
     ) as client:
-        store = await HttpStore.connect(Routers(client, urls, headers, tls=client_tls))
+        routers = Routers(client, urls, headers, tls=client_tls)
+        store = await HttpStore.connect(routers)
         listener, base = await _listen(options)
         async with trio.open_nursery() as nursery:
             transport = HttpTransport(
@@ -203,7 +204,7 @@ async def open_http(address: BackendAddress) -> AsyncIterator[Backend]:
             )
             await nursery.start(transport.run)
             try:
-                yield Backend(store=store, transports=(transport,))
+                yield Backend(store=store, transports=(transport,), reconnects=lambda: routers.reconnects)
             except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised again below, and not within a group
                 body = exc
             store.close()

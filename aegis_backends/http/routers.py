@@ -77,6 +77,7 @@ class Routers:
         self._urls = tuple(url.rstrip("/") for url in urls)
         self._headers = headers
         self._at = 0
+        self.reconnects = 0
         self._limiter = trio.CapacityLimiter(_AT_ONCE)
 
     def __repr__(self) -> str:

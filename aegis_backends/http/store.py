@@ -222,6 +222,8 @@ class HttpFeed:
             self._url = self._routers.current
             after = "" if self._level is None else f"?after={self._level}"
             self._stream = await self._routers.open_stream(self._url, wire.WATCH + after)
+            if self._level is not None:
+                self._routers.reconnects += 1
         part: bytes | None = None
         with trio.move_on_after(self._silence):
             part = await self._stream.receive()

@@ -169,6 +169,7 @@ async def open_nats(address: BackendAddress) -> AsyncIterator[Backend]:
             announce=Micro(connection, background).announce,
             open_messages=partial(_open_messages, connection, settings.bucket, chance),
             random=chance,
+            reconnects=lambda: connection.connects - 1,
         )
 
 

@@ -56,6 +56,9 @@ class Client:
         self._peers = Peers(runtime)
         self._last_read = self._read_again_at = -math.inf
         self.pending = self._peers.pending
+        self.in_flight = self._peers.in_flight
+        self._instruments = runtime.instruments
+        self._begin = self._call if self._instruments is None else self._measured_call
 
     def __repr__(self) -> str:
         return f"<Client {self._peers!r}>"
@@ -127,7 +130,7 @@ class Client:
         """
         # Not a coroutine itself but the maker of one: each coroutine around a wait is resumed with it.
         kind = object if returns is None else returns
-        return self._call(service, method, params, resource_id, instance_id, timeout, idempotency_key, False, kind)
+        return self._begin(service, method, params, resource_id, instance_id, timeout, idempotency_key, False, kind)
 
     def bind(
         self,
@@ -152,7 +155,7 @@ class Client:
         self, declared: Declaration, params: Mapping[str, object], resource_id: str | None, timeout: float
     ) -> Awaitable[object]:
         """`call` of a method whose declaration is at hand."""
-        return self._call(
+        return self._begin(
             declared.service_name,
             declared.method,
             params,
@@ -352,6 +355,15 @@ class Client:
             await self._retry.prepare_next(order, failure)
             order.now = trio.current_time()
         return await self._carry_out(order, returns)
+
+    async def _measured_call(
+        self, service: str, method: str, params: Mapping[str, object] | None, resource_id: str | None, *rest: Any
+    ) -> object:
+        from aegis_core.observe.instruments import CallStart  # noqa: PLC0415 - loaded where there are any
+
+        assert self._instruments is not None
+        call = CallStart(service, method, resource_id)
+        return await self._instruments.measure_call(call, self._call, service, method, params, resource_id, *rest)
 
     def _origin(self) -> tuple[float, float, str, str]:
         """The time, when that of the scopes and of the call around this one is over, and the ids of this call."""

@@ -55,6 +55,8 @@ class Committer:
     def __init__(self, runtime: Runtime, breaker: CircuitBreaker) -> None:
         self._runtime = runtime
         self._breaker = breaker
+        told = self._instruments = runtime.instruments
+        self._commit_once = runtime.store.commit if told is None else told.measured_commits(runtime.store.commit)
 
     async def decide(
         self,
@@ -138,7 +140,9 @@ class Committer:
                 return decision.answer(())
             try:
                 revisions = await self.commit(decision.writes, attempt=attempt)
-            except Conflict:
+            except Conflict as exc:
+                if self._instruments is not None:
+                    self._instruments.retried(exc)
                 if contended:  # several want the same, and should not meet a third time
                     await self.pause(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
@@ -175,12 +179,14 @@ class Committer:
             while True:
                 try:
                     is_open = True
-                    revisions = await self._ask(attempt, self._runtime.store.commit(transaction))
+                    revisions = await self._ask(attempt, self._commit_once(transaction))
                 except (Conflict, Forbidden):
                     is_open = unanswered  # applied, and written over by somebody else, it meets a conflict just as well
                     raise
                 except (Indeterminate, StoreUnavailable) as exc:
                     is_open = unanswered = unanswered or isinstance(exc, Indeterminate)
+                    if self._instruments is not None:
+                        self._instruments.retried(exc)
                     await self.pause(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
                 else:

@@ -8,6 +8,7 @@ It is one long file because what `Incarnation.begin` sets up, and what hangs on 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
@@ -289,7 +290,12 @@ class Incarnation:
             return instances.deregister(view, record.service_name, record.instance_id, lease=self.tag)
 
         try:
-            await self._node.committer.decide(decide, timeout=seconds, what="the deregistration")
+            await self._runtime.measure(
+                "deregister",
+                functools.partial(self._node.committer.decide, decide, timeout=seconds, what="the deregistration"),
+                service_name=record.service_name,
+                instance_id=record.instance_id,
+            )
         except AegisError as exc:
             _log.warning("%s was not deregistered, its lease expires: %s", record.instance_id, exc)
 

@@ -9,13 +9,14 @@ The file is just past 400 lines because the handle is what users see: a third of
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from signal import Signals
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import attrs
 import trio
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
 __all__ = ["Instance"]
 
 _log = logging.getLogger("aegis.instance")
+
+R = TypeVar("R")
 
 
 class Instance:
@@ -174,7 +177,8 @@ class Instance:
 
         Cancelled, what it acquired so far is released in the background.
         """
-        reply = await self.acquire(ids, Acquisition(metadata=metadata, force=force))
+        wanted = Acquisition(metadata=metadata, force=force)
+        reply = await self._measure("claim", ids, self.acquire, ids, wanted)
         return tuple(self.claims_table[target] for target in reply.registered)
 
     async def acquire(self, ids: Sequence[str], wanted: Acquisition) -> ClaimReply:
@@ -292,7 +296,8 @@ class Instance:
         Cancelled, the transfer goes on in the background.
         """
         asking = Principal("instance", self.instance_id)
-        return await self._node.moves.transfer(self, ids, to=to, reason=reason, requested_by=asking)
+        move = functools.partial(self._node.moves.transfer, to=to, reason=reason, requested_by=asking)
+        return await self._measure("transfer", ids, move, self, ids)
 
     async def bulk_claim(self, items: Iterable[Claimable], **options: Unpack[BulkOptions]) -> BulkReply:
         """Claim many resources (ids, or pairs of id and metadata); reports failures and never raises for an id.
@@ -387,6 +392,12 @@ class Instance:
         """*record* with what this instance says of itself now; what the next renewal writes."""
         return attrs.evolve(record, role=self.role, health=self._health, draining=self.membership.draining)
 
+    async def _measure(self, name: str, ids: Sequence[str], work: Callable[..., Awaitable[R]], *args: object) -> R:
+        service_name, instance_id = self._service.name, self.instance_id
+        return await self._runtime.measure(
+            name, work, *args, service_name=service_name, instance_id=instance_id, resource_ids=ids
+        )
+
     def audit(self, *, reason: str) -> Audit:
         """How a change of ownership that this instance begins now is recorded."""
         return self._node.moves.audit(reason=reason, requested_by=Principal("instance", self.instance_id))
@@ -414,7 +425,8 @@ class Instance:
             ResourceConflict: Another instance was quicker, or this one lost it again before it was ready.
         """
         try:
-            await self.acquire((resource_id,), Acquisition(reason="activated", keep=False))
+            ids, wanted = (resource_id,), Acquisition(reason="activated", keep=False)
+            await self._measure("claim", ids, self.acquire, ids, wanted)
         except LeaseLost as exc:  # nothing was executed under it, so the caller may look elsewhere
             raise ResourceConflict(resource_id=resource_id, owner="", reason=exc.message) from exc
         return self.claims_table[resource_id]

@@ -200,7 +200,12 @@ class Lease:
             self._poke = trio.Event()
             waiters, self._poked_waiters = self._poked_waiters, []
             try:
-                await self._renew()
+                await self._runtime.measure(
+                    "heartbeat",
+                    self._renew,
+                    service_name=self.record.service_name,
+                    instance_id=self.record.instance_id,
+                )
             finally:
                 self._wake(waiters)
 

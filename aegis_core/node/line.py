@@ -85,7 +85,14 @@ async def wait_turn(
                         await changed.wait()
                         continue
                 try:
-                    await promote()
+                    own = lease.record
+                    await runtime.measure(
+                        "promote",
+                        promote,
+                        service_name=own.service_name,
+                        instance_id=own.instance_id,
+                        resource_ids=(target,),
+                    )
                 except Held:
                     pass  # somebody was quicker: wait for the next turn
                 except AegisError as exc:

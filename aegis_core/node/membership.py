@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -114,7 +115,12 @@ class Membership:
         """One registration. What was begun under a *lease_id* that nobody will use again is withdrawn when it fails."""
         mine = lease_id or self._runtime.new_id(16)
         try:
-            incarnation = await Incarnation.begin(self._node, self._instance, role=role, lease_id=mine)
+            incarnation = await self._runtime.measure(
+                "register",
+                functools.partial(Incarnation.begin, self._node, self._instance, role=role, lease_id=mine),
+                service_name=self._instance.service.name,
+                instance_id=self._options.instance_id,
+            )
         except BaseException as exc:
             refused = isinstance(exc, AegisError) and not isinstance(exc, Unavailable)
             if self._options.register and lease_id is None and not refused:

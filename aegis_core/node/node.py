@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, overload
 import trio
 
 from aegis_core import names
-from aegis_core.backend import Backend
+from aegis_core.backend import Backend, Clock
 from aegis_core.engine.instances import LONGEST_TTL
 from aegis_core.engine.requests import Problems
 from aegis_core.errors import ConfigError, NodeCrashed
@@ -42,6 +42,7 @@ from aegis_core.principals import Principal, Target
 
 if TYPE_CHECKING:
     from aegis_core.config import Settings
+    from aegis_core.observe.instruments import Instrument, Instruments
     from aegis_core.plugins import Plugins
 
 __all__ = ["Node", "open_node"]
@@ -77,6 +78,7 @@ class Node:
         self.roles = RoleChanges(self)
         self.janitor = Janitor(self)
         self._registry = Registry(self)
+        self._looked_up = None if runtime.instruments is None else runtime.instruments.looked_up
         runtime.touched.append(self.touched)
 
     def __repr__(self) -> str:
@@ -150,6 +152,8 @@ class Node:
         """Who owns *resource_id* as seen from here: local, quick, possibly a moment behind; None for nobody."""
         snapshot = self.runtime.directory.snapshot
         found = snapshot.owner(resource_id)
+        if self._looked_up is not None:
+            self._looked_up("" if found is None else found[1].service_name, found=found is not None)
         if found is None:
             return None
         record, owner = found
@@ -318,6 +322,7 @@ async def open_node(
     # With the first node: what finds settings and plug-ins takes a good part of the time of importing the library.
     from aegis_core.config import ambient, load_settings, parse_backend, told_with_source  # noqa: PLC0415
     from aegis_core.observe.logs import logging_to  # noqa: PLC0415
+    from aegis_core.observe.instruments import make_instruments  # noqa: PLC0415
     from aegis_core.plugins import load_plugins  # noqa: PLC0415
 
     defaults = ambient.get()
@@ -326,7 +331,9 @@ async def open_node(
         defaults = None
     if defaults is not None:
         plugins = (*defaults.plugins, *plugins)
-    loaded = load_plugins(settings, plugins)
+    with told_with_source(settings):
+        instruments = make_instruments(settings)
+    loaded = load_plugins(settings, (*instruments, *plugins))
     address = parse_backend(settings.backend)
     async with AsyncExitStack() as stack:
         with told_with_source(settings):
@@ -337,7 +344,7 @@ async def open_node(
             async with trio.open_nursery() as nursery:
                 try:
                     with told_with_source(settings):
-                        node = await _start(settings, loaded, opened, nursery)
+                        node = await _start(settings, loaded, opened, instruments, nursery)
                     if defaults is not None and defaults.opened is not None:
                         defaults.opened(node)
                     yield node
@@ -360,7 +367,13 @@ def _seconds(source: str, key: str, value: object) -> float:
     return value
 
 
-async def _start(settings: Settings, plugins: Plugins, opened: Backend, nursery: trio.Nursery) -> Node:
+async def _start(
+    settings: Settings,
+    plugins: Plugins,
+    opened: Backend,
+    instruments: tuple[Instrument, ...],
+    nursery: trio.Nursery,
+) -> Node:
     """The node, with its view level and its background tasks running."""
     store = opened.store
     if store is None:
@@ -374,11 +387,24 @@ async def _start(settings: Settings, plugins: Plugins, opened: Backend, nursery:
         store=store,
         transports={t.scheme: t for t in opened.transports},
         announce=opened.announce,
+        reconnects=opened.reconnects,
+        instruments=_told(instruments, opened.clock),
     )
     node = Node(runtime)
+    if runtime.instruments is not None:
+        runtime.instruments.measure_registry(node.registry)
+        runtime.instruments.opened(node)
     await nursery.start(runtime.directory.run)
     nursery.start_soon(node.janitor.run)
     return node
+
+
+def _told(instruments: tuple[Instrument, ...], clock: Clock) -> Instruments | None:
+    if not instruments:
+        return None
+    from aegis_core.observe.instruments import Instruments  # noqa: PLC0415 - where there are any
+
+    return Instruments(instruments, clock.now)
 
 
 def _crash(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -186,6 +187,13 @@ class Peers:
         """How many requests of this node *instance* has not answered yet."""
         peer = self.known.get(instance.lease)
         return 0 if peer is None else peer.pending
+
+    def in_flight(self) -> Counter[str]:
+        """How many requests of this node have no answer yet, by service."""
+        found: Counter[str] = Counter()
+        for peer in self.known.values():
+            found[peer.instance.service_name] += peer.pending
+        return found
 
     def refusing(self, service_name: str) -> tuple[Peer, ...]:
         """The instances of a service whose circuits let nothing through now."""

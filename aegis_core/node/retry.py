@@ -110,9 +110,18 @@ class Retry:
         self._clock = runtime.clock
         self._directory = runtime.directory
         self._pauses = runtime.settings.retry
+        self._instruments = runtime.instruments
 
     async def prepare_next(self, order: Order, exc: AegisError) -> None:
         """Wait until another attempt is worth while after *exc*; raises what the call ends in when there is none."""
+        if self._instruments is None:
+            await self._prepare_next(order, exc)
+            return
+        self._instruments.attempt_failed(order.service_name, exc)
+        await self._prepare_next(order, exc)
+        self._instruments.retried(exc)
+
+    async def _prepare_next(self, order: Order, exc: AegisError) -> None:
         if self._runtime.closed:
             # The call of somebody who kept the handle of a closed node, no view and no clock of which moves again.
             unknown = isinstance(exc, Unavailable) and exc.outcome is Outcome.MAYBE_EXECUTED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -24,6 +24,7 @@ from aegis_core.served import Served
 
 if TYPE_CHECKING:
     from aegis_core.config import Settings
+    from aegis_core.observe.instruments import Instruments
     from aegis_core.plugins import Plugins
 
 __all__ = ["Runtime"]
@@ -47,6 +48,8 @@ class Runtime(Shown):
         reservations: What is about to be acquired.
         subscriptions: Readers of this node's events.
         announce: Lets the tools of the backend's own kind see what is served; None where it has none.
+        reconnects: How often the backend has made a lost connection anew.
+        instruments: What is told of operations, calls and commits; None where nothing is.
         touched: What hears every key that changed in the view, and None when the view was made anew.
     """
 
@@ -61,6 +64,8 @@ class Runtime(Shown):
     reservations: Reservations = attrs.field(init=False)
     proofs: Proofs = attrs.field(init=False)
     announce: Callable[[Served], AbstractContextManager[None]] | None = None
+    reconnects: Callable[[], int] = int
+    instruments: Instruments | None = None
     subscriptions: Subscriptions = attrs.field(factory=Subscriptions)
     touched: list[Callable[[names.Key | None], None]] = attrs.field(factory=list)
 
@@ -98,6 +103,22 @@ class Runtime(Shown):
     def new_id(self, nbytes: int = 8) -> str:
         """A new random id of *nbytes* bytes in hex, from the node's own generator."""
         return self.random.randbytes(nbytes).hex()
+
+    async def measure(
+        self,
+        name: str,
+        work: Callable[..., Awaitable[R]],
+        *args: object,
+        service_name: str = "",
+        instance_id: str = "",
+        resource_ids: Sequence[str] = (),
+    ) -> R:
+        """Await ``work(*args)``, which is the operation *name*; see `aegis_core.observe.instruments.Operation`."""
+        if self.instruments is None:
+            return await work(*args)
+        from aegis_core.observe.instruments import Operation  # noqa: PLC0415 - loaded where there are any
+
+        return await self.instruments.measure(Operation(name, service_name, instance_id, resource_ids), work, *args)
 
     async def shelter(self, work: Callable[..., Awaitable[R]], *args: object) -> R:
         """Run ``work(*args)`` in the node's nursery and wait for it: cancelling the caller leaves it running.

@@ -10,6 +10,7 @@ Outcomes of a block, whatever happens inside:
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import AsyncIterator
@@ -93,7 +94,14 @@ async def own(
 async def _take_now(node: Node, instance: Instance, resource_id: str, metadata: ResourceMetadata | None) -> Claim:
     incarnation = await instance.membership.wait_registered()
     with incarnation.holdings.attempt((resource_id,)):
-        await commit_claim(node, instance, incarnation, (resource_id,), Acquisition(metadata=metadata))
+        ids, wanted = (resource_id,), Acquisition(metadata=metadata)
+        await node.runtime.measure(
+            "claim",
+            functools.partial(commit_claim, node, instance, incarnation, ids, wanted),
+            service_name=instance.service.name,
+            instance_id=instance.instance_id,
+            resource_ids=ids,
+        )
         check_stays(instance)
         taken = incarnation.holdings.take((resource_id,), keep=False)
     if not taken:
