@@ -386,7 +386,8 @@ class Backend(Value):
     store: Store | None
     transports: tuple[Transport, ...]
     bus: Bus | None = None
-    open_messages: Callable[[], AbstractAsyncContextManager[Store]] | None = None  # shared by routers, never watched nor synced
+    # A second store that routers share and nobody mirrors: neither watch nor sync is used.
+    open_messages: Callable[[], AbstractAsyncContextManager[Store]] | None = None
     announce: Callable[[Served], AbstractContextManager[None]] | None = None  # to the backend's own tools, while served
     clock: Clock = attrs.field(factory=TrioClock)
     random: random.Random = attrs.field(factory=random.Random)
@@ -395,6 +396,5 @@ class Backend(Value):
 
 OpenBackend = Callable[[BackendAddress], AbstractAsyncContextManager[Backend]]
 """What a plug-in registers for a URL scheme: opened before the node, left after it.
-
 Raise `ConfigError` for parameters that it does not know, `StoreUnavailable` or `TransportUnavailable` when there is no server.
 """

@@ -169,11 +169,13 @@ class MetricsSettings:
     """Whether a node counts what it does, for Prometheus.
 
     Args:
-        enabled: Count; `aegis_core.observe.metrics.exposition` tells it.
+        enabled: Count; `aegis_core.observe.metrics.exposition` tells it, and a router serves it.
+        address: Count, and serve the metrics on this ``HOST:PORT``, under ``/metrics``, to whoever asks.
         conflict_resource_ids: So many resource ids are told apart among conflicts; the rest count as ``other``.
     """
 
     enabled: bool = _setting(False, BOOL)
+    address: str | None = _setting(None, TEXT)
     conflict_resource_ids: int = _setting(0, COUNT_OR_NONE)
 
 

@@ -357,7 +357,7 @@ class Client:
         return await self._carry_out(order, returns)
 
     async def _measured_call(
-        self, service: str, method: str, params: Mapping[str, object] | None, resource_id: str | None, *rest: Any
+        self, service: str, method: str, params: Mapping[str, object] | None, resource_id: str | None, *rest: object
     ) -> object:
         from aegis_core.observe.instruments import CallStart  # noqa: PLC0415 - loaded where there are any
 

@@ -3,6 +3,8 @@
 How the block ends. What the user's code raises leaves ``open_node`` as itself, never in a group: the nursery with the
 node's background tasks lies around the body, so the body's exception is carried past it by hand. A background task that
 fails cancels the body, and the block raises `NodeCrashed` from its cause.
+
+It is a long file because everything is put together in one place.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, overload
 import trio
 
 from aegis_core import names
-from aegis_core.backend import Backend, Clock
+from aegis_core.backend import Backend
 from aegis_core.engine.instances import LONGEST_TTL
 from aegis_core.engine.requests import Problems
 from aegis_core.errors import ConfigError, NodeCrashed
@@ -42,7 +44,7 @@ from aegis_core.principals import Principal, Target
 
 if TYPE_CHECKING:
     from aegis_core.config import Settings
-    from aegis_core.observe.instruments import Instrument, Instruments
+    from aegis_core.observe.instruments import Instruments
     from aegis_core.plugins import Plugins
 
 __all__ = ["Node", "open_node"]
@@ -321,8 +323,8 @@ async def open_node(
         raise RuntimeError("AegisIPC runs on Trio, and this is no Trio task: start the program with trio.run(main)")
     # With the first node: what finds settings and plug-ins takes a good part of the time of importing the library.
     from aegis_core.config import ambient, load_settings, parse_backend, told_with_source  # noqa: PLC0415
-    from aegis_core.observe.logs import logging_to  # noqa: PLC0415
     from aegis_core.observe.instruments import make_instruments  # noqa: PLC0415
+    from aegis_core.observe.logs import logging_to  # noqa: PLC0415
     from aegis_core.plugins import load_plugins  # noqa: PLC0415
 
     defaults = ambient.get()
@@ -333,7 +335,7 @@ async def open_node(
         plugins = (*defaults.plugins, *plugins)
     with told_with_source(settings):
         instruments = make_instruments(settings)
-    loaded = load_plugins(settings, (*instruments, *plugins))
+    loaded = load_plugins(settings, (*(instruments.all if instruments else ()), *plugins))
     address = parse_backend(settings.backend)
     async with AsyncExitStack() as stack:
         with told_with_source(settings):
@@ -371,7 +373,7 @@ async def _start(
     settings: Settings,
     plugins: Plugins,
     opened: Backend,
-    instruments: tuple[Instrument, ...],
+    instruments: Instruments | None,
     nursery: trio.Nursery,
 ) -> Node:
     """The node, with its view level and its background tasks running."""
@@ -388,23 +390,18 @@ async def _start(
         transports={t.scheme: t for t in opened.transports},
         announce=opened.announce,
         reconnects=opened.reconnects,
-        instruments=_told(instruments, opened.clock),
+        instruments=instruments,
     )
     node = Node(runtime)
-    if runtime.instruments is not None:
-        runtime.instruments.measure_registry(node.registry)
-        runtime.instruments.opened(node)
+    if instruments is not None:
+        instruments.opened(node)
     await nursery.start(runtime.directory.run)
     nursery.start_soon(node.janitor.run)
+    if settings.metrics.address is not None:
+        from aegis_core.observe.page import serve_page  # noqa: PLC0415 - where it is asked for, and installed
+
+        await nursery.start(serve_page, node, settings.metrics.address)
     return node
-
-
-def _told(instruments: tuple[Instrument, ...], clock: Clock) -> Instruments | None:
-    if not instruments:
-        return None
-    from aegis_core.observe.instruments import Instruments  # noqa: PLC0415 - where there are any
-
-    return Instruments(instruments, clock.now)
 
 
 def _crash(group: BaseExceptionGroup[BaseException]) -> BaseException:

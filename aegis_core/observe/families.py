@@ -6,31 +6,14 @@ store, each node counts alike: of that, look at one node, e.g. a router. The doc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
-import attrs
+from aegis_core.observe.series import Counts, Distribution
 
-from aegis_core.observe.series import Counts, Distribution, Sample
-
-__all__ = ["Families", "Gauge"]
+__all__ = ["Families"]
 
 _BYTES: Final = (64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0)
-
-
-@attrs.frozen(eq=False)
-class Gauge:
-    """What is looked up when it is asked for. A None among what *read* gives says: work was done, and there is more."""
-
-    name: str
-    documentation: str
-    labels: tuple[str, ...]
-    read: Callable[[], Iterator[Sample | None]]
-    kind: str = "gauge"
-
-    def samples(self) -> Iterator[Sample | None]:
-        """What there is to tell."""
-        return self.read()
 
 
 class Families:
@@ -104,7 +87,9 @@ class Families:
             "ipc_misdirected_total", "Attempts of calls that came to somebody who is not the owner.", "service_name"
         )
         self.retries = Counts("ipc_retries_total", "Calls and commits tried again, by what had failed.", "reason")
-        self.store_commits = Counts("ipc_store_commits_total", "Commits asked of the store, by how they ended.", "status")
+        self.store_commits = Counts(
+            "ipc_store_commits_total", "Commits asked of the store, by how they ended.", "status"
+        )
         self.commit_seconds = Distribution("ipc_store_commit_duration_seconds", "How long commits took.")
 
     def __iter__(self) -> Iterator[Counts | Distribution]:

@@ -12,15 +12,24 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
+import trio
 
 from aegis_core.backend import Transaction
-from aegis_core.errors import AegisError, ConfigError, Conflict, Held, Indeterminate, StoreUnavailable, Unavailable, VersionConflict
+from aegis_core.errors import (
+    AegisError,
+    ConfigError,
+    Conflict,
+    Held,
+    Indeterminate,
+    StoreUnavailable,
+    Unavailable,
+    VersionConflict,
+)
 from aegis_core.models import Value
 
 if TYPE_CHECKING:
     from aegis_core.config import Settings
     from aegis_core.node.node import Node
-    from aegis_core.node.registry import Registry
 
 __all__ = ["OPERATIONS", "CallStart", "End", "Instrument", "Instruments", "Operation", "make_instruments", "status_of"]
 
@@ -109,20 +118,22 @@ class Instruments:
 
     Args:
         instruments: At least one.
-        now: The node's clock.
     """
 
-    def __init__(self, instruments: Iterable[Instrument], now: Callable[[], float]) -> None:
+    def __init__(self, instruments: Iterable[Instrument]) -> None:
         self.all: Final = tuple(instruments)
-        self._now = now
+        self._now = trio.current_time
 
     def __repr__(self) -> str:
         return f"<Instruments: {', '.join(type(one).__name__ for one in self.all)}>"
 
     def opened(self, node: Node) -> None:
-        """The node is there."""
+        """The node is there: every operation that its registry is asked for is measured from now on, however it is asked."""
+        self._now = node.runtime.clock.now
         for one in self.all:
             one.opened(node)
+        for name in OPERATIONS:
+            setattr(node.registry, name, self._measured(name, getattr(node.registry, name)))
 
     async def measure(self, operation: Operation, work: Callable[..., Awaitable[R]], *args: object) -> R:
         """Await ``work(*args)``, which is *operation*."""
@@ -151,11 +162,6 @@ class Instruments:
             return revisions
 
         return measured
-
-    def measure_registry(self, registry: Registry) -> None:
-        """Have every operation that *registry* is asked for measured, however it is asked."""
-        for name in OPERATIONS:
-            setattr(registry, name, self._measured(name, getattr(registry, name)))
 
     def _measured(self, name: str, work: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R]]:
         signature = inspect.signature(work)
@@ -207,21 +213,21 @@ async def _told(ends: Sequence[End | None], work: Callable[..., Awaitable[R]], *
     return answer
 
 
-def make_instruments(settings: Settings) -> tuple[Instrument, ...]:
-    """The instruments that *settings* ask for; what they need is imported now.
+def make_instruments(settings: Settings) -> Instruments | None:
+    """The instruments that *settings* ask for, None without any; what they need is imported now.
 
     Raises:
         ConfigError: It is not installed; says what to install.
     """
     made: list[Instrument] = []
-    if settings.metrics.enabled:
+    if settings.metrics.enabled or settings.metrics.address is not None:
         try:
             from aegis_core.observe.metrics import Metrics  # noqa: PLC0415 - where it is asked for, and installed
         except ModuleNotFoundError as exc:
             problem = f"{exc}; install it with: pip install 'aegis-ipc[metrics]'"
             raise ConfigError(key="metrics.enabled", problem=problem) from exc
         made.append(Metrics(settings.metrics))
-    return tuple(made)
+    return Instruments(made) if made else None
 
 
 def status_of(error: BaseException | None) -> str:

@@ -10,7 +10,6 @@ answered under its name, and reasons and outcomes are words of the library. All 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -39,7 +38,8 @@ from aegis_core.errors import (
 from aegis_core.events import Event
 from aegis_core.hookspecs import ObserverRegistrar, hookimpl
 from aegis_core.models import BulkReply, ClaimReply, Ownership, Resource, Role, TransferReply
-from aegis_core.observe.families import Families, Gauge
+from aegis_core.observe.families import Families
+from aegis_core.observe.gauges import SLICE, Gauge, gauges
 from aegis_core.observe.instruments import CallStart, End, Instrument, Operation, status_of
 from aegis_core.observe.series import MOST_SERIES, OTHER, Counts, Distribution, Sample
 
@@ -50,9 +50,6 @@ __all__ = ["CONTENT_TYPE", "Metrics", "exposition"]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 """What `exposition` answers, as an HTTP header says it."""
-
-SLICE: Final = 200
-"""Samples that are written down, or instances looked at, between two checkpoints."""
 
 _UNKNOWN: Final = "unknown"
 _MOST_FAILING_OVER: Final = 10_000
@@ -95,56 +92,8 @@ class Metrics(Instrument, Collector):
     def opened(self, node: Node) -> None:
         """The node is there: what is looked up, is looked up there."""
         self._now = node.runtime.clock.now
-        seen = self._view = node.runtime.directory.snapshot
-
-        def services() -> Iterator[Sample | None]:
-            for service in seen.services():
-                health: Counter[str] = Counter()
-                for at, instance in enumerate(seen.live(service)):
-                    health[seen.health(instance, self._now()).value] += 1
-                    if at % SLICE == SLICE - 1:
-                        yield None
-                for value, number in health.items():
-                    yield "", {"service_name": service, "health": value}, number
-
-        def resources() -> Iterator[Sample | None]:
-            for service in seen.services():
-                for instance in seen.live(service):
-                    labels = {"service_name": service, "instance_id": instance.instance_id}
-                    yield "", labels, seen.count(instance.lease)
-
-        def by_service(read: Callable[[], Counter[str]]) -> Callable[[], Iterator[Sample | None]]:
-            def samples() -> Iterator[Sample | None]:
-                for service, number in read().items():
-                    yield "", {"service_name": service}, number
-
-            return samples
-
-        def queued() -> Counter[str]:
-            found: Counter[str] = Counter()
-            for instance in node.hosted.values():
-                incarnation = instance.incarnation
-                found[instance.service.name] += 0 if incarnation is None else len(incarnation.server.queue)
-            return found
-
-        def reconnects() -> Iterator[Sample | None]:
-            yield "", {}, node.runtime.reconnects()
-
-        one, both = ("service_name",), ("service_name", "health")
-        self._gauges = (
-            Gauge("ipc_instances", "Live instances (seen).", both, services),
-            Gauge(
-                "ipc_resources_per_instance",
-                "Resources that each live instance owns (seen).",
-                ("service_name", "instance_id"),
-                resources,
-            ),
-            Gauge("ipc_calls_in_flight", "Calls of this node without an answer yet.", one, by_service(node.client.in_flight)),
-            Gauge("ipc_queue_depth", "Calls that wait at this node's instances for a handler.", one, by_service(queued)),
-            Gauge(
-                "ipc_transport_reconnects_total", "Connections that were lost and made anew.", (), reconnects, "counter"
-            ),
-        )
+        self._view = node.runtime.directory.snapshot
+        self._gauges = gauges(node)
 
     @property
     def families(self) -> tuple[Counts | Distribution | Gauge, ...]:

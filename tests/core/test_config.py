@@ -166,6 +166,8 @@ def test_every_setting_can_be_given_by_every_source(place: Path, monkeypatch: py
         "log.level": "debug",
         "log.file": "log/aegis.log",
         "log.json": "yes",
+        "metrics.enabled": "on",
+        "metrics.address": "127.0.0.1:9464",
     }
     values: Mapping[str, object] = {
         "heartbeat_interval": 2.5,
@@ -173,6 +175,8 @@ def test_every_setting_can_be_given_by_every_source(place: Path, monkeypatch: py
         "plugins.disabled": ["x"],
         "log.level": "DEBUG",
         "log.json": True,
+        "metrics.enabled": True,
+        "metrics.address": "127.0.0.1:9464",
     }
     nested: dict[str, object] = {}
     for name in setting_names():

@@ -1,0 +1,77 @@
+"""A node's own page of metrics, for Prometheus to fetch where there is no router: ``GET /metrics``, and nothing else.
+
+One answer per connection, of HTTP as small as it can be. Who dawdles is cut off, and only so many are let in at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from aegis_core.errors import ConfigError
+from aegis_core.observe.metrics import CONTENT_TYPE, exposition
+
+if TYPE_CHECKING:
+    from aegis_core.node.node import Node
+
+__all__ = ["serve_page"]
+
+_MOST_HEAD: Final = 8192
+_PATIENCE: Final = 10.0
+_AT_ONCE: Final = 8
+
+
+async def serve_page(
+    node: Node, address: str, task_status: trio.TaskStatus[trio.SocketListener] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve the metrics of *node* on *address* (``HOST:PORT``) until cancelled; started, with the listener, once it does.
+
+    Raises:
+        ConfigError: The address is none, or cannot be used.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        if not host or not 0 <= int(port) < 65536:
+            raise ValueError("no host, or no port; 0.0.0.0 stands for all addresses of this machine")
+        (listener, *others) = await trio.open_tcp_listeners(int(port), host=host.strip("[]"))
+    except (ValueError, OSError) as exc:
+        problem = f"expected HOST:PORT to serve the metrics on, got {address!r}: {exc}"
+        raise ConfigError(key="metrics.address", problem=problem) from exc
+    limiter = trio.CapacityLimiter(_AT_ONCE)
+
+    async def answer(stream: trio.SocketStream) -> None:
+        with trio.move_on_after(_PATIENCE):
+            async with limiter:
+                try:
+                    await stream.send_all(await _answer(node, await _read_head(stream)))
+                    await stream.send_eof()
+                    while await stream.receive_some():  # closed with data unread, the answer might be lost
+                        pass
+                except trio.BrokenResourceError:  # the client left
+                    pass
+
+    async with trio.open_nursery() as nursery:
+        task_status.started(listener)
+        nursery.start_soon(trio.serve_listeners, answer, [listener, *others])
+
+
+async def _read_head(stream: trio.SocketStream) -> bytes:
+    """The request up to the end of its headers, or up to what is the most."""
+    head = b""
+    while b"\r\n\r\n" not in head and len(head) < _MOST_HEAD:
+        part = await stream.receive_some()
+        if not part:
+            break
+        head += part
+    return head
+
+
+async def _answer(node: Node, head: bytes) -> bytes:
+    method, _, rest = head.partition(b" ")
+    path = rest.partition(b" ")[0].partition(b"?")[0]
+    if method not in {b"GET", b"HEAD"} or path != b"/metrics":
+        return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    body = await exposition(node)
+    told = f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return b"HTTP/1.1 200 OK\r\n" + told.encode() + (body if method == b"GET" else b"")
