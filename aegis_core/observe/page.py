@@ -30,11 +30,9 @@ async def serve_page(
     Raises:
         ConfigError: The address is none, or cannot be used.
     """
-    host, _, port = address.rpartition(":")
     try:
-        if not host or not 0 <= int(port) < 65536:
-            raise ValueError("no host, or no port; 0.0.0.0 stands for all addresses of this machine")
-        (listener, *others) = await trio.open_tcp_listeners(int(port), host=host.strip("[]"))
+        host, port = _host_and_port(address)
+        (listener, *others) = await trio.open_tcp_listeners(port, host=host)
     except (ValueError, OSError) as exc:
         problem = f"expected HOST:PORT to serve the metrics on, got {address!r}: {exc}"
         raise ConfigError(key="metrics.address", problem=problem) from exc
@@ -54,6 +52,13 @@ async def serve_page(
     async with trio.open_nursery() as nursery:
         task_status.started(listener)
         nursery.start_soon(trio.serve_listeners, answer, [listener, *others])
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not 0 <= int(port) < 65536:
+        raise ValueError("no host, or no port; 0.0.0.0 stands for all addresses of this machine")
+    return host.strip("[]"), int(port)
 
 
 async def _read_head(stream: trio.SocketStream) -> bytes:

@@ -1,4 +1,7 @@
-"""Every metric is fed by what nodes really do, and none by what callers make up."""
+"""Every metric is fed by what nodes really do, and none by what callers make up.
+
+It is one long file because there is one page, and each part of it is a few lines.
+"""
 
 from __future__ import annotations
 
