@@ -54,6 +54,7 @@ __all__ = [
     "error_to_wire",
     "metadata_size",
     "status_of",
+    "status_of_class",
     "structure_params",
     "structure_request",
     "structure_result",
@@ -392,6 +393,11 @@ def error_to_wire(exc: Exception) -> dict[str, object]:
 def status_of(error: AegisError) -> int:
     """The number that tells of *error* on the wire, the HTTP status of its class."""
     return error_codes.status_of(error)
+
+
+def status_of_class(kind: type[AegisError]) -> int:
+    """`status_of` errors of *kind*."""
+    return error_codes.status_of_class(kind)
 
 
 def error_from_wire(raw: object) -> AegisError:

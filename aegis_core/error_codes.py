@@ -26,7 +26,7 @@ from aegis_core.errors import (
 )
 from aegis_core.models import EndReason, Outcome, Value
 
-__all__ = ["error_from_map", "error_to_map", "remote_error", "status_of"]
+__all__ = ["error_from_map", "error_to_map", "remote_error", "status_of", "status_of_class"]
 
 MAX_MESSAGE: Final = 4096
 # Facts about one process, its store or its configuration, which are not the caller's: it sees a RemoteError.
@@ -51,7 +51,12 @@ _STATUS: Final[Mapping[type[AegisError], int]] = {
 
 def status_of(error: AegisError) -> int:
     """The HTTP status of *error*: that of its class, or of the nearest class above it that has one."""
-    return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+    return status_of_class(type(error))
+
+
+def status_of_class(kind: type[AegisError]) -> int:
+    """The HTTP status of errors of *kind*."""
+    return next((_STATUS[base] for base in kind.__mro__ if base in _STATUS), 500)
 
 
 def remote_error(exc: Exception) -> RemoteError:

@@ -20,10 +20,11 @@ from aegis_backends.http import wire
 from aegis_backends.http.asgi import Receive, Scope, Send, header
 from aegis_backends.http.relay import Relay
 from aegis_backends.http.routing import Endpoint, Request, Response, Routes, answer
+from aegis_backends.http.same_site import check_same_site
 from aegis_backends.http.server import HttpServer, Limits
 from aegis_backends.http.tokens import Tokens
 from aegis_core.backend import Store, Transaction
-from aegis_core.errors import AegisError, ConfigError, Indeterminate, InvalidRequest, StoreUnavailable
+from aegis_core.errors import AegisError, ConfigError, Indeterminate, InvalidRequest, StoreUnavailable, Unauthorized
 from aegis_core.hookspecs import Principal
 
 __all__ = ["Commit", "RouterApp", "serve_router"]
@@ -33,7 +34,6 @@ _log = logging.getLogger("aegis.http")
 Commit = Callable[[Principal, Transaction], Awaitable[tuple[int, ...]]]
 """Commits a transaction in the name of a principal, or refuses; raises as `aegis_core.backend.Store.commit` does."""
 
-_OPEN: Final = frozenset({"/health", "/health/live", "/health/ready"})
 _KEY: Final = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*")
 _LONGEST_KEY: Final = 3500
 _REVISION: Final = re.compile(r"[0-9]{1,19}")
@@ -67,27 +67,46 @@ class RouterApp:
         self._commit = commit
         self._heartbeat = heartbeat
         self._patience = patience
-        self._most = body
+        self.body: Final = body
         self._routes = Routes()
+        self._open: set[Endpoint] = set()
+        self._closing: list[Callable[[], None]] = [self.relay.close]
         self.add_route("POST", wire.COMMIT, self._take_commit)
         self.add_route("POST", wire.SYNC, self._sync)
         self.add_route("GET", wire.STORE, self._describe_store)
         self.add_route("GET", wire.WATCH, self._watch)
         self.add_route("GET", f"{wire.KEYS}/{{key}}", self._get)
-        self.add_route("GET", "/health", self._ready)
-        self.add_route("GET", "/health/live", self._live)
-        self.add_route("GET", "/health/ready", self._ready)
+        self.add_route("GET", "/health", self._ready, is_open=True)
+        self.add_route("GET", "/health/live", self._live, is_open=True)
+        self.add_route("GET", "/health/ready", self._ready, is_open=True)
 
     def __repr__(self) -> str:
         return f"<RouterApp of {self._store!r}>"
 
-    def add_route(self, method: str, pattern: str, endpoint: Endpoint) -> None:
-        """Let *endpoint* answer *method* on paths like *pattern*; see `aegis_backends.http.routing.Routes`."""
+    def add_route(self, method: str, pattern: str, endpoint: Endpoint, *, is_open: bool = False) -> None:
+        """Let *endpoint* answer *method* on paths like *pattern*; see `aegis_backends.http.routing.Routes`.
+
+        Args:
+            method: ``GET`` (also for ``HEAD``) or another.
+            pattern: Of paths.
+            endpoint: Answers.
+            is_open: To everybody, without a token.
+
+        Raises:
+            ValueError: Something else does already.
+        """
         self._routes.add(method, pattern, endpoint)
+        if is_open:
+            self._open.add(endpoint)
+
+    def on_close(self, end: Callable[[], None]) -> None:
+        """Call *end*, which ends endless responses, when the router stops."""
+        self._closing.append(end)
 
     def close(self) -> None:
         """End the watches, so that their clients go to another router at once."""
-        self.relay.close()
+        for end in self._closing:
+            end()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -98,26 +117,37 @@ class RouterApp:
             await answer(lambda _: _ready_made(refusal), request)
             return
         endpoint, parameters = found
-        try:
-            if scope["path"] not in _OPEN:
-                principal = self.tokens.principal(header(scope, b"authorization"), f"{scope['method']} {scope['path']}")
-                request = Request(scope, receive, send, principal, parameters)
-        except AegisError as exc:
-            response = Response.of_problem(exc, [(b"www-authenticate", b"Bearer")])
-            await answer(lambda _: _ready_made(response), request)
-            return
+        if endpoint not in self._open:
+            try:
+                request = Request(scope, receive, send, self._principal(scope), parameters)
+            except AegisError as exc:
+                asks = [(b"www-authenticate", b"Bearer")] if isinstance(exc, Unauthorized) else []
+                response = Response.of_problem(exc, asks)
+                await answer(lambda _: _ready_made(response), request)
+                return
         await answer(endpoint, request)
+
+    def _principal(self, scope: Scope) -> Principal:
+        """Who asks.
+
+        Raises:
+            Unauthorized: Nobody who is known.
+            Forbidden: No token is asked for, and a page of another site does.
+        """
+        if not self.tokens:
+            check_same_site(scope)
+        return self.tokens.principal(header(scope, b"authorization"), f"{scope['method']} {scope['path']}")
 
     # -- the store -----------------------------------------------------------------------------------
 
     async def _describe_store(self, _request: Request) -> Response:
-        most = self._most
+        most = self.body
         return Response(
             body=wire.capabilities_to_bytes(self._store.capabilities, max_body=most, heartbeat=self._heartbeat)
         )
 
     async def _take_commit(self, request: Request) -> Response:
-        body = await request.body(self._most)
+        body = await request.body(self.body)
         transaction = wire.transaction_from_bytes(body, most=self._store.capabilities.max_transaction)
         with trio.move_on_after(self._patience):
             try:

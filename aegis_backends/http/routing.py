@@ -12,7 +12,7 @@ from aegis_backends.http.asgi import BodyTooLarge, Headers, Receive, Scope, Send
 from aegis_core.errors import AegisError, InvalidRequest, Overloaded
 from aegis_core.hookspecs import Principal
 
-__all__ = ["Endpoint", "Request", "Response", "Routes", "answer"]
+__all__ = ["Endpoint", "Request", "Response", "Routes", "answer", "told"]
 
 
 @attrs.frozen(kw_only=True)
@@ -113,25 +113,33 @@ class Routes:
             method: Its method.
             raw_path: Its path, not decoded: a segment may hold an encoded slash.
         """
-        methods = self._exact.get(raw_path)
-        parameters: dict[str, str] = {}
-        if methods is None:
-            segments = raw_path.split("/")
-            for pattern, candidates in self._patterns:
-                found = _match(pattern, segments)
-                if found is not None:
-                    methods, parameters = candidates, found
-                    break
-            else:
-                return _plain(404, "There is nothing here.")
-        endpoint = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
-        if endpoint is None:
-            allowed = ", ".join(sorted(methods)).encode()
-            return attrs.evolve(_plain(405, "This can be asked otherwise only."), headers=[(b"allow", allowed)])
-        return endpoint, parameters
+        segments = raw_path.split("/")
+        allowed: set[str] = set()
+        exact = self._exact.get(raw_path)
+        if exact is not None:
+            endpoint = _for_method(exact, method)
+            if endpoint is not None:
+                return endpoint, {}
+            allowed |= exact.keys()
+        for pattern, methods in self._patterns:
+            parameters = _match(pattern, segments)
+            if parameters is not None:
+                endpoint = _for_method(methods, method)
+                if endpoint is not None:
+                    return endpoint, parameters
+                allowed |= methods.keys()
+        if not allowed:
+            return told(404, "There is nothing here.")
+        refused = told(405, "This can be asked otherwise only.")
+        return attrs.evolve(refused, headers=[(b"allow", ", ".join(sorted(allowed)).encode())])
 
 
-def _plain(status: int, text: str) -> Response:
+def _for_method(methods: Mapping[str, Endpoint], method: str) -> Endpoint | None:
+    return methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+
+
+def told(status: int, text: str) -> Response:
+    """*text* as problem details, for what has no code of ours."""
     body = b'{"type": "about:blank", "status": %d, "detail": "%b"}' % (status, text.encode())
     return Response(status=status, body=body, content_type=wire.PROBLEM)
 

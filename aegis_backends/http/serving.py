@@ -12,6 +12,7 @@ import trio
 
 from aegis_backends.http.app import Commit, RouterApp, serve_router
 from aegis_backends.http.opening import read_host_and_port, shown_host
+from aegis_backends.http.rest import Management, Rest
 from aegis_backends.http.server import Limits
 from aegis_backends.http.tokens import Tokens
 from aegis_core.backend import Store
@@ -53,6 +54,7 @@ def read_tokens(path: Path) -> Tokens:
 async def serve_http(
     store: Store,
     commit: Commit,
+    management: Management,
     address: str,
     *,
     tokens: Path | None,
@@ -67,6 +69,7 @@ async def serve_http(
     Args:
         store: What clients read.
         commit: What clients change it by.
+        management: What people see and do.
         address: ``HOST:PORT``.
         tokens: See `read_tokens`; None to serve this machine alone, and everybody on it.
         certificate: Serve by TLS, with this chain.
@@ -87,6 +90,7 @@ async def serve_http(
         raise ConfigError(source="aegis serve", key="http", problem=f"{address}: {exc}") from exc
     limits = Limits(rate=rate)
     app = RouterApp(store, commit, tokens=known, body=limits.body)
+    Rest(management, app)
     bound = listeners[0].socket.getsockname()
     url = f"{'http' if tls is None else 'https'}://{shown_host(bound[0])}:{bound[1]}"
     await serve_router(app, listeners, limits=limits, tls=tls, stop=stop, task_status=_Started(partial(tell, url)))

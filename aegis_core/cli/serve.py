@@ -16,6 +16,8 @@ from aegis_core.errors import ConfigError
 from aegis_core.node.node import open_node
 from aegis_core.principals import Principal
 from aegis_core.router.gate import Gate
+from aegis_core.router.management import Management
+from aegis_core.router.router import Router
 
 __all__ = ["serve"]
 
@@ -35,6 +37,7 @@ class _ServeHttp(Protocol):
         self,
         store: Store,
         commit: _Commit,
+        management: Management,
         address: str,
         *,
         tokens: Path | None,
@@ -93,6 +96,7 @@ async def serve(
                     await serve_http(
                         node.runtime.store,
                         Gate(node).commit,
+                        Management(Router(node)),
                         http,
                         tokens=tokens,
                         certificate=certificate,

@@ -13,6 +13,7 @@ from aegis_core.engine.requests import Problems, authentic, target_problem, unkn
 from aegis_core.engine.view import View
 from aegis_core.errors import (
     InstanceConflict,
+    InstanceNotFound,
     InvalidRequest,
     RoleConflict,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "LONGEST_TTL",
     "Registered",
     "deregister",
+    "get_instance",
     "get_service",
     "heartbeat",
     "list_services",
@@ -355,8 +357,35 @@ def get_service(view: View, service_name: str, *, now: float) -> ServiceView:
     live = view.live(service_name)
     if not live:
         raise unknown_service(view, service_name)
-    shown = (
-        attrs.evolve(i, health=view.health(i, now), role=view.shown_role(i))
-        for i in sorted(live, key=lambda i: i.instance_id)
-    )
+    shown = (_seen(view, i, now) for i in sorted(live, key=lambda i: i.instance_id))
     return ServiceView(service_name=service_name, instances=tuple(shown))
+
+
+def get_instance(view: View, instance_id: str, *, service_name: str | None = None, now: float) -> ServiceInstance:
+    """The live instance with that id, as `get_service` shows it.
+
+    Args:
+        view: The view.
+        instance_id: Its id.
+        service_name: Its service; None where one service alone has an instance of that id.
+        now: The node's clock, monotonic seconds.
+
+    Raises:
+        InstanceNotFound: There is none.
+        InvalidRequest: Several services have one, and none of them is named.
+    """
+    found = [i for i in view.by_id(instance_id) if service_name in (None, i.service_name)]
+    if not found:
+        raise InstanceNotFound(instance_id=instance_id, service_name=service_name or "")
+    if len(found) > 1:
+        owners = ", ".join(sorted(i.service_name for i in found))
+        raise InvalidRequest.at("$.service_name", f"each of these has an instance of that id: {owners}")
+    return _seen(view, found[0], now)
+
+
+def _seen(view: View, instance: ServiceInstance, now: float) -> ServiceInstance:
+    """*instance* as seen from here; where that is what it says of itself, the very record, because copies are dear."""
+    health, role = view.health(instance, now), view.shown_role(instance)
+    if health is instance.health and role is instance.role:
+        return instance
+    return attrs.evolve(instance, health=health, role=role)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from aegis_core.engine.indexes import Bucket
 from aegis_core.engine.requests import Problems
@@ -22,7 +22,10 @@ from aegis_core.models import (
 )
 from aegis_core.names import is_role, resource_id_problem
 
-__all__ = ["explain", "get_owner", "query_resources"]
+__all__ = ["FARTHEST", "explain", "get_owner", "list_transfers", "query_resources"]
+
+FARTHEST: Final = 1 << 53
+"""Where no page begins any more."""
 
 
 def query_resources(
@@ -62,7 +65,7 @@ def query_resources(
     """
     problems = Problems()
     problems.number("$.limit", limit, low=1, high=1000, whole=True)
-    problems.number("$.offset", offset, low=0, whole=True)
+    problems.number("$.offset", offset, low=0, high=FARTHEST, whole=True)
     if isinstance(tags, str):
         problems.note("$.tags", "expected a list of strings, got one string")
     if isinstance(resource_ids, str):
@@ -226,6 +229,24 @@ def explain(view: View, resource_id: str, *, now: float) -> Explanation:
             f"{resource_id} is owned by {owner.instance_id} of {owner.service_name} "
             f"({live.reason}, epoch {live.epoch}, {left:.1f} s of its lease left); {waiting}."
         ),
+    )
+
+
+def list_transfers(
+    view: View, *, resource_id: str | None = None, instance_id: str | None = None
+) -> tuple[TransferRecord, ...]:
+    """The audit records that match all criteria, newest first.
+
+    Args:
+        view: The view.
+        resource_id: That concern this resource; None for any, as of all criteria.
+        instance_id: From or to this instance.
+    """
+    return tuple(
+        t
+        for t in sorted(view.transfers(), key=lambda t: t.revision, reverse=True)
+        if (resource_id is None or resource_id in t.resource_ids)
+        and (instance_id is None or instance_id in (t.from_instance_id, t.to_instance_id))
     )
 
 

@@ -261,7 +261,8 @@ class Query(Request):
         resource_ids: Among these.
         resource_type: As their metadata says.
         tags: All of them must be there.
-        include_metadata: With false the metadata are the default.
+        containing: Ids with this in them, as it is written.
+        include_metadata: With false the metadata are left out.
         limit: Resources of one answer.
         offset: How many to leave out first.
     """
@@ -271,6 +272,7 @@ class Query(Request):
     resource_ids: tuple[str, ...] | None = attrs.field(default=None, metadata=_IDS)
     resource_type: str | None = attrs.field(default=None, metadata=_TEXT)
     tags: tuple[str, ...] | None = attrs.field(default=None, metadata=_IDS)
+    containing: str | None = attrs.field(default=None, metadata=_TEXT)
     include_metadata: bool = True
     limit: int = attrs.field(default=100, metadata=_BATCH)
     offset: int = attrs.field(default=0, metadata={"ge": 0, "le": 2**53})

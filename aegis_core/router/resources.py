@@ -154,6 +154,7 @@ async def query(asked: Asked[requests.Query]) -> replies.ResourcesFound:
         resource_ids=request.resource_ids,
         resource_type=request.resource_type,
         tags=request.tags,
+        containing=request.containing,
         include_metadata=request.include_metadata,
         limit=request.limit,
         offset=request.offset,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from aegis_core.engine import instances, queries, resources, roles, transfers
-from aegis_core.errors import InvalidRequest, ResourceNotFound
+from aegis_core.errors import InstanceNotFound, InvalidRequest, ResourceNotFound
 from aegis_core.models import Health, QueryReply, ResourceMetadata, Role
 from aegis_core.names import role_target
 from tests.engine.driver import AT, AUDIT, Driver
@@ -188,3 +189,46 @@ def test_an_explanation_without_owner(driver: Driver) -> None:
     assert dead.summary == "x has no owner: the lease of its last owner, a, has ended; nobody waits for it."
     with pytest.raises(InvalidRequest):
         queries.explain(driver.view, "bad id", now=0.0)
+
+
+def test_instance_is_found_by_its_id(driver: Driver) -> None:
+    """As the list of its service shows it; where two services have the id, the service is needed."""
+    driver.register("a", role=Role.ACTIVE, target=role_target("svc", "default"))
+    driver.register("b", health=Health.UNHEALTHY)
+    (shown, silent) = instances.get_service(driver.view, "svc", now=driver.now).instances
+    assert instances.get_instance(driver.view, "a", now=driver.now) == shown
+    assert instances.get_instance(driver.view, "b", service_name="svc", now=driver.now) == silent
+    driver.register("a", "other", lease="other-lease")
+    with pytest.raises(InvalidRequest, match="each of these has an instance of that id: other, svc"):
+        instances.get_instance(driver.view, "a", now=driver.now)
+    assert instances.get_instance(driver.view, "a", service_name="other", now=driver.now).service_name == "other"
+    for service in (None, "third"):
+        with pytest.raises(InstanceNotFound):
+            instances.get_instance(driver.view, "c", service_name=service, now=driver.now)
+
+
+def test_instance_that_looks_as_it_says_is_shown_as_its_very_record(driver: Driver) -> None:
+    """Copies would cost a long list most of its time."""
+    driver.register("a")
+    (shown,) = instances.get_service(driver.view, "svc", now=driver.now).instances
+    assert shown is driver.view.instance("svc", "a")
+    driver.now += 1000
+    driver.level()
+    (silent,) = instances.get_service(driver.view, "svc", now=driver.now).instances
+    assert silent.health is Health.UNHEALTHY
+
+
+def test_transfers_are_listed_newest_first(driver: Driver) -> None:
+    """All, those of a resource, those from or to an instance."""
+    for name in ("a", "b", "c"):
+        driver.register(name, adopts=True)
+    driver.run(claim(driver, "a", "r1", "r2"))
+    for number, (resource, to) in enumerate((("r1", "b"), ("r2", "c"))):
+        audit = attrs.evolve(AUDIT, transfer_id=f"transfer_{number:016x}")
+        moved = transfers.transfer(driver.view, [resource], service_name="svc", source="a", to=to, audit=audit, at=AT)
+        driver.run(moved)
+    listed = queries.list_transfers(driver.view)
+    assert [t.resource_ids for t in listed] == [("r2",), ("r1",)]
+    assert queries.list_transfers(driver.view, resource_id="r1") == listed[1:]
+    assert queries.list_transfers(driver.view, instance_id="c") == listed[:1]
+    assert queries.list_transfers(driver.view, instance_id="a", resource_id="r3") == ()

@@ -193,7 +193,7 @@ async def test_watch_shows_that_it_is_alive() -> None:
     """While there is nothing to tell; and it ends when the router stops, which answers everybody first."""
     async with open_router(heartbeat=0.05) as router:
         async with await trio.open_tcp_stream("127.0.0.1", router.port) as stream:
-            await stream.send_all(f"GET {wire.WATCH} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await stream.send_all(f"GET {wire.WATCH} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             beat = b"4\r\n" + wire.HEARTBEAT + b"\r\n"
             await read_until(stream, beat + beat)
             router.stop.set()

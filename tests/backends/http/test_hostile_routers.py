@@ -19,8 +19,8 @@ from aegis_core.backend import ANY, Put, Transaction
 from aegis_core.hookspecs import Principal
 from tests.backends.http.peers import PATIENCE, SHORT, Served, eventually, read_all, read_until
 
-COMMIT = f"POST {wire.COMMIT} HTTP/1.1\r\nHost: x\r\n".encode()
-WATCH = f"GET {wire.WATCH} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+COMMIT = f"POST {wire.COMMIT} HTTP/1.1\r\nHost: localhost\r\n".encode()
+WATCH = f"GET {wire.WATCH} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 @asynccontextmanager
@@ -117,7 +117,7 @@ async def test_more_requests_than_there_may_be_are_refused() -> None:
     """With 429, and when to come again."""
     async with open_router(Limits(rate=1.0, burst=5.0)) as served, await served.connect() as stream:
         for number in count():
-            await stream.send_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            await stream.send_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             head = await read_until(stream, b"\r\n\r\n")
             if head.startswith(b"HTTP/1.1 429 "):
                 break
@@ -130,7 +130,11 @@ async def test_who_shows_no_token_learns_nothing_and_holds_nothing() -> None:
     """A watch, a commit and its body are refused before they begin."""
     tokens = Tokens({"secret": Principal("token", "one")})
     async with open_router(Limits(), tokens=tokens) as served:
-        for request in (WATCH, COMMIT + b"Content-Length: 16000000\r\n\r\n", b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n"):
+        for request in (
+            WATCH,
+            COMMIT + b"Content-Length: 16000000\r\n\r\n",
+            b"GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        ):
             async with await served.connect() as stream:
                 await stream.send_all(request)
                 with trio.fail_after(PATIENCE):
