@@ -25,6 +25,7 @@ __all__ = ["COMMANDS", "build_app", "run"]
 
 COMMANDS: Final = {
     "call": "call",
+    "claim": "claim",
     "demo": "demo",
     "disconnect": "instances",
     "drain": "instances",
