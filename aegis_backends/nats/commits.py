@@ -89,6 +89,7 @@ class Commits:
                 fresh = True
                 continue
             expected = self._expected(transaction)
+            sent_at = self._watch.now()
             try:
                 last = await self._sender.send(transaction, expected)
             except JetStreamError as exc:
@@ -96,6 +97,7 @@ class Commits:
                     raise refused(exc) from exc
                 refusal = exc
             else:
+                self._watch.acknowledge(last, sent_at=sent_at)
                 return self._acknowledged(transaction, last)
             if refusal.number == IN_FLIGHT:
                 await trio.sleep(_PAUSE * self._random.random())
@@ -136,7 +138,6 @@ class Commits:
     def _acknowledged(self, transaction: Transaction, last: int) -> tuple[int, ...]:
         """Note what *transaction* put, until the view shows it; returns its revisions."""
         found = revisions(transaction, last)
-        self._watch.acknowledged = max(self._watch.acknowledged, last)
         for op, revision in zip(transaction.operations, found, strict=True):
             self._own.pop(op.key, None)
             if isinstance(op, Put):

@@ -17,6 +17,7 @@ from aegis_backends.nats.connection import Connection
 from aegis_backends.nats.errors import NatsError
 from aegis_backends.nats.jetstream import parse_acknowledgement
 from aegis_backends.nats.mirror import Mirror
+from aegis_core.backend import Clock
 from aegis_core.errors import StoreUnavailable
 
 __all__ = ["Fences"]
@@ -41,7 +42,8 @@ class Fences:
         connection: The client.
         mirror: The view, which a fence can show to be level.
         prefix: What the subjects of the bucket begin with.
-        stored: Called when one was stored, which may have made the view level.
+        stored: Called when one was stored, which may have made the view level, with its revision and when it was sent.
+        clock: What that is told by.
         random: Where names come from.
     """
 
@@ -51,13 +53,15 @@ class Fences:
         mirror: Mirror,
         *,
         prefix: str,
-        stored: Callable[[], None],
+        stored: Callable[[int, float], None],
+        clock: Clock,
         random: random.Random,
     ) -> None:
         self._connection = connection
         self._mirror = mirror
         self._prefix = prefix
         self._stored = stored
+        self._clock = clock
         self._nonce = f"{random.getrandbits(64):016x}"
         self._count = 0
         self._next: _Fence | None = None
@@ -111,7 +115,7 @@ class Fences:
     async def _send(self) -> int:
         self._count += 1
         message = fence(self._prefix, f"{self._nonce}-{self._count}")
-        sent = self._mirror.fence_sent()
+        sent, sent_at = self._mirror.fence_sent(), self._clock.now()
         try:
             answer = await self._connection.request(
                 message.subject, message.payload, headers=message.headers, timeout=_ANSWER_WITHIN
@@ -122,5 +126,5 @@ class Fences:
         except NatsError as exc:
             raise StoreUnavailable(reason=exc.message) from exc
         self._mirror.fence_stored(sent, revision)
-        self._stored()
+        self._stored(revision, sent_at)
         return revision

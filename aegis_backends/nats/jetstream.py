@@ -23,6 +23,7 @@ from aegis_core.errors import StoreUnavailable
 
 __all__ = [
     "Acknowledgement",
+    "Consumer",
     "Delivery",
     "JetStream",
     "JetStreamError",
@@ -111,11 +112,27 @@ class StreamInfo:
         config: Its configuration, whole, as a later update must send it.
         created: When it was made; tells one stream from its successor of the same name.
         last: The revision of its last message.
+        current: The servers that have all of it, by its leader's word; none of them if who answers knows of no leader.
+            None: it is on one server only.
     """
 
     config: Mapping[str, object]
     created: str
     last: int
+    current: frozenset[str] | None
+
+
+@attrs.frozen(kw_only=True)
+class Consumer:
+    """A consumer that was made.
+
+    Args:
+        pending: How many messages it is going to deliver at once.
+        server: Where it lives; "" without a cluster.
+    """
+
+    pending: int
+    server: str
 
 
 @attrs.frozen(kw_only=True)
@@ -262,8 +279,8 @@ class JetStream:
             if exc.number != NO_STREAM:
                 raise
 
-    async def create_consumer(self, stream: str, config: Mapping[str, object]) -> int:
-        """Make a consumer; returns how many messages it is going to deliver at once.
+    async def create_consumer(self, stream: str, config: Mapping[str, object]) -> Consumer:
+        """Make a consumer.
 
         Raises:
             JetStreamError: The server cannot do it.
@@ -271,7 +288,10 @@ class JetStream:
         """
         subject = f"CONSUMER.CREATE.{stream}.{config['name']}"
         answer = await self.call(subject, {"stream_name": stream, "action": "create", "config": config})
-        return _integer(answer, "num_pending")
+        return Consumer(
+            pending=_integer(answer, "num_pending"),
+            server=_text(_object(answer, "cluster"), "leader"),
+        )
 
     def delete_consumer(self, stream: str, name: str) -> None:
         """Ask that a consumer be removed, without waiting: the server removes it by itself some time after."""
@@ -352,4 +372,15 @@ def _stream_info(answer: Mapping[str, object]) -> StreamInfo:
         config=_object(answer, "config"),
         created=_text(answer, "created"),
         last=_integer(_object(answer, "state"), "last_seq"),
+        current=_current(_object(answer, "cluster")),
     )
+
+
+def _current(cluster: Mapping[str, object]) -> frozenset[str] | None:
+    replicas = cluster.get("replicas")
+    peers = [one for one in replicas if isinstance(one, dict)] if isinstance(replicas, list) else []
+    if not peers:
+        return None
+    leader = _text(cluster, "leader")
+    # Without a leader, whoever answers knows of none: it may be the one that is cut off.
+    return frozenset((leader, *(_text(one, "name") for one in peers if one.get("current") is True)) if leader else ())

@@ -13,7 +13,9 @@ is missing: the server counts a successor only a moment after it has removed the
 - After a gap, all that is missing has a successor that was stored before the gap was seen. A *fence* (a message that
   changes nothing) that is sent after the gap was seen has a higher revision than all of those; once it was delivered
   without another gap, so were they, and the view is level again. `Fence` asks for one when nothing else is pending.
-- A heartbeat is sent after a second without anything to deliver.
+- A heartbeat, which comes after a second without anything to deliver, is no proof: the consumer's server may be cut off
+  from the leader, and lack the successors. But the fence may have been forgotten before it was delivered, so that another
+  one is asked for.
 
 A snapshot is nothing but a beginning with many gaps. Nothing is told of it before it is level.
 
@@ -234,8 +236,7 @@ class Mirror:
         self.behind = False
         self._delivered_all = True
         self._release()
-        if not self._level and self._applied:
-            self._rise()
+        self._wants_fence = False
         return self._ask()
 
     def _ask(self) -> Sequence[Action]:

@@ -3,7 +3,8 @@
 A push consumer that dies says nothing. So it heartbeats, and whoever hears nothing for some heartbeats makes another one,
 which goes on after the last revision that is part of the view; as does whoever has been reconnected, or sees that a
 message is missing. Only where that could miss something is the whole bucket loaded anew, and the readers told so: after
-an absence so long that a deletion may have been forgotten, and when the bucket is not the one that it was.
+an absence so long that a deletion may have been forgotten, whether the consumer fell silent or not, and when the bucket
+is not the one that it was.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ from typing import Final
 
 import trio
 
-from aegis_backends.nats.batch import MARKER_TTL
+from aegis_backends.nats.absence import Absence
 from aegis_backends.nats.bucket import BucketSettings
 from aegis_backends.nats.connection import Connection, ConnectionState
 from aegis_backends.nats.errors import LocalProtocolError, NatsError
+from aegis_backends.nats.feed import NatsFeed
 from aegis_backends.nats.fences import Fences
 from aegis_backends.nats.jetstream import JetStream, StreamInfo
 from aegis_backends.nats.mirror import Action, Answer, Fence, Mirror, Renew
 from aegis_backends.nats.protocol import Message
-from aegis_core.backend import Change, Clock, Feed, Resync, Synced
+from aegis_core.backend import Change, Clock, Feed
 from aegis_core.errors import ConfigError, StoreUnavailable
 
-__all__ = ["HEARTBEAT", "NatsFeed", "Watch"]
+__all__ = ["HEARTBEAT", "Watch"]
 
 _log = logging.getLogger("aegis.nats")
 
@@ -35,105 +37,11 @@ HEARTBEAT: Final = 1.0
 """Seconds after which an idle consumer says that it is there."""
 
 _SILENCE: Final = 2.5 * HEARTBEAT
-# Away for longer, a deletion may have been forgotten before it was told.
-_LONGEST_ABSENCE: Final = MARKER_TTL / 2
 _ORPHANED: Final = 30.0
 _LEVEL_WITHIN: Final = 5.0
 _LONGEST_PAUSE: Final = 1.0
 _FIRST_PAUSE: Final = 0.02
-# Changes of keys that are gone, which a backlog may hold before a new snapshot is the cheaper way to tell them.
-_MAX_GONE: Final = 10_000
 _NANO: Final = 1_000_000_000
-
-
-class NatsFeed:
-    """One local reader of a `Watch`; see `aegis_core.backend.Feed`.
-
-    Args:
-        mirror: The view.
-        since: The least revision of its first snapshot: what was committed here before is in it.
-    """
-
-    def __init__(self, mirror: Mirror, since: int) -> None:
-        self._mirror = mirror
-        self._since = since
-        self._backlog: dict[str, Change] = {}
-        # Why a snapshot is to be told next; "" for the first, which needs no reason.
-        self._snapshot_due: str | None = ""
-        self._told = 0
-        self._closed = False
-        self._reader = trio.lowlevel.ParkingLot()
-
-    def __repr__(self) -> str:
-        return f"<NatsFeed with {len(self._backlog)} changes to tell>"
-
-    def offer(self, changes: Sequence[Change]) -> None:
-        """Add what changed, and wake the reader."""
-        if self._snapshot_due is not None:
-            return
-        backlog = self._backlog
-        for change in changes:
-            # Out and in again, because a dict keeps the place of a key that it has.
-            backlog.pop(change.key, None)
-            backlog[change.key] = change
-        if len(backlog) > len(self._mirror.records) + _MAX_GONE:
-            self.begin_again("the reader fell behind")
-        self._reader.unpark_all()
-
-    def begin_again(self, reason: str) -> None:
-        """Tell a new snapshot next."""
-        if self._snapshot_due is None:
-            self._snapshot_due = reason
-        self._backlog.clear()
-        self._reader.unpark_all()
-
-    def forget_revisions(self) -> None:
-        """The bucket counts anew: no revision of before is waited for."""
-        self._since = 0
-
-    def notice(self) -> None:
-        """The view may have become level."""
-        self._reader.unpark_all()
-
-    def close(self) -> None:
-        """End the feed: a reader that waits, or comes, gets `trio.ClosedResourceError`."""
-        self._closed = True
-        self._reader.unpark_all()
-
-    async def receive(self) -> Sequence[Change | Synced | Resync]:
-        """All that there is to tell; waits while that is nothing. The server's absence is a wait like any other.
-
-        Raises:
-            trio.ClosedResourceError: The watch's block has been left.
-        """
-        if self._closed or self._batch_is_due():
-            await trio.lowlevel.checkpoint()
-        while not self._closed:
-            if self._batch_is_due():
-                return self._batch()
-            await self._reader.park()
-        raise trio.ClosedResourceError("the watch has been left")
-
-    def _batch_is_due(self) -> bool:
-        mirror = self._mirror
-        if self._snapshot_due is not None:
-            return mirror.level and mirror.revision >= self._since
-        return bool(self._backlog) or (mirror.level and mirror.revision > self._told)
-
-    def _batch(self) -> Sequence[Change | Synced | Resync]:
-        mirror = self._mirror
-        batch: list[Change | Synced | Resync]
-        if self._snapshot_due is not None:
-            batch = [Resync(self._snapshot_due)] if self._snapshot_due else []
-            batch += [record.change for record in mirror.records.values()]
-            self._snapshot_due = None
-        else:
-            batch = list(self._backlog.values())
-            self._backlog.clear()
-        if mirror.level:
-            self._told = mirror.revision
-            batch.append(Synced(mirror.revision))
-        return batch
 
 
 class Watch:
@@ -161,7 +69,9 @@ class Watch:
         random: random.Random,
     ) -> None:
         self.mirror: Final = Mirror(bucket.prefix, self._tell)
-        self.fences: Final = Fences(connection, self.mirror, prefix=bucket.prefix, stored=self._notice, random=random)
+        self.fences: Final = Fences(
+            connection, self.mirror, prefix=bucket.prefix, stored=self._stored, clock=clock, random=random
+        )
         self.acknowledged = 0
         """The highest revision that a commit over this connection was told, of the bucket as it counts now."""
         self.recounts = 0
@@ -176,8 +86,8 @@ class Watch:
         self._random = random
         self._feeds: dict[NatsFeed, None] = {}
         self._created = ""
-        # When anything was heard last, and when there was nothing left to be heard.
-        self._heard_at = self._current_at = clock.now()
+        self._heard_at = clock.now()
+        self._absence = Absence(self._heard_at)
         self._loads = 0
         self._why = "the bucket has not been read yet"
         self._life = trio.CancelScope()
@@ -211,6 +121,15 @@ class Watch:
         """Wait until the view is level at *revision* or later."""
         while not (self.mirror.level and self.mirror.revision >= revision):
             await self._level_moved.park()
+
+    def now(self) -> float:
+        """The time by which absences are measured."""
+        return self._clock.now()
+
+    def acknowledge(self, revision: int, *, sent_at: float) -> None:
+        """Note that what was committed from here was given *revision*, and that it was sent at `now` or later."""
+        self.acknowledged = max(self.acknowledged, revision)
+        self._absence.stored(revision, sent_at)
 
     async def catch_up(self) -> None:
         """Wait until the view shows all that anybody was told of before this call.
@@ -249,14 +168,26 @@ class Watch:
         name = f"aegis-{self._random.getrandbits(64):016x}"
         inbox = f"{self._inbox_prefix}.{name}"
         async with self._connection.listen(inbox, self._receive):
-            self._begin(await self._check())
+            bucket = await self._check()
+            if bucket.current is not None and not bucket.current:
+                # What a server knows that does not know of a leader may be old: it would look like a bucket that was set back.
+                raise StoreUnavailable(reason="the bucket has no leader now")
+            self._begin(bucket)
             try:
                 with trio.CancelScope() as self._life:
-                    pending = await self._jetstream.create_consumer(self._stream, self._consumer(name, inbox))
+                    made = await self._jetstream.create_consumer(self._stream, self._consumer(name, inbox))
+                    if self.mirror.loading and bucket.current is not None and made.server not in bucket.current:
+                        # It takes over silently what was deleted: a snapshot from before that would keep it for ever.
+                        _log.info(
+                            "%s has an old copy of %s, which is not read", made.server or "a server", self._stream
+                        )
+                        return
                     self._heard_at = self._clock.now()
-                    self._act(self.mirror.began(pending))
+                    self._act(self.mirror.began(made.pending))
                     self._notice()
                     while not self._is_lost():
+                        if self._absence.wants_proof(self._clock.now()):
+                            self._fence_wanted.set()
                         with trio.move_on_after(max(0.0, self._heard_at + _SILENCE - self._clock.now())):
                             await self._connection.wait_connects(connects)
                             return
@@ -265,31 +196,30 @@ class Watch:
                 self._jetstream.delete_consumer(self._stream, name)
 
     def _is_lost(self) -> bool:
-        """Whether the consumer has fallen silent, or the view has been behind for too long."""
+        """Whether the consumer has fallen silent, or the view may have missed something."""
         now = self._clock.now()
         if now - self._heard_at >= _SILENCE:
             _log.info("the consumer of %s fell silent", self._stream)
             return True
-        return now - self._current_at > _LONGEST_ABSENCE
+        return self._absence.too_long(now)
 
     def _begin(self, bucket: StreamInfo) -> None:
         """Decide whether the view can be gone on with."""
         mirror, now = self.mirror, self._clock.now()
-        absence = now - self._current_at
         if self._created != bucket.created:
             self._why = "the bucket is another one" if self._created else ""
             self._forget_revisions()
         elif bucket.last < mirror.applied:
             self._why = f"the bucket was set back from revision {mirror.applied} to {bucket.last}"
             self._forget_revisions()
-        elif absence > _LONGEST_ABSENCE:
-            self._why = f"the view was behind for {absence:.0f} s, so that deletions may have been missed"
+        elif self._absence.too_long(now):
+            behind = self._absence.seconds(now)
+            self._why = f"the view was behind for {behind:.0f} s, so that deletions may have been missed"
         elif not mirror.loading:
             mirror.begin(fresh=False)
             return
         self._created = bucket.created
-        # A snapshot lacks nothing of what was before it, so that the absence begins with it.
-        self._current_at = now
+        self._absence.begin(now)
         mirror.begin(fresh=True)
 
     def _forget_revisions(self) -> None:
@@ -323,11 +253,16 @@ class Watch:
         if self._life.cancel_called:
             return
         self._heard_at = self._clock.now()
+        if self._absence.too_long(self._heard_at):
+            self._life.cancel()
+            return
         actions = self.mirror.feed(message)
         if actions:
             self._act(actions)
-        if not self.mirror.behind:
-            self._current_at = self._heard_at
+        self._notice()
+
+    def _stored(self, revision: int, sent_at: float) -> None:
+        self._absence.stored(revision, sent_at)
         self._notice()
 
     def _act(self, actions: Sequence[Action]) -> None:
@@ -372,6 +307,7 @@ class Watch:
             for feed in self._feeds:
                 feed.begin_again(self._why)
         if mirror.level:
+            self._absence.shown(mirror.revision)
             self._level_moved.unpark_all()
             for feed in self._feeds:
                 feed.notice()

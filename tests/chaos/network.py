@@ -48,16 +48,21 @@ class Network:
         location = ",".join(f"{_HOST}:{server.port}" for server in self.servers if server is not without)
         return f"nats://{location}?bucket={bucket}&replicas={len(self.servers)}"
 
-    def ways_of(self, name: str) -> list[Relay]:
-        """Every relay between the server or client of that name and anybody else."""
+    def ways_of(self, name: str, *, clients: bool = True) -> list[Relay]:
+        """Every relay between the server or client of that name and anybody else, or (not *clients*) other servers."""
         ways = [relay for pair, relay in self.between.items() if name in pair]
+        if not clients:
+            return ways
         ways += [ways[name] for ways in self.clients.values() if name in ways]
         return ways + list(self.clients.get(name, {}).values())
 
     @contextmanager
-    def cut_off(self, name: str) -> Iterator[None]:
-        """No byte passes between the server or client of that name and anybody else, while the block runs."""
-        ways = self.ways_of(name)
+    def cut_off(self, name: str, *, clients: bool = True) -> Iterator[None]:
+        """While the block runs, no byte passes between the server or client of that name and anybody else.
+
+        Not *clients*: a server's own clients reach it.
+        """
+        ways = self.ways_of(name, clients=clients)
         for relay in ways:
             relay.cut()
         try:

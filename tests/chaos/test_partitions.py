@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
 import pytest
+import trio
 
+from aegis_backends.nats import absence, batch
+from aegis_backends.nats.bucket import BucketSettings, ensure_bucket
+from aegis_backends.nats.connection import ConnectionState, open_connection
+from aegis_backends.nats.jetstream import JetStream
+from aegis_backends.nats.store import open_store
+from aegis_core.backend import ABSENT, Delete, Put, Transaction
+from tests.backends.nats.polling import until
 from tests.chaos.churn import KEYS, churning, tally
 from tests.chaos.network import Network, open_network
 from tests.chaos.process import Process
@@ -70,3 +80,37 @@ async def test_client_is_cut_off_for_longer_than_its_lease_lasts(
         record_property(
             "counted", f"one client cut off: {tally(history, share=share)}; {scene.leases_lost} leases lost"
         )
+
+
+async def test_server_that_comes_back_after_long_brings_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sees the bucket by it forgets what was deleted meanwhile, though no deletion is remembered any more."""
+    monkeypatch.setattr(batch, "MARKER_TTL", 3)
+    monkeypatch.setattr(absence, "LONGEST", 1.5)
+    monkeypatch.setattr(absence, "_PROOF_AFTER", 0.5)
+    settings = BucketSettings(name="ghosts", replicas=3, marker_ttl=3)
+    async with open_network() as network, AsyncExitStack() as stack:
+        seeds = [f"nats://127.0.0.1:{server.port}" for server in network.servers]
+        connection = await stack.enter_async_context(open_connection(seeds))
+        await ensure_bucket(JetStream(connection, random=random.Random(1)), settings)
+        leader = await leader_of(network.url(settings.name), network.servers)
+        lonely = next(server for server in network.servers if server is not leader)
+        others = [url for url, server in zip(seeds, network.servers, strict=True) if server is not lonely]
+        far = await stack.enter_async_context(open_connection(others))
+        writer = await stack.enter_async_context(open_store(far, settings, random=random.Random(2)))
+        (put,) = await writer.commit(Transaction("put", [Put("ghost", b"v", ABSENT)]))
+        near = await stack.enter_async_context(open_connection([seeds[network.servers.index(lonely)]]))
+        reader = await stack.enter_async_context(open_store(near, settings, random=random.Random(3)))
+        with trio.fail_after(60):
+            await reader._watch.wait_level(put)
+            with network.cut_off(lonely.name, clients=False):
+                await writer.commit(Transaction("delete", [Delete("ghost", put)]))
+                await until(lambda: reader._watch._absence.too_long(reader._watch.now()))
+                while await writer.get("ghost") is not None:  # noqa: ASYNC110 - it is the server that forgets
+                    await trio.sleep(0.1)
+                assert near.state is ConnectionState.CONNECTED
+                assert "ghost" in reader._watch.mirror.records
+                loads = reader._watch.mirror.loads
+        with trio.fail_after(60):
+            await until(lambda: reader._watch.mirror.loads > loads, within=60)
+            await reader._watch.wait_level(await writer.sync())
+        assert "ghost" not in reader._watch.mirror.records

@@ -12,6 +12,7 @@ from aegis_backends.nats.connection import open_connection
 from aegis_backends.nats.fences import Fences
 from aegis_backends.nats.mirror import Mirror
 from aegis_backends.nats.protocol import Message
+from aegis_core.backend import TrioClock
 from aegis_core.errors import StoreUnavailable
 from tests.backends.nats.polling import until
 from tests.backends.nats.processes import ServerProcess
@@ -36,7 +37,9 @@ async def test_who_waits_for_a_fence_is_told_when_the_store_is_left(shared_serve
     ):
         await silent.flush()
         mirror = Mirror(prefix, lambda _changes: None)
-        fences = Fences(connection, mirror, prefix=prefix, stored=lambda: None, random=random.Random(1))
+        fences = Fences(
+            connection, mirror, prefix=prefix, stored=lambda *_: None, clock=TrioClock(), random=random.Random(1)
+        )
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery, trio.open_nursery() as running:
                 running.start_soon(fences.run)

@@ -144,22 +144,29 @@ def test_lost_fence_is_asked_for_again() -> None:
     assert consumer.mirror.fence_lost() == (Fence(),)
 
 
-def test_heartbeat_makes_the_view_level() -> None:
-    """After a second without anything to deliver, nothing is missing."""
+def test_heartbeat_proves_nothing() -> None:
+    """Who sends it may be cut off from the leader: another fence is asked for, as one may have been forgotten on its way."""
     consumer = Consumer()
     consumer.load()
-    consumer.say("a", 13)
+    assert consumer.say("a", 13) == (Fence(),)
+    for _ in range(2):
+        assert consumer.heartbeat() == (Fence(),)
+        assert (consumer.mirror.level, consumer.mirror.revision) == (False, 10)
+    consumer.fence(14)
     assert consumer.heartbeat() == ()
-    assert (consumer.mirror.level, consumer.mirror.revision) == (True, 13)
+    assert (consumer.mirror.level, consumer.mirror.revision) == (True, 14)
 
 
-def test_heartbeat_makes_a_snapshot_level_whose_end_was_forgotten() -> None:
+def test_snapshot_whose_end_was_forgotten_is_shown_by_a_fence() -> None:
     """The last message said that one is pending: a fence, whose TTL ended before it was delivered."""
     consumer = Consumer()
     consumer.begin(pending=2)
     assert consumer.say("a", 3, pending=1) == ()
-    assert consumer.heartbeat() == ()
-    assert (consumer.mirror.level, consumer.mirror.revision) == (True, 3)
+    assert consumer.heartbeat() == (Fence(),)
+    consumer.fence(6)
+    assert not consumer.mirror.level
+    consumer.fence(7)
+    assert (consumer.mirror.level, consumer.mirror.revision) == (True, 7)
     assert list(consumer.mirror.records) == ["a"]
     consumer.begin(pending=1)
     assert consumer.heartbeat() == (Fence(),)

@@ -1,8 +1,9 @@
 """The view of a bucket against a model of its server: whatever happens, a view that calls itself level is the bucket.
 
 The model keeps what a JetStream bucket keeps (one message per key), and delivers it as a consumer does: late, with gaps
-where something was overwritten before, and with a count of what is pending that lags behind. Messages and whole consumers
-get lost, fences are answered late or not at all.
+where something was overwritten before, and with a count of what is pending that lags behind. The server that the consumer is on
+may be cut off from the bucket's leader, and not know it. Messages and whole consumers get lost, fences are answered late or
+not at all.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class Machine(RuleBasedStateMachine):
         """Make another consumer."""
         self.mirror.begin(fresh=fresh)
         self.delivered = 0
+        self.replicated: int | None = None
         self.position = self.mirror.applied
         self.act(self.mirror.began(len(self.stream.after(self.position))))
 
@@ -182,9 +184,27 @@ class Machine(RuleBasedStateMachine):
 
     # --- What happens to the consumer ---
 
+    def waiting(self) -> list[int]:
+        """What is left to deliver, as far as the consumer's server knows."""
+        return [
+            revision
+            for revision in self.stream.after(self.position)
+            if self.replicated is None or revision <= self.replicated
+        ]
+
+    @rule()
+    def cut_off(self) -> None:
+        """The consumer's server hears nothing more of what is stored."""
+        self.replicated = self.stream.last if self.replicated is None else self.replicated
+
+    @rule()
+    def heal(self) -> None:
+        """It takes over what is there."""
+        self.replicated = None
+
     def next(self, lag: int) -> Message | None:
         """What the consumer delivers next; it counts up to *lag* too few as pending."""
-        waiting = self.stream.after(self.position)
+        waiting = self.waiting()
         if not waiting:
             return None
         revision, self.delivered = waiting[0], self.delivered + 1
@@ -220,7 +240,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def heartbeat(self) -> None:
         """Only an idle consumer says that it is there."""
-        if not self.stream.after(self.position):
+        if not self.waiting():
             head = Headers({"Nats-Last-Consumer": str(self.delivered)}).encode()
             head = head.replace(b"NATS/1.0", b"NATS/1.0 100 Idle Heartbeat")
             self.act(self.mirror.feed(Message("inbox", 1, "", b"", head)))
@@ -297,6 +317,7 @@ class Machine(RuleBasedStateMachine):
         """When nothing gets lost any more, the view comes level with the bucket as it is, though what it waits for expires."""
         if not hasattr(self, "stream"):
             return
+        self.replicated = None
         for _ in range(4):
             while (message := self.next(0)) is not None:
                 self.act(self.mirror.feed(message))

@@ -16,7 +16,7 @@ import trio
 from aegis_backends.nats.background import open_background
 from aegis_backends.nats.bucket import BucketSettings, new_config
 from aegis_backends.nats.connection import ConnectionState, open_connection
-from aegis_backends.nats.jetstream import JetStream
+from aegis_backends.nats.jetstream import Consumer, JetStream
 from aegis_backends.nats.mirror import Grave
 from aegis_backends.nats.opening import open_nats
 from aegis_backends.nats.server import open_servers
@@ -155,7 +155,7 @@ async def test_view_is_loaded_again_after_a_long_absence(tmp_path: Path) -> None
             made: list[str] = []
             create_consumer = store._jetstream.create_consumer
 
-            async def create(stream: str, config: Mapping[str, object]) -> int:
+            async def create(stream: str, config: Mapping[str, object]) -> Consumer:
                 """Make a consumer, and note it."""
                 made.append(stream)
                 return await create_consumer(stream, config)
@@ -233,11 +233,11 @@ async def test_consumers_that_get_nowhere_are_not_made_in_a_loop() -> None:
     """The pauses between them grow."""
     made: list[float] = []
 
-    async def create(_stream: str, _config: Mapping[str, object]) -> int:
+    async def create(_stream: str, _config: Mapping[str, object]) -> Consumer:
         """Make none, as if it were lost before it delivered what it promised."""
         made.append(trio.current_time())
         store._watch._life.cancel()
-        return 1
+        return Consumer(pending=1, server="")
 
     async with open_servers() as servers, open_connection([servers.url]) as connection:
         settings = BucketSettings(storage="memory")

@@ -1,0 +1,253 @@
+"""Consumers on servers that are cut off from the bucket's leader: what they say is no proof of anything."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from aegis_backends.nats.absence import LONGEST, Absence
+from aegis_backends.nats.bucket import BucketSettings, new_config
+from aegis_backends.nats.connection import open_connection
+from aegis_backends.nats.protocol import Message, Publish, Subscribe
+from aegis_backends.nats.store import NatsStore, open_store
+from aegis_core.backend import ABSENT, Change, Feed, Put, Resync, Synced, Transaction
+from tests.backends.nats.polling import until
+from tests.backends.nats.scripted import INFO, Client, open_scripted
+
+SETTINGS = BucketSettings(name="cut", replicas=3)
+
+
+@attrs.define(eq=False)
+class ShiftedClock:
+    """Trio's time, and `ahead` more seconds."""
+
+    ahead: float = 0.0
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return trio.current_time() + self.ahead
+
+    def trio_time(self, at: float) -> float:
+        """The time *at* on Trio's clock."""
+        return at - self.ahead
+
+    async def sleep_until(self, at: float) -> None:
+        """Wait until `now` is *at*."""
+        await trio.sleep_until(self.trio_time(at))
+
+
+@attrs.define(eq=False)
+class Cluster:
+    """Three servers, played by one: their bucket, and what the one that the client reaches knows of it.
+
+    Args:
+        contents: Keys and revisions, as the leader has them.
+        leader: Its name; "" while the client's server is cut off, and so knows of none.
+        places: Where the next consumers are made; the last of them again and again.
+        made: The configuration of each consumer.
+        fences: How many were asked for.
+    """
+
+    contents: dict[str, int] = attrs.Factory(lambda: {"kept": 101, "ghost": 102})
+    last: int = 102
+    leader: str = "n1"
+    places: list[str] = attrs.Factory(lambda: ["n1"])
+    made: list[dict[str, object]] = attrs.Factory(list)
+    fences: int = 0
+    client: Client | None = None
+    sid: int = 0
+    inbox: str = ""
+    delivered: int = 0
+
+    async def serve(self, client: Client) -> None:
+        """Deal with the client."""
+        self.client = client
+        await client.log_in(**INFO)
+        while True:
+            event = await client.receive()
+            if isinstance(event, Subscribe):
+                self.sid, self.inbox, self.delivered = event.sid, event.subject, -1
+            elif isinstance(event, Publish):
+                await self._told(event)
+
+    async def _told(self, event: Publish) -> None:
+        operation = event.subject.removeprefix("$JS.API.")
+        if operation == "INFO":
+            await self._answer(event, {"api": {"level": 4}})
+        elif operation.startswith("STREAM.INFO"):
+            config = new_config(SETTINGS, 100)
+            peers = [{"name": "n2", "current": True}, {"name": "n3", "current": False}]
+            cluster = {"leader": self.leader, "replicas": peers}
+            last = self.last if self.leader else 50
+            await self._answer(
+                event, {"config": config, "created": "then", "state": {"last_seq": last}, "cluster": cluster}
+            )
+        elif operation.startswith("CONSUMER.CREATE"):
+            config = json.loads(event.payload)["config"]
+            self.made.append(config)
+            place = self.places.pop(0) if len(self.places) > 1 else self.places[0]
+            start = config.get("opt_start_seq", 0)
+            waiting = [(key, revision) for key, revision in self.contents.items() if revision >= start]
+            self.delivered = 0
+            await self._answer(event, {"num_pending": len(waiting), "cluster": {"leader": place}})
+            for left, (key, revision) in zip(range(len(waiting) - 1, -1, -1), waiting, strict=True):
+                await self._deliver(key, revision, left)
+        elif event.subject.startswith("$KV.cut."):
+            key = event.subject.removeprefix("$KV.cut.")
+            self.fences += key.startswith("~")
+            if not self.leader:
+                await self._answer(event, {"error": {"code": 503, "err_code": 10008, "description": "no leader"}})
+                return
+            self.last += 1
+            if not key.startswith("~"):
+                self.contents[key] = self.last
+            await self._answer(event, {"stream": SETTINGS.stream, "seq": self.last})
+            await self._deliver(key, self.last, 0)
+
+    async def beat(self) -> None:
+        """Say what a consumer that lives says, all the time."""
+        while True:
+            await trio.sleep(0.2)
+            if self.client is not None and self.delivered >= 0 and not self.client.lock.locked():
+                await self.client.say(self.heartbeat())
+
+    async def _answer(self, event: Publish, answer: dict[str, object]) -> None:
+        assert self.client is not None
+        await self.client.say(Message(event.reply, 1, "", json.dumps(answer).encode()))
+
+    async def _deliver(self, key: str, revision: int, pending: int) -> None:
+        assert self.client is not None
+        self.delivered += 1
+        reply = f"$JS.ACK.KV_cut.c.1.{revision}.{self.delivered}.{revision}.{pending}"
+        await self.client.say(Message(f"$KV.cut.{key}", self.sid, reply, b"v"))
+
+    def heartbeat(self) -> Message:
+        """What the consumer says when it has nothing to say."""
+        head = f"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: {self.delivered}\r\n\r\n"
+        return Message(self.inbox, self.sid, "", b"", head.encode())
+
+
+@asynccontextmanager
+async def open_cluster(cluster: Cluster, clock: ShiftedClock) -> AsyncIterator[NatsStore]:
+    """A store on *cluster*."""
+    with trio.fail_after(30):
+        async with (
+            open_scripted(cluster.serve) as url,
+            open_connection([url]) as connection,
+            trio.open_nursery() as nursery,
+            open_store(connection, SETTINGS, clock=clock, random=random.Random(1)) as store,
+        ):
+            nursery.start_soon(cluster.beat)
+            yield store
+            nursery.cancel_scope.cancel()
+
+
+def told(batch: Sequence[Change | Synced | Resync]) -> list[str]:
+    """The keys that *batch* tells of."""
+    return [item.key for item in batch if isinstance(item, Change)]
+
+
+async def snapshot(feed: Feed) -> Sequence[Change | Synced | Resync]:
+    """The next snapshot that *feed* tells."""
+    while True:
+        batch = await feed.receive()
+        if isinstance(batch[0], Resync):
+            return batch
+
+
+async def test_consumer_that_was_cut_off_for_long_is_not_believed() -> None:
+    """It says all the time that there is nothing new; but nobody knows any more what was deleted meanwhile."""
+    cluster, clock = Cluster(), ShiftedClock()
+    async with open_cluster(cluster, clock) as store, store.watch() as feed:
+        assert told(await feed.receive()) == ["kept", "ghost"]
+        cluster.leader = ""
+        del cluster.contents["ghost"]
+        watch, begun = store._watch, len(cluster.made)
+        for clock.ahead in (0.4 * LONGEST, 0.9 * LONGEST):
+            watch._receive(cluster.heartbeat())
+            assert not watch._life.cancel_called
+        asked = cluster.fences
+        await until(lambda: cluster.fences > asked)  # which nobody stores
+        watch._receive(cluster.heartbeat())
+        clock.ahead = 1.1 * LONGEST
+        watch._receive(cluster.heartbeat())
+        assert watch._life.cancel_called
+        # What a server without a leader tells of the bucket is not believed, either.
+        await until(lambda: watch.mirror.loads == 1 and watch._life.cancel_called)
+        assert len(cluster.made) == begun
+        cluster.leader = "n1"
+        batch = await snapshot(feed)
+        assert "deletions may have been missed" in next(it.reason for it in batch if isinstance(it, Resync))
+        assert told(batch) == ["kept"]
+        assert watch.recounts == 1
+
+
+async def test_view_that_nothing_is_committed_to_is_proven_whole_by_a_fence() -> None:
+    """One in a while; and no other while it is only a consumer that says that nothing is new."""
+    cluster, clock = Cluster(), ShiftedClock()
+    async with open_cluster(cluster, clock) as store:
+        watch, begun, sent = store._watch, len(cluster.made), cluster.fences
+        for ahead in (0.4, 0.9):
+            clock.ahead += ahead * LONGEST
+            watch._receive(cluster.heartbeat())
+            await until(lambda: watch._absence.seconds(clock.now()) < 10)
+        assert clock.ahead > LONGEST
+        assert cluster.fences == sent + 2
+        assert len(cluster.made) == begun
+        assert watch.mirror.loads == 1
+
+
+async def test_commits_prove_the_view_whole() -> None:
+    """Whoever renews a lease sends no fence for it."""
+    cluster, clock = Cluster(), ShiftedClock()
+    async with open_cluster(cluster, clock) as store:
+        watch, sent = store._watch, cluster.fences
+        for turn in range(4):
+            clock.ahead += 0.3 * LONGEST
+            watch._receive(cluster.heartbeat())
+            await store.commit(Transaction(f"t{turn}", [Put(f"k{turn}", b"v", ABSENT)]))
+            await until(lambda: watch._absence.seconds(clock.now()) < 10)
+        assert cluster.fences == sent
+        assert watch.mirror.loads == 1
+
+
+async def test_snapshot_is_read_from_no_server_whose_copy_is_old() -> None:
+    """By the leader's word: the consumer is made again until it is elsewhere."""
+    cluster = Cluster(places=["n3", "n3", "n2"])
+    async with open_cluster(cluster, ShiftedClock()) as store:
+        assert [config["deliver_policy"] for config in cluster.made] == ["last_per_subject"] * 3
+        assert len({config["name"] for config in cluster.made}) == 3
+        assert list(store._watch.mirror.records) == ["kept", "ghost"]
+
+
+def test_absence_ends_when_the_view_shows_what_was_sent() -> None:
+    """And begins when that was sent, not when it was shown."""
+    absence = Absence(1000.0)
+    absence.shown(7)
+    assert absence.seconds(1010.0) == 10.0
+    absence.stored(8, 1020.0)
+    absence.stored(9, 1030.0)
+    absence.shown(7)
+    assert absence.seconds(1040.0) == 40.0
+    absence.shown(8)
+    assert absence.seconds(1040.0) == 20.0
+    assert repr(absence) == "<Absence since 1020.0>"
+
+
+def test_proof_is_wanted_long_before_it_is_too_late() -> None:
+    """Not while one is on its way."""
+    absence = Absence(0.0)
+    assert not absence.wants_proof(0.3 * LONGEST)
+    assert absence.wants_proof(0.4 * LONGEST)
+    assert not absence.too_long(LONGEST)
+    absence.stored(8, 100.0)
+    assert not absence.wants_proof(0.9 * LONGEST)
+    assert absence.too_long(1.1 * LONGEST)
+    absence.begin(2 * LONGEST)
+    absence.shown(8)
+    assert absence.seconds(2 * LONGEST) == 0.0
