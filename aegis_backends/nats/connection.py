@@ -52,7 +52,8 @@ async def open_connection(servers: Sequence[str], options: ConnectOptions | None
         options: How.
 
     Raises:
-        AuthorizationFailed: A server refuses our credentials, and no other takes them.
+        AuthorizationFailed: All servers refuse our credentials; or some do, and the others could not be reached in the
+            options' number of rounds.
         ConnectionFailed: No server could be reached in the options' number of rounds.
         ConfigError: A URL, a certificate or a key is none.
     """

@@ -66,10 +66,13 @@ class Dialer:
                     await trio.aclose_forcefully(tcp)  # noqa: ASYNC102 - forcefully is without waiting
                     raise
         except _Refused as exc:
-            kind = AuthorizationFailed if is_refusal(str(exc)) else ConnectionFailed
-            raise kind({str(address): str(exc)}) from None
+            reasons = {str(address): str(exc)}
+            if is_refusal(str(exc)):
+                raise AuthorizationFailed(reasons, frozenset(reasons)) from None
+            raise ConnectionFailed(reasons) from None
         except ConfigError as exc:
-            raise AuthorizationFailed({str(address): str(exc)}) from exc
+            reasons = {str(address): str(exc)}
+            raise AuthorizationFailed(reasons, frozenset(reasons)) from exc
         except trio.TooSlowError:
             reason = f"no answer within {self._options.connect_timeout:g} s"
             raise ConnectionFailed({str(address): reason}) from None

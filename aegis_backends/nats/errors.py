@@ -102,14 +102,23 @@ class ConnectionFailed(NatsError):
 
 @attrs.define(eq=False, repr=False, slots=False)
 class AuthorizationFailed(ConnectionFailed):
-    """A server was reached and refused who we say we are. Mend the credentials; waiting does not help."""
+    """A server was reached and refused who we say we are. Mend the credentials; waiting does not help.
+
+    `refused_by` are the addresses of those that did; `reasons` has them, and the servers that could not be reached.
+    """
 
     code: ClassVar[str] = "NATS_AUTHORIZATION_FAILED"
+    refused_by: frozenset[str] = attrs.field(factory=frozenset)
 
     @property
     def message(self) -> str:
-        """Each server with its reason."""
-        return "the NATS credentials were refused: " + "; ".join(f"{s}: {why}" for s, why in self.reasons.items())
+        """Each server with its reason, those that refuse first."""
+        refused, others = (
+            "; ".join(f"{s}: {why}" for s, why in self.reasons.items() if (s in self.refused_by) is refusing)
+            for refusing in (True, False)
+        )
+        rest = f"; and no other server could be reached: {others}" if others else ""
+        return f"the NATS credentials were refused: {refused}{rest}"
 
 
 @attrs.define(eq=False, repr=False, slots=False)

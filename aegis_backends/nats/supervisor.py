@@ -144,31 +144,40 @@ class Supervisor:
     async def connect(self) -> Dialed:
         """Connect for the first time; what it returns is for `run`.
 
+        Where all servers refuse our credentials, another round would be as wrong. Where only some do, another server may
+        still be starting, and let us in.
+
         Raises:
-            AuthorizationFailed: A server refuses our credentials, and no other takes them.
+            AuthorizationFailed: All servers refuse our credentials; or some do, and the others could not be reached in the
+                options' number of rounds.
             ConnectionFailed: No server could be reached in the options' number of rounds.
         """
         completed = 0
+        refusals: dict[str, str] = {}
         while True:
             dialed = await self._round()
             if isinstance(dialed, Dialed):
                 return dialed
             completed += 1
-            if isinstance(dialed, AuthorizationFailed) or completed == self.options.connect_attempts:
-                raise dialed
+            if isinstance(dialed, AuthorizationFailed):
+                refusals |= {address: dialed.reasons[address] for address in dialed.refused_by}
+            if completed == self.options.connect_attempts or refusals.keys() >= dialed.reasons.keys():
+                # What a server has refused tells more than that it could not be reached the last time.
+                raise AuthorizationFailed({**dialed.reasons, **refusals}, frozenset(refusals)) if refusals else dialed
             await trio.sleep(self.options.delay(completed, random.random()))
 
     async def _round(self) -> Dialed | ConnectionFailed:
         """Try every server once; the first that lets us in, or why none does."""
         reasons: dict[str, str] = {}
-        refused = False
+        refused_by: frozenset[str] = frozenset()
         for address in self._pool.order():
             try:
                 return await self._dialer.dial(address)
             except ConnectionFailed as exc:
                 reasons.update(exc.reasons)
-                refused |= isinstance(exc, AuthorizationFailed)
-        return AuthorizationFailed(reasons) if refused else ConnectionFailed(reasons)
+                if isinstance(exc, AuthorizationFailed):
+                    refused_by |= exc.refused_by
+        return AuthorizationFailed(reasons, refused_by) if refused_by else ConnectionFailed(reasons)
 
     async def _reconnect(self) -> Dialed | ConnectionFailed:
         """A server that lets us in, however long it takes; or why we give up, after the options' number of rounds.

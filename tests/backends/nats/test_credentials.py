@@ -7,14 +7,17 @@ from pathlib import Path
 
 import attrs
 import pytest
+import trio
 
 from aegis_backends.nats.auth import Credentials, CredentialsFile, NkeySeed, Token, UserPassword
 from aegis_backends.nats.connection import Connection, ConnectionState, open_connection
 from aegis_backends.nats.errors import AuthorizationFailed, NoResponders, PermissionDenied
 from aegis_backends.nats.options import ConnectOptions
+from aegis_backends.nats.protocol import Error, Info
 from tests.backends.nats.issuing import Keys, Operator
 from tests.backends.nats.polling import until
 from tests.backends.nats.processes import running
+from tests.backends.nats.scripted import INFO, Client, open_scripted
 
 QUICK = ConnectOptions(connect_timeout=20.0, backoff=0.01, max_backoff=0.05)
 
@@ -126,6 +129,50 @@ async def test_refusing_server_is_no_reason_to_leave_out_the_next(tmp_path: Path
         for _ in range(4):  # the order is random
             async with open_connection([closed.url, opened.url], QUICK) as connection:
                 await assert_works(connection)
+
+
+async def test_server_that_starts_late_is_waited_for_though_another_one_refuses(tmp_path: Path) -> None:
+    """The first connect ends at once only where all refuse."""
+    options = attrs.evolve(QUICK, connect_attempts=1000)
+    with running(tmp_path / "closed", token(tmp_path).settings) as closed, running(tmp_path / "open") as opened:
+        log = tmp_path / "closed" / "log"
+        opened.kill()
+
+        async def start_late() -> None:
+            await until(lambda: log.read_text().count("authentication error") > 1)
+            opened.start()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start_late)
+            with trio.fail_after(30):
+                async with open_connection([closed.url, opened.url], options) as connection:
+                    await assert_works(connection)
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["stays", "goes"])
+async def test_error_of_the_first_connect_names_each_server_and_its_problem(tmp_path: Path, *, stays: bool) -> None:
+    """That one has refused us is said, though it may be gone in the last round."""
+    dead, told = "nats://127.0.0.1:1", 0
+
+    async def refuse(client: Client) -> None:
+        nonlocal told
+        told += 1
+        if told == 1 or stays:
+            await client.say(Info(INFO))
+            await client.receive()
+            await client.say(Error("Authorization Violation"))
+        await client.stream.aclose()
+
+    async with open_scripted(refuse) as url:
+        with pytest.raises(AuthorizationFailed) as caught:
+            async with open_connection([dead, url], attrs.evolve(QUICK, connect_attempts=2)):
+                pass
+    assert told == 2
+    assert caught.value.refused_by == {url}
+    assert caught.value.reasons[url] == "Authorization Violation"
+    assert "refused" in caught.value.reasons[dead]
+    said = f"the NATS credentials were refused: {url}: Authorization Violation; and no other server could be reached: {dead}: "
+    assert str(caught.value).startswith(said)
 
 
 async def test_refusals_after_the_first_connect_are_lived_through(
