@@ -12,6 +12,7 @@ from aegis_backends.nats.errors import AuthorizationFailed, ConnectionFailed, Re
 from aegis_backends.nats.options import ConnectOptions, TLSOptions
 from aegis_backends.nats.protocol import Connect, Error, Event, Info, Parser, Ping, Pong, encode
 from aegis_backends.nats.servers import ServerAddress, ServerInfo
+from aegis_backends.nats.tcp import TcpStream
 from aegis_core.errors import ConfigError
 
 __all__ = ["Dialed", "Dialer", "is_refusal"]
@@ -30,7 +31,7 @@ class Dialed:
     """A server that has let us in. The parser may hold what it sent after that."""
 
     address: ServerAddress
-    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
+    stream: TcpStream | trio.SSLStream[trio.SocketStream]
     parser: Parser
     info: ServerInfo
 
@@ -105,7 +106,9 @@ class Dialer:
         while True:
             event = await _receive(stream, parser)
             if isinstance(event, Pong):
-                return Dialed(address, stream, parser, info)
+                return Dialed(
+                    address, TcpStream(tcp) if isinstance(stream, trio.SocketStream) else stream, parser, info
+                )
             if isinstance(event, Error):
                 raise _Refused(event.text)
             if isinstance(event, Info):

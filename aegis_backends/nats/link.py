@@ -1,8 +1,10 @@
 """One established connection to one server, from log-in to its end: a reader, a writer and a keep-alive.
 
 **Writing.** `Link.write` only appends; the first of a scheduling step wakes the writer, which runs in the next step and
-sends all that has come together by then in one piece. Each piece written has a number, so that when a link ends it is
-known which pieces the socket was given (`given`): those may have arrived, all others have not.
+sends all that has come together by then in one piece. Where messages come one at a time there is nothing to gather, and
+the next step is all that they would wait for: what is written first after at most one message was read leaves at once.
+Each piece written has a number, so that when a link ends it is known which pieces the socket was given (`given`): those
+may have arrived, all others have not.
 
 **Reading.** Messages go to the callback of their subscription, in the reader's own task; the other operations to the
 connection's. The table of callbacks is shared by all links of a connection.
@@ -21,6 +23,7 @@ from aegis_backends.nats.errors import Disconnected, RemoteProtocolError
 from aegis_backends.nats.options import ConnectOptions
 from aegis_backends.nats.protocol import Event, Message, Ping, Pong, encode
 from aegis_backends.nats.statistics import Counters
+from aegis_backends.nats.tcp import TcpStream
 
 __all__ = ["Link"]
 
@@ -66,6 +69,10 @@ class Link:
         self._tell: Final = tell
         self._relieved: Final = relieved
         self._scope: Final = trio.CancelScope()
+        self._send_nowait: Final = self._stream.send_nowait if isinstance(self._stream, TcpStream) else None
+        self._may_leave = False
+        # What did not fit of a message that was to leave at once.
+        self._rest = b""
         self._out: list[bytes] = []
         self._writer: trio.lowlevel.Task | None = None
         self._pongs: deque[trio.Event | None] = deque()
@@ -78,12 +85,32 @@ class Link:
     def write(self, data: bytes) -> int:
         """Send *data* with the next piece; returns its number. A link that has ended takes it and sends nothing."""
         out = self._out
+        if self._may_leave and self._writer is not None and self._leave(data):
+            return self.given - 1
         out.append(data)
         self.waiting_bytes += len(data)
         if self._writer is not None:
-            trio.lowlevel.reschedule(self._writer)
-            self._writer = None
+            self._wake_writer()
         return self.given + len(out) - 1
+
+    def _wake_writer(self) -> None:
+        assert self._writer is not None
+        trio.lowlevel.reschedule(self._writer)
+        self._writer = None
+
+    def _leave(self, data: bytes) -> bool:
+        """Send *data* at once while the writer has nothing to do, if the socket takes any of it."""
+        assert self._send_nowait is not None
+        self._may_leave = False
+        sent = self._send_nowait(data)
+        if not sent:
+            return False
+        self.given += 1
+        if sent < len(data):
+            self._rest = data[sent:]
+            self.waiting_bytes += len(self._rest)
+            self._wake_writer()
+        return True
 
     def retract(self, number: int) -> bool:
         """Take back what was written as *number*; False if it is too late for that."""
@@ -154,6 +181,7 @@ class Link:
                         self._control(event)
                 counters.in_messages += messages
                 counters.in_bytes += size
+                self._may_leave = messages <= 1 and self._send_nowait is not None
                 data = await receive_some(_CHUNK)
                 if not data:
                     self.end("the server closed the connection")
@@ -180,7 +208,7 @@ class Link:
     async def _write(self) -> None:
         try:
             while True:
-                if not self._out:
+                if not self._out and not self._rest:
                     self._writer = trio.lowlevel.current_task()
                     await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
                 batch = self._out
@@ -188,7 +216,8 @@ class Link:
                 if self.waiting_bytes > _PIECE:
                     batch = self._first_piece(batch)
                 self.given += len(batch)
-                data = b"".join(batch)
+                data = self._rest + b"".join(batch)
+                self._rest = b""
                 await self._stream.send_all(data)
                 self.waiting_bytes -= len(data)
                 self._relieved()
