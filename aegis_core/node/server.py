@@ -5,8 +5,12 @@ Theory of operation
 `Server.receive` is called by the transport and only hands the request on, so that a slow handler holds up nothing.
 Handlers run in *workers*: tasks of the node's nursery, each with one cancel scope, each running one handler at a time,
 in a fresh context. A worker that is done takes the next request from the queue, or waits, idle, until it is handed one.
-That keeps what a task and a cancel scope cost out of most calls, and it is the limit on concurrent handlers: no worker
-is started beyond it, and what does not fit in the bounded queue either is refused.
+That keeps what a task and a cancel scope cost out of most calls, and it is the limit on concurrent handlers: no request
+begins beyond it, and what does not fit in the bounded queue either is refused.
+
+Requests that arrive in one step of the scheduler are handed to the same worker, because many a handler has its answer
+without waiting for anything: then one turn of the scheduler does for all. The first that has to wait shows that by its
+first step (`Begun`), and the worker hands what it has left to others, one to each, before it waits.
 
 A worker's scope has the deadline of the call, and is entered into the claim of its resource, which cancels it when it
 ends. A scope that was cancelled is used up, and its worker ends with it. So does an idle worker when the deadline of its
@@ -51,6 +55,7 @@ from aegis_core.node.admission import Admission, ServedInstance, may_serve
 from aegis_core.node.call import Call, current_call
 from aegis_core.node.idempotency import AnswerCache, Attempt, Key
 from aegis_core.node.service import RESERVED, Method
+from aegis_core.node.stepping import Begun, take_step
 from aegis_core.principals import Principal
 from aegis_core.served import MethodStatistics, Served
 
@@ -116,6 +121,8 @@ class Server:
         self.queue: deque[_Job] = deque()
         self._workers: dict[_Worker, None] = {}
         self.idle: dict[_Worker, None] = {}
+        # Who has been handed a request and has had no turn since.
+        self.called: _Worker | None = None
         self._drained: trio.Event | None = None
         self.accepting = True
         # Looked up here, so that a method which cannot be served stops the start and not a call.
@@ -139,19 +146,15 @@ class Server:
         deadline = math.inf if timeout is None else now + timeout
         job = _Job(inbound, request, now, deadline)
         if not self.accepting:
-            self._refuse(job)
+            self._respond(job, self._refusal(job))
         elif timeout == 0:
             self._respond(job, self._timed_out(job))
-        elif self.idle:
-            worker, _ = self.idle.popitem()
-            worker.job = job
-            worker.run_until(
-                deadline, timeout or math.inf
-            )  # at once, because the deadline of its last job may pass before it runs
-            self.running += 1
-            trio.lowlevel.reschedule(worker.task)
         elif self.running < self._most_running:
-            self._start(job)
+            self.running += 1
+            if self.called is None:
+                self.called = self.assign(job)
+            else:
+                self.called.jobs.append(job)
         elif len(self.queue) < self._most_queued:
             self.queue.append(job)
         else:
@@ -164,20 +167,23 @@ class Server:
         announce = self._runtime.announce
         return nullcontext() if announce is None else announce(Served(record, self.statistics))
 
-    def _start(self, job: _Job) -> None:
-        """Run *job* in a new worker."""
-        self.running += 1
-        worker = _Worker(self, job)
-        self._workers[worker] = None
-        # In the context in which the instance is served, whatever context the transport receives in.
-        self.context.run(self._runtime.nursery.start_soon, worker.run)
-
-    def _refuse(self, job: _Job) -> None:
-        resource_id = job.request.resource_id
-        if resource_id is not None:
-            self._respond(job, self._admission.misdirected(resource_id))
+    def assign(self, job: _Job) -> _Worker:
+        """Hand *job* to a worker that has nothing else to do, perhaps a new one."""
+        if self.idle:
+            worker, _ = self.idle.popitem()
+            worker.jobs.append(job)
+            worker.run_until(job)  # at once, because the deadline of its last job may pass before it runs
+            trio.lowlevel.reschedule(worker.task)
         else:
-            self._respond(job, self._draining())
+            worker = _Worker(self, job)
+            self._workers[worker] = None
+            # In the context in which the instance is served, whatever context the transport receives in.
+            self.context.run(self._runtime.nursery.start_soon, worker.run)
+        return worker
+
+    def _refusal(self, job: _Job) -> AegisError:
+        resource_id = job.request.resource_id
+        return self._draining() if resource_id is None else self._admission.misdirected(resource_id)
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -196,12 +202,16 @@ class Server:
             await self._drained.wait()
 
     def cancel_all(self) -> None:
-        """Interrupt every handler, and answer what is queued as not executed."""
+        """Interrupt every handler, and answer what has not begun as not executed."""
         self.accepting = False
         while self.queue:
-            self._refuse(self.queue.popleft())
+            job = self.queue.popleft()
+            self._respond(job, self._refusal(job))
         for worker in tuple(self._workers):
             worker.scope.cancel()
+            while worker.jobs:
+                job = worker.jobs.popleft()
+                self.finish(job, self._refusal(job))
 
     # -- one request ------------------------------------------------------------------------------
 
@@ -437,70 +447,102 @@ class Server:
     def leave(self, worker: _Worker) -> None:
         """*worker* ends; another one takes the next queued job."""
         del self._workers[worker]
+        worker.hand_on()
         job = self.next_job()
         if job is not None:
-            self._start(job)
+            self.running += 1
+            self.assign(job)
 
 
 class _Worker:
     """A task that runs one handler at a time."""
 
-    __slots__ = ("_deadline", "_server", "job", "scope", "task")
+    __slots__ = ("_deadline", "_server", "job", "jobs", "scope", "task")
 
     def __init__(self, server: Server, job: _Job) -> None:
         self._server = server
         self._deadline = math.inf
-        self.job: _Job | None = job
+        self.job: _Job | None = None
+        # What it is to do, one after another.
+        self.jobs = deque((job,))
         self.scope = trio.CancelScope()
         self.task: trio.lowlevel.Task
-        self.run_until(job.deadline, job.deadline - trio.current_time())
+        self.run_until(job)
 
-    def run_until(self, deadline: float, left: float) -> None:
-        """Cancel the job at *deadline*, *left* seconds from now; up to 1/128 s later, when that is less than 1 % of it.
+    def run_until(self, job: _Job) -> None:
+        """Cancel *job* at its deadline; up to 1/128 s later, when that is less than 1 % of its time.
 
         Moving the deadline of a scope costs as much as encoding an answer. In steps, most jobs find it where it is.
         """
-        if _COARSE_FROM < left < math.inf:
+        deadline = job.deadline
+        if _COARSE_FROM < deadline - job.received < math.inf:
             deadline = math.ceil(deadline * _STEPS) / _STEPS
         if deadline != self._deadline:
             self._deadline = self.scope.deadline = deadline
 
     async def run(self) -> None:
         """Work until the scope is used up or nobody needs this worker."""
-        server, idle = self._server, self._server.idle
+        server, jobs = self._server, self.jobs
         task = self.task = trio.lowlevel.current_task()
         try:
             with self.scope as scope:
-                while (job := self.job) is not None:
-                    try:
-                        answer = server.conclude(job, scope, await server.begin(job, scope))
-                    except Exception as exc:  # noqa: BLE001 - the edge of the handler, which is user code
-                        answer = server.fail(job, scope, exc)
-                    server.finish(job, answer)
-                    self.job = None
+                while jobs:
+                    if server.called is self:
+                        server.called = None
+                    while jobs:
+                        job = self.job = jobs.popleft()
+                        try:
+                            result = self._take_step(job) if jobs else await server.begin(job, scope)
+                            if type(result) is Begun:
+                                result = await result
+                            answer = server.conclude(job, scope, result)
+                        except Exception as exc:  # noqa: BLE001 - the edge of the handler, which is user code
+                            answer = server.fail(job, scope, exc)
+                        server.finish(job, answer)
+                        self.job = None
+                        if jobs:
+                            if scope.cancel_called:
+                                return
+                            self.run_until(jobs[0])
                     # What the handler set in its context is not for the next one.
                     task.context = server.context.copy()
                     if server.queue:
                         await self._take_queued()
-                    elif len(idle) < _MOST_IDLE and server.accepting:
-                        idle[self] = None
+                    elif len(server.idle) < _MOST_IDLE and server.accepting:
+                        server.idle[self] = None
                         await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
         except Exception:  # noqa: BLE001 - the same edge
             # A handler raised it together with the cancellation of its scope, which took its part.
             _log.exception("a handler of %r failed while it was being cancelled", server)
         finally:
-            job = self.job
-            if job is not None:
-                server.finish(job, server.interrupt(job, self.scope))
+            if self.job is not None:
+                server.finish(self.job, server.interrupt(self.job, self.scope))
             server.leave(self)
+
+    def _take_step(self, job: _Job) -> object:
+        """Carry *job* out as far as that takes no waiting: its result, or a `Begun` to be awaited for it.
+
+        In a context of its own, which is the task's as well if it has to wait; the others are handed on then.
+        """
+        context = self._server.context.copy()
+        result = take_step(context, context.run(self._server.begin, job, self.scope))
+        if type(result) is Begun:
+            self.hand_on()
+            self.task.context = context
+        return result
+
+    def hand_on(self) -> None:
+        """Let others do what is left to do."""
+        while self.jobs:
+            self._server.assign(self.jobs.popleft())
 
     async def _take_queued(self) -> None:
         """Go on with a queued job, unless the scope is used up, after the others had their turn."""
         job = None if self.scope.cancel_called else self._server.next_job()
         if job is not None:
             self._server.running += 1
-            self.job = job
-            self.run_until(job.deadline, job.deadline - trio.current_time())
+            self.jobs.append(job)
+            self.run_until(job)
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _stop_waiting(self, _raise_cancel: object) -> trio.lowlevel.Abort:
