@@ -54,6 +54,7 @@ __all__ = [
     "PluginSettings",
     "RetrySettings",
     "Settings",
+    "TracingSettings",
     "ambient",
     "check_parameters",
     "environment_variable",
@@ -179,6 +180,17 @@ class MetricsSettings:
     conflict_resource_ids: int = _setting(0, COUNT_OR_NONE)
 
 
+@attrs.frozen(kw_only=True)
+class TracingSettings:
+    """Whether a node makes spans of its work, for OpenTelemetry.
+
+    Args:
+        enabled: Make them, by the tracer provider that the program has set up.
+    """
+
+    enabled: bool = _setting(False, BOOL)
+
+
 def _shown(url: str) -> str:
     """A URL for people, without the password that it may hold, and without its parameters."""
     location, _, parameters = url.partition("?")
@@ -209,6 +221,7 @@ class Settings:
         plugins: Which plug-ins are loaded.
         log: Where logs go.
         metrics: What is counted.
+        tracing: Whether spans are made.
         sources: Where each of them that was given comes from, by its name with dots: ``"AEGIS_TTL"``.
 
     Raises:
@@ -231,6 +244,7 @@ class Settings:
     plugins: PluginSettings = PluginSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     sources: Mapping[str, str] = attrs.field(factory=dict, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:

@@ -352,6 +352,7 @@ class TransferRecord(Value):
         reason: As the one who asked gave it.
         requested_by: Principal that asked.
         at: Aware UTC.
+        traceparent: W3C trace context in which it happened, or "".
         revision: Store revision of this record (0 before it is stored).
     """
 
@@ -363,6 +364,7 @@ class TransferRecord(Value):
     reason: str = ""
     requested_by: str = ""
     at: datetime
+    traceparent: str = ""
     revision: int = ABSENT
 
 

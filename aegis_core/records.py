@@ -254,7 +254,7 @@ def standby_from_map(key: StandbyKey, raw: Plain, revision: int) -> Standby:
 
 def transfer_to_map(record: TransferRecord) -> Plain:
     """The stored fields of *record*."""
-    return {
+    raw: Plain = {
         "kind": record.kind,
         "ids": record.resource_ids,
         "from": record.from_instance_id,
@@ -263,6 +263,9 @@ def transfer_to_map(record: TransferRecord) -> Plain:
         "by": record.requested_by,
         "at": record.at.isoformat(),
     }
+    if record.traceparent:
+        raw["trace"] = record.traceparent
+    return raw
 
 
 def transfer_from_map(key: TransferKey, raw: Plain, revision: int) -> TransferRecord:
@@ -276,6 +279,7 @@ def transfer_from_map(key: TransferKey, raw: Plain, revision: int) -> TransferRe
         reason=_field(raw, "why", str, ""),
         requested_by=_shared(_field(raw, "by", str, "")),
         at=_instant(raw, "at"),
+        traceparent=_field(raw, "trace", str, ""),
         revision=revision,
     )
 

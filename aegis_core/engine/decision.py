@@ -94,9 +94,11 @@ class Audit(Value):
         reason: As the one who asked gave it.
         requested_by: Principal that asked.
         ttl: Seconds that the record is kept.
+        traceparent: W3C trace context of the operation, or "".
     """
 
     transfer_id: str
     reason: str = ""
     requested_by: str = ""
     ttl: float = 7 * 86400.0
+    traceparent: str = ""

@@ -256,6 +256,7 @@ def audit_write(audit: Audit, *, kind: str, ids: tuple[str, ...], old: str, new:
         reason=audit.reason,
         requested_by=audit.requested_by,
         at=at,
+        traceparent=audit.traceparent,
     )
     return Write(transfer_key(audit.transfer_id), record, ABSENT, audit.ttl)
 

@@ -6,6 +6,7 @@ that queries and events say is about records that are alive: one that names a de
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -30,6 +31,7 @@ __all__ = ["View"]
 SILENT_AFTER: Final = 2
 """Heartbeat intervals without a renewal after which an instance counts as UNHEALTHY."""
 
+_LATEST: Final = 100
 _NOTHING_HELD: Final[Mapping[str, Ownership]] = MappingProxyType({})
 
 
@@ -210,6 +212,16 @@ class View:
     def transfers(self) -> tuple[TransferRecord, ...]:
         """The audit records that the store still keeps, oldest first."""
         return tuple(self._transfers.values())
+
+    def trace_of(self, target: str, to_instance_id: str) -> str:
+        """The trace context of the newest transfer of *target* to *to_instance_id*, "" where it is not known.
+
+        Only the newest records are looked at: it is to be asked for when the transfer has just been seen.
+        """
+        for record in itertools.islice(reversed(self._transfers.values()), _LATEST):
+            if record.to_instance_id == to_instance_id and target in record.resource_ids:
+                return record.traceparent
+        return ""
 
     def health(self, instance: ServiceInstance, now: float) -> Health:
         """How *instance* is, as seen from here: by its own word, or by its silence.

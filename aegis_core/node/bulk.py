@@ -177,7 +177,14 @@ class _Bulk:
     async def _run_one(self, at: int) -> None:
         clock, batch = self._runtime.clock, self._plan.batches[at]
         began = clock.now()
-        outcome = self._outcomes[at] = await self._attempt(batch)
+        outcome = self._outcomes[at] = await self._runtime.measure(
+            "bulk_batch",
+            self._attempt,
+            batch,
+            service_name=self._plan.service_name,
+            instance_id=self._plan.instance_id,
+            resource_ids=[item.resource_id for item in batch] if self._runtime.instruments else (),
+        )
         self._seconds[at] = clock.now() - began
         if self._plan.continue_on_error:
             self._batches.stand(outcome)

@@ -195,6 +195,7 @@ class Client:
             outer,
             trace_id,
             message_id,
+            traceparent=self._runtime.traceparent(),
         )
         peer, request, left = self._prepare(order, Route(instance))
         request["principal"] = str(principal)
@@ -257,7 +258,13 @@ class Client:
             admit=admit,
             traceparent=traceparent,
         )
-        result = await self._carry_out(order, object)
+        if self._instruments is None:
+            result = await self._carry_out(order, object)
+        else:
+            from aegis_core.observe.instruments import CallStart  # noqa: PLC0415 - loaded where there are any
+
+            call = CallStart(service, method, resource_id, traceparent)
+            result = await self._instruments.measure_call(call, self._carry_out, order, object)
         assert order.sent is not None
         return result, order.sent.instance
 
@@ -370,7 +377,8 @@ class Client:
         message_id = self._random.randbytes(16).hex()
         caller = current_call.get()
         if caller is None:
-            return trio.current_time(), trio.current_effective_deadline(), message_id, message_id
+            trace_id = message_id if self._instruments is None else self._instruments.trace_id() or message_id
+            return trio.current_time(), trio.current_effective_deadline(), trace_id, message_id
         outer = min(trio.current_effective_deadline(), caller.deadline)
         return trio.current_time(), outer, caller.trace_id, message_id
 
@@ -512,6 +520,7 @@ class Client:
             resource_id=order.resource_id,
             trace_id=order.trace_id,
             message_id=order.message_id,
+            carrier={"traceparent": order.traceparent} if order.traceparent else {},
         )
         async with self._runtime.plugins.around(info):
             if "traceparent" in info.carrier:

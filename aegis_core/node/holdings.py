@@ -211,9 +211,21 @@ class Holdings:
             if waiting and not is_followed:  # by one that goes on with the others when this one has to wait
                 is_followed = True
                 self._runtime.nursery.start_soon(self._prepare_in_turn, waiting)
-            await self._prepare_alone(claim)
+            if claim.record.reason in OWN_ACTS:
+                await self._prepare_alone(claim)
+                continue
+            await self._runtime.measure(
+                "adopt",
+                self._prepare_alone,
+                claim,
+                service_name=self.lease.record.service_name,
+                instance_id=self.lease.record.instance_id,
+                resource_ids=(claim.resource_id,),
+                traceparent=self._runtime.trace_of(claim.record),
+            )
 
-    async def _prepare_alone(self, claim: Claim) -> None:
+    async def _prepare_alone(self, claim: Claim) -> Claim:
+        """`prepare` for a claim that nobody waits for; it."""
         try:
             await self._prepare_one(claim)
         except LeaseLost:
@@ -226,6 +238,7 @@ class Holdings:
                 extra={"resource_id": claim.resource_id, "instance_id": self._instance.instance_id},
             )
             await self.give_up((claim,), until=self._runtime.clock.now() + _LAST_CHANCE)
+        return claim
 
     # -- what others did ----------------------------------------------------------------------------------------
 

@@ -358,7 +358,13 @@ class Incarnation:
             try:
                 with self.holdings.attempt(some):
                     wanted = Acquisition(metadata=some, partial=True)
-                    reply = await commit_claim(self._node, instance, self, tuple(some), wanted)
+                    reply = await runtime.measure(
+                        "claim",
+                        functools.partial(commit_claim, self._node, instance, self, tuple(some), wanted),
+                        service_name=instance.service.name,
+                        instance_id=instance.instance_id,
+                        resource_ids=tuple(some),
+                    )
                     fresh = self.holdings.take(reply.registered, keep=True)
             except (Forbidden, Unavailable) as exc:  # it is UNHEALTHY, or the store is away: that may pass
                 _log.warning("what was lost is claimed again later: %s", exc, extra=instance.log_fields())

@@ -245,6 +245,9 @@ class Instance:
 
     async def give_up(self, claim: Claim) -> None:
         """`Claim.release`."""
+        await self._measure("release", (claim.resource_id,), self._give_up, claim)
+
+    async def _give_up(self, claim: Claim) -> None:
         if claim.ended is not None:
             await trio.lowlevel.checkpoint()
             return

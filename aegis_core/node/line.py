@@ -92,6 +92,7 @@ async def wait_turn(
                         service_name=own.service_name,
                         instance_id=own.instance_id,
                         resource_ids=(target,),
+                        traceparent=runtime.trace_of(record) if mine and record is not None else "",
                     )
                 except Held:
                     pass  # somebody was quicker: wait for the next turn

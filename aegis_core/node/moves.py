@@ -59,6 +59,7 @@ class Moves:
             reason=reason,
             requested_by=str(requested_by),
             ttl=self._runtime.settings.audit_retention,
+            traceparent=self._runtime.traceparent(),
         )
 
     def refuse_under(self, instance: Instance, ids: Sequence[str], operation: str) -> None:

@@ -15,7 +15,7 @@ from aegis_core import names
 from aegis_core.backend import Clock, Store, Transport
 from aegis_core.errors import StoreUnavailable
 from aegis_core.events import Event
-from aegis_core.models import Outcome, Shown
+from aegis_core.models import Outcome, Ownership, Shown
 from aegis_core.node.directory import Directory
 from aegis_core.node.proofs import Proofs
 from aegis_core.node.reservations import Reservations
@@ -112,13 +112,26 @@ class Runtime(Shown):
         service_name: str = "",
         instance_id: str = "",
         resource_ids: Sequence[str] = (),
+        traceparent: str = "",
+        asked: bool = False,
     ) -> R:
         """Await ``work(*args)``, which is the operation *name*; see `aegis_core.observe.instruments.Operation`."""
         if self.instruments is None:
             return await work(*args)
         from aegis_core.observe.instruments import Operation  # noqa: PLC0415 - loaded where there are any
 
-        return await self.instruments.measure(Operation(name, service_name, instance_id, resource_ids), work, *args)
+        operation = Operation(name, service_name, instance_id, resource_ids, traceparent, asked)
+        return await self.instruments.measure(operation, work, *args)
+
+    def trace_of(self, record: Ownership) -> str:
+        """W3C trace context of the transfer that brought *record*, for who takes it over; "" where nobody traces."""
+        if self.instruments is None or record.reason != "transferred":
+            return ""
+        return self.directory.snapshot.trace_of(record.target, record.instance_id)
+
+    def traceparent(self) -> str:
+        """W3C trace context of what is going on, for others who do a part of it; "" where nobody traces."""
+        return "" if self.instruments is None else self.instruments.traceparent()
 
     async def shelter(self, work: Callable[..., Awaitable[R]], *args: object) -> R:
         """Run ``work(*args)`` in the node's nursery and wait for it: cancelling the caller leaves it running.

@@ -334,7 +334,17 @@ class Server:
         # neither can be established by what a request says.
         if kind != "instance" or not name:
             raise Unauthorized(operation=request.method, target=self._instance.instance_id)
-        return await self._instance.reserved(request.method, request.params, Principal("instance", name))
+        return await self._runtime.measure(
+            request.method,
+            self._instance.reserved,
+            request.method,
+            request.params,
+            Principal("instance", name),
+            service_name=service.name,
+            instance_id=self._instance.instance_id,
+            traceparent=request.traceparent or "",
+            asked=True,
+        )
 
     # -- answers ----------------------------------------------------------------------------------
 

@@ -163,7 +163,13 @@ async def _leave(node: Node, claim: Claim, *, patient: bool) -> None:
         await claim.wait_moved()
     elif claim.ended is None and (patient or claim.interrupted is EndReason.RELEASED):
         node.runtime.nursery.start_soon(claim.instance.give_up_slowly, (claim,))
-        await claim.wait_ended()
+        await node.runtime.measure(
+            "release",
+            claim.wait_ended,
+            service_name=claim.instance.service.name,
+            instance_id=claim.instance.instance_id,
+            resource_ids=(claim.resource_id,),
+        )
     elif claim.ended is None:
         with trio.move_on_after(_TEARDOWN, shield=True):
             await claim.holdings.give_up((claim,), until=node.runtime.clock.now())

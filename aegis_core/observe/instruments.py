@@ -67,25 +67,31 @@ class Operation(Value):
     """A registry operation that begins.
 
     Args:
-        name: One of `OPERATIONS`, or ``promote``: taking what fell free, as the next in line.
+        name: One of `OPERATIONS`; ``promote``: taking what fell free, as the next in line; ``adopt``: taking over what
+            somebody else gave; ``bulk_batch``: a batch of a bulk operation.
         service_name: The service that it concerns, or "".
         instance_id: The instance that it concerns, or "".
         resource_ids: The resources that it concerns.
+        traceparent: W3C trace context of who asks for it from elsewhere, or "".
+        asked: Another node asks, which counts it itself.
     """
 
     name: str
     service_name: str = ""
     instance_id: str = ""
     resource_ids: Sequence[str] = ()
+    traceparent: str = ""
+    asked: bool = False
 
 
 @attrs.frozen(eq=False, repr=False)
 class CallStart(Value):
-    """A call that begins: `resource_id` is None where none is called."""
+    """A call that begins: `resource_id` is None where none is called, `traceparent` that of who asked a router for it."""
 
     service_name: str
     method: str
     resource_id: str | None = None
+    traceparent: str = ""
 
 
 class Instrument:
@@ -111,6 +117,14 @@ class Instrument:
 
     def looked_up(self, service_name: str, *, found: bool) -> None:
         """An owner was looked up; *service_name* is his, or that of who was expected."""
+
+    def traceparent(self) -> str:
+        """W3C trace context of what is going on, "" if this one knows of none."""
+        return ""
+
+    def trace_id(self) -> str:
+        """The trace that it is part of, 32 hex digits, or ""."""
+        return ""
 
 
 class Instruments:
@@ -198,6 +212,14 @@ class Instruments:
         for one in self.all:
             one.looked_up(service_name, found=found)
 
+    def traceparent(self) -> str:
+        """W3C trace context of what is going on, or ""."""
+        return next(filter(None, (one.traceparent() for one in self.all)), "")
+
+    def trace_id(self) -> str:
+        """The trace that it is part of, or ""."""
+        return next(filter(None, (one.trace_id() for one in self.all)), "")
+
 
 async def _told(ends: Sequence[End | None], work: Callable[..., Awaitable[R]], *args: object) -> R:
     try:
@@ -220,6 +242,13 @@ def make_instruments(settings: Settings) -> Instruments | None:
         ConfigError: It is not installed; says what to install.
     """
     made: list[Instrument] = []
+    if settings.tracing.enabled:
+        try:
+            from aegis_core.observe.tracing import Tracing  # noqa: PLC0415 - where it is asked for, and installed
+        except ModuleNotFoundError as exc:
+            problem = f"{exc}; install it with: pip install 'aegis-ipc[otel]'"
+            raise ConfigError(key="tracing.enabled", problem=problem) from exc
+        made.append(Tracing())
     if settings.metrics.enabled or settings.metrics.address is not None:
         try:
             from aegis_core.observe.metrics import Metrics  # noqa: PLC0415 - where it is asked for, and installed

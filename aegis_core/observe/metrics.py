@@ -102,8 +102,10 @@ class Metrics(Instrument, Collector):
 
     # -- what is told -------------------------------------------------------------------------------------------
 
-    def begin(self, operation: Operation) -> End:
+    def begin(self, operation: Operation) -> End | None:
         """An operation begins."""
+        if operation.asked:
+            return None
         began = self._now()
 
         def end(answer: object, error: BaseException | None) -> None:
