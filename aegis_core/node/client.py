@@ -263,7 +263,7 @@ class Client:
         else:
             from aegis_core.observe.instruments import CallStart  # noqa: PLC0415 - loaded where there are any
 
-            call = CallStart(service, method, resource_id, traceparent)
+            call = CallStart(service, method, resource_id)
             result = await self._instruments.measure_call(call, self._carry_out, order, object)
         assert order.sent is not None
         return result, order.sent.instance

@@ -55,8 +55,7 @@ class Committer:
     def __init__(self, runtime: Runtime, breaker: CircuitBreaker) -> None:
         self._runtime = runtime
         self._breaker = breaker
-        told = self._instruments = runtime.instruments
-        self._commit_once = runtime.store.commit if told is None else told.measured_commits(runtime.store.commit)
+        self._instruments = runtime.instruments
 
     async def decide(
         self,
@@ -196,6 +195,12 @@ class Committer:
         finally:
             if is_open:
                 attempt.in_doubt.update(write.key for write in writes)
+
+    def _commit_once(self, transaction: Transaction) -> Awaitable[tuple[int, ...]]:
+        commit = self._runtime.store.commit
+        return (
+            commit(transaction) if self._instruments is None else self._instruments.measure_commit(commit, transaction)
+        )
 
     async def sync(self, attempt: Attempt | None = None, *, urgent: bool = False) -> None:
         """The read barrier, repeated while the store does not answer: bound it by a cancel scope.

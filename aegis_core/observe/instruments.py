@@ -73,7 +73,7 @@ class Operation(Value):
         instance_id: The instance that it concerns, or "".
         resource_ids: The resources that it concerns.
         traceparent: W3C trace context of who asks for it from elsewhere, or "".
-        asked: Another node asks, which counts it itself.
+        asked: Somebody else asks for it, another node or the client of a router: it is counted where it is done.
     """
 
     name: str
@@ -86,12 +86,11 @@ class Operation(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class CallStart(Value):
-    """A call that begins: `resource_id` is None where none is called, `traceparent` that of who asked a router for it."""
+    """A call that begins: `resource_id` is None where none is called."""
 
     service_name: str
     method: str
     resource_id: str | None = None
-    traceparent: str = ""
 
 
 class Instrument:
@@ -157,25 +156,21 @@ class Instruments:
         """Await ``work(*args)``, which is *call*."""
         return await _told([one.begin_call(call) for one in self.all], work, *args)
 
-    def measured_commits(
-        self, commit: Callable[[Transaction], Awaitable[tuple[int, ...]]]
-    ) -> Callable[[Transaction], Awaitable[tuple[int, ...]]]:
-        """*commit* of a store, such that each is told of."""
-
-        async def measured(transaction: Transaction) -> tuple[int, ...]:
-            began, status = self._now(), "cancelled"
-            try:
-                revisions = await commit(transaction)
-                status = "success"
-            except AegisError as exc:
-                status = _commit_status(exc)
-                raise
-            finally:
-                for one in self.all:
-                    one.committed(status, self._now() - began)
-            return revisions
-
-        return measured
+    async def measure_commit(
+        self, commit: Callable[[Transaction], Awaitable[tuple[int, ...]]], transaction: Transaction
+    ) -> tuple[int, ...]:
+        """Await ``commit(transaction)`` of a store."""
+        began, status = self._now(), "cancelled"
+        try:
+            revisions = await commit(transaction)
+            status = "success"
+        except AegisError as exc:
+            status = _commit_status(exc)
+            raise
+        finally:
+            for one in self.all:
+                one.committed(status, self._now() - began)
+        return revisions
 
     def _measured(self, name: str, work: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R]]:
         signature = inspect.signature(work)

@@ -100,7 +100,6 @@ class Tracing(Instrument):
         under = _Under(
             self._tracer.start_span(
                 name,
-                context=_parent(call.traceparent),
                 kind=SpanKind.CLIENT,
                 attributes={name: value for name, value in attributes.items() if value},
             )

@@ -71,7 +71,7 @@ class Operation(Value, Generic[Q, A]):
             router: Who does it.
             request: Made by `read`.
             principal: Who asks; None: whoever the request names is believed.
-            traceparent: W3C trace context, which travels with routed calls.
+            traceparent: W3C trace context of who asks, which goes on with whatever is done.
 
         Raises:
             AegisError: It was refused, or failed.
@@ -81,7 +81,8 @@ class Operation(Value, Generic[Q, A]):
         with ExitStack() as stack:
             if principal is not None:
                 stack.enter_context(asking(principal))
-            return await self.action(asked)
+            measure = router.node.runtime.measure
+            return await measure(self.name, self.action, asked, traceparent=traceparent, asked=True)
 
 
 async def admit(asked: Asked[Any], operation: str, instance_id: str, resource_ids: Iterable[str] = ()) -> None:

@@ -167,6 +167,7 @@ def test_every_setting_can_be_given_by_every_source(place: Path, monkeypatch: py
         "log.file": "log/aegis.log",
         "log.json": "yes",
         "metrics.enabled": "on",
+        "tracing.enabled": "1",
         "metrics.address": "127.0.0.1:9464",
     }
     values: Mapping[str, object] = {
@@ -176,6 +177,7 @@ def test_every_setting_can_be_given_by_every_source(place: Path, monkeypatch: py
         "log.level": "DEBUG",
         "log.json": True,
         "metrics.enabled": True,
+        "tracing.enabled": True,
         "metrics.address": "127.0.0.1:9464",
     }
     nested: dict[str, object] = {}

@@ -86,6 +86,7 @@ TRANSFER: Mapping[str, st.SearchStrategy[object]] = {
     "reason": text,
     "requested_by": text,
     "at": instant,
+    "traceparent": text,
     "revision": revision,
 }
 INSTANCE: Mapping[str, st.SearchStrategy[object]] = {
