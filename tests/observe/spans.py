@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-__all__ = ["ON", "Spans", "recorded", "traceparent"]
+__all__ = ["ON", "Spans", "events_of", "id_of", "parent_of", "recorded", "trace_of", "traceparent"]
 
 ON = {"tracing": {"enabled": True}}
 
@@ -63,3 +63,26 @@ def traceparent(span: ReadableSpan) -> str:
     """*span* as it travels, without its flags."""
     assert span.context is not None
     return f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}-"
+
+
+def parent_of(span: ReadableSpan) -> int:
+    """The id of a span's parent."""
+    assert span.parent is not None
+    return span.parent.span_id
+
+
+def id_of(span: ReadableSpan) -> int:
+    """The id of a span."""
+    assert span.context is not None
+    return span.context.span_id
+
+
+def trace_of(span: ReadableSpan) -> int:
+    """The id of a span's trace."""
+    assert span.context is not None
+    return span.context.trace_id
+
+
+def events_of(span: ReadableSpan) -> list[str]:
+    """The names of a span's events."""
+    return [event.name for event in span.events]

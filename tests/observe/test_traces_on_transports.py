@@ -22,8 +22,8 @@ from aegis_core.router.gate import Gate
 from aegis_core.router.management import Management
 from aegis_core.router.router import Router
 from aegis_pytest.nats import running_servers
-from tests.observe.spans import ON, recorded
-from tests.observe.test_tracing import METHOD, id_of, parent_of, service, trace_of
+from tests.observe.spans import ON, id_of, parent_of, recorded, trace_of
+from tests.observe.test_tracing import METHOD, service
 
 PATIENCE = 30
 

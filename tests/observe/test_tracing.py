@@ -13,7 +13,6 @@ import pytest
 import trio
 import trio.testing
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 from aegis_core import Call, Claim, Instance, Node, Role, Service, open_node
@@ -30,7 +29,7 @@ from aegis_core.observe.tracing import Tracing
 from tests.node.faulty import Faults, names_key
 from tests.node.scene import RESOURCE, scene
 from tests.node.wires import answer, lose_request
-from tests.observe.spans import ON, Spans, recorded, traceparent
+from tests.observe.spans import ON, Spans, events_of, id_of, parent_of, recorded, trace_of, traceparent
 
 METHOD = "account-service/who"
 
@@ -80,29 +79,6 @@ async def three() -> AsyncIterator[Three]:
     ):
         await requester.runtime.directory.sync()
         yield Three(requester, a, b)
-
-
-def parent_of(span: ReadableSpan) -> int:
-    """The id of a span's parent."""
-    assert span.parent is not None
-    return span.parent.span_id
-
-
-def id_of(span: ReadableSpan) -> int:
-    """The id of a span."""
-    assert span.context is not None
-    return span.context.span_id
-
-
-def trace_of(span: ReadableSpan) -> int:
-    """The id of a span's trace."""
-    assert span.context is not None
-    return span.context.trace_id
-
-
-def events_of(span: ReadableSpan) -> list[str]:
-    """The names of a span's events."""
-    return [event.name for event in span.events]
 
 
 # --- On and off --------------------------------------------------------------------------------
