@@ -7,9 +7,11 @@ never the checkout: a module that the wheel lacks, or a file that it forgot, mus
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
 import sys
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +22,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "typing", "tests", "conformance", "chaos", "fuzz", "docs", "demo", "bench"]
+nox.options.sessions = ["lint", "typing", "tests", "conformance", "chaos", "fuzz", "dashboard", "docs", "demo", "bench"]
 
 CHECKOUT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -38,6 +40,8 @@ FULLY_COVERED = [
 # A timeout argument is the documented interface. What a function starts is plain to see. An override may be
 # async for its contract's sake. Where a private function checkpoints is its caller's to know.
 TRIO_RULES_LEFT_OUT = ["ASYNC109", "ASYNC114", "ASYNC124", "ASYNC910", "ASYNC911", "ASYNC912", "ASYNC913"]
+AXE_VERSION = "4.14.1"
+AXE_SHA512 = "1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5"
 BUILT: list[Path] = []
 
 
@@ -144,6 +148,29 @@ def chaos(session: nox.Session) -> None:
     """Real processes on real clusters, killed, stopped and cut off: some minutes."""
     install_wheel(session, "cli", "nats", "test", group="tests")
     run_pytest(session, options=["-m", ""], tests="tests/chaos")
+
+
+def fetch_axe(session: nox.Session) -> Path:
+    """Fetch the script that checks a page's accessibility from npm, once, and see that it is the one that we know."""
+    folder = CHECKOUT / ".nox" / "axe"
+    archive = folder / f"axe-core-{AXE_VERSION}.tgz"
+    if not archive.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        session.run("npm", "pack", f"axe-core@{AXE_VERSION}", "--pack-destination", str(folder), silent=True)
+    if hashlib.sha512(archive.read_bytes()).hexdigest() != AXE_SHA512:
+        archive.unlink()
+        session.error(f"axe-core {AXE_VERSION} from npm is not what it was")
+    with tarfile.open(archive) as files:
+        files.extract("package/axe.min.js", folder, filter="data")
+    return folder / "package" / "axe.min.js"
+
+
+@nox.session
+def dashboard(session: nox.Session) -> None:
+    """The dashboard in the system's Chromium, against real routers."""
+    install_wheel(session, "cli", "http", "test", group="dashboard")
+    session.env["AEGIS_AXE"] = str(fetch_axe(session))
+    run_pytest(session, tests="tests/dashboard")
 
 
 @nox.session

@@ -11,6 +11,7 @@ from pathlib import Path
 import trio
 
 from aegis_backends.http.app import Commit, RouterApp, serve_router
+from aegis_backends.http.dashboard import add_dashboard
 from aegis_backends.http.opening import read_host_and_port, shown_host
 from aegis_backends.http.rest import Management, Rest
 from aegis_backends.http.server import Limits
@@ -91,6 +92,7 @@ async def serve_http(
     limits = Limits(rate=rate)
     app = RouterApp(store, commit, tokens=known, body=limits.body)
     Rest(management, app)
+    add_dashboard(app)
     bound = listeners[0].socket.getsockname()
     url = f"{'http' if tls is None else 'https'}://{shown_host(bound[0])}:{bound[1]}"
     await serve_router(app, listeners, limits=limits, tls=tls, stop=stop, task_status=_Started(partial(tell, url)))
