@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import tomllib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,13 +14,17 @@ from aegis_backends.http.app import Commit, RouterApp, serve_router
 from aegis_backends.http.dashboard import add_dashboard
 from aegis_backends.http.opening import read_host_and_port, shown_host
 from aegis_backends.http.rest import Management, Rest
+from aegis_backends.http.routing import Request, Response
 from aegis_backends.http.server import Limits
 from aegis_backends.http.tokens import Tokens
 from aegis_core.backend import Store
 from aegis_core.errors import ConfigError
 from aegis_core.hookspecs import Principal
 
-__all__ = ["read_tokens", "serve_http"]
+__all__ = ["Metrics", "read_tokens", "serve_http"]
+
+Metrics = Callable[[], Awaitable[tuple[str, bytes]]]
+"""A page of metrics: its content type, and its bytes."""
 
 _ADMIN = "admin"
 
@@ -56,6 +60,7 @@ async def serve_http(
     store: Store,
     commit: Commit,
     management: Management,
+    metrics: Metrics | None,
     address: str,
     *,
     tokens: Path | None,
@@ -71,6 +76,7 @@ async def serve_http(
         store: What clients read.
         commit: What clients change it by.
         management: What people see and do.
+        metrics: What ``/metrics`` tells; None where nothing is counted.
         address: ``HOST:PORT``.
         tokens: See `read_tokens`; None to serve this machine alone, and everybody on it.
         certificate: Serve by TLS, with this chain.
@@ -93,9 +99,16 @@ async def serve_http(
     app = RouterApp(store, commit, tokens=known, body=limits.body)
     Rest(management, app)
     add_dashboard(app)
+    if metrics is not None:
+        app.add_route("GET", "/metrics", partial(_tell_metrics, metrics))
     bound = listeners[0].socket.getsockname()
     url = f"{'http' if tls is None else 'https'}://{shown_host(bound[0])}:{bound[1]}"
     await serve_router(app, listeners, limits=limits, tls=tls, stop=stop, task_status=_Started(partial(tell, url)))
+
+
+async def _tell_metrics(metrics: Metrics, _request: Request) -> Response:
+    content_type, body = await metrics()
+    return Response(body=body, content_type=content_type.encode())
 
 
 class _Started(trio.TaskStatus[object]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Protocol, cast
 
@@ -13,7 +13,7 @@ import trio
 
 from aegis_core.backend import Store, Transaction
 from aegis_core.errors import ConfigError
-from aegis_core.node.node import open_node
+from aegis_core.node.node import Node, open_node
 from aegis_core.principals import Principal
 from aegis_core.router.gate import Gate
 from aegis_core.router.management import Management
@@ -30,6 +30,10 @@ class _Commit(Protocol):
     async def __call__(self, principal: Principal, transaction: Transaction, /) -> tuple[int, ...]: ...
 
 
+_Metrics = Callable[[], Awaitable[tuple[str, bytes]]]
+"""A page of metrics: its content type, and its bytes."""
+
+
 class _ServeHttp(Protocol):
     """``serve_http`` of the HTTP backend, which the core does not know by name."""
 
@@ -38,6 +42,7 @@ class _ServeHttp(Protocol):
         store: Store,
         commit: _Commit,
         management: Management,
+        metrics: _Metrics | None,
         address: str,
         *,
         tokens: Path | None,
@@ -97,6 +102,7 @@ async def serve(
                         node.runtime.store,
                         Gate(node).commit,
                         Management(Router(node)),
+                        _metrics_of(node),
                         http,
                         tokens=tokens,
                         certificate=certificate,
@@ -111,3 +117,16 @@ async def serve(
         if refused is not None:
             raise refused
     return 0
+
+
+def _metrics_of(node: Node) -> _Metrics | None:
+    """Where the metrics of *node* are told; None where it counts nothing."""
+    settings = node.runtime.settings.metrics
+    if not settings.enabled and settings.address is None:
+        return None
+    from aegis_core.observe.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415 - where it is asked for, and installed
+
+    async def tell() -> tuple[str, bytes]:
+        return CONTENT_TYPE, await exposition(node)
+
+    return tell

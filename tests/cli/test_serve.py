@@ -76,6 +76,18 @@ async def test_nodes_meet_at_it_with_tokens_and_certificates(tmp_path: Path) -> 
             assert await operator.registry.disconnect("svc", "one") == ("mine",)
 
 
+async def test_metrics_are_told_where_they_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under ``/metrics``, for who may ask; elsewhere there is no such page."""
+    arguments = ("--backend", "memory://", "--http", "127.0.0.1:0")
+    async with open_router(*arguments) as router, httpx.AsyncClient(base_url=router.url, timeout=PATIENCE) as client:
+        assert (await client.get("/metrics")).status_code == 404
+    monkeypatch.setenv("AEGIS_METRICS_ENABLED", "true")
+    async with open_router(*arguments) as router, httpx.AsyncClient(base_url=router.url, timeout=PATIENCE) as client:
+        answer = await client.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain; version=")
+        assert "# TYPE ipc_calls_total counter" in answer.text
+
+
 WRONG_TOKENS = {
     "no TOML": "[",
     "nothing": "",
