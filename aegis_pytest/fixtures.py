@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import pytest
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from aegis_pytest.event_log import EventLog
     from aegis_pytest.faults import Faults
     from aegis_pytest.logs import CapturedLogs
+    from aegis_pytest.simulation import Simulation
 
 __all__ = [
     "aegis_backend",
@@ -29,6 +31,7 @@ __all__ = [
     "aegis_logs",
     "aegis_nats_url",
     "aegis_node",
+    "aegis_simulation",
     "aegis_store",
     "bulk_registration_data",
     "conflicting_resources",
@@ -103,6 +106,14 @@ async def aegis_store(_aegis_shared: SharedBackend) -> AsyncIterator[Store]:
     async with _aegis_shared.open_backend() as backend:
         assert backend.store is not None
         yield backend.store
+
+
+@pytest.fixture
+def aegis_simulation(tmp_path: Path) -> Simulation:
+    """Simulations from seeds, for a synchronous test; see `aegis_pytest.simulation`."""
+    from aegis_pytest.simulation import Simulation
+
+    return Simulation(tmp_path)
 
 
 @pytest.fixture

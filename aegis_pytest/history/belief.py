@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import trio
 
 from aegis_core.node.claims import Claim
 from aegis_core.node.instance import Instance
+from aegis_core.node.node import Node
 from aegis_pytest.history.recorder import Recorder
 
 __all__ = ["BeliefProbe", "watch_beliefs"]
@@ -19,14 +21,20 @@ class BeliefProbe(trio.abc.Instrument):
 
     A claim that ceased within a step is noted as held until the step began, and one that was acquired in a step as held
     since that ended: what is noted was believed for sure, so an overlap of two notes is one. A belief that ran out
-    while the process was stopped is noted as of its deadline.
+    while the process was stopped is noted as of its deadline, one that a clock which jumped ahead ended as of the last step.
+
+    Args:
+        recorder: Of the process.
+        runs: Whether the process does anything now; it can only be stopped alone where several share one Trio run.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, *, runs: Callable[[], bool] = lambda: True) -> None:
         self._recorder = recorder
+        self._runs = runs
         self._instances: list[Instance] = []
+        self._nodes: list[Node] = []
         self._known: dict[Claim, None] = {}
-        self._step = recorder.clock()
+        self._step = self._looked = recorder.clock()
 
     def __repr__(self) -> str:
         return f"<BeliefProbe of {len(self._instances)} instances: {len(self._known)} claims held>"
@@ -35,28 +43,36 @@ class BeliefProbe(trio.abc.Instrument):
         """Look at *instance* from now on."""
         self._instances.append(instance)
 
+    def watch_node(self, node: Node) -> None:
+        """Look at whatever instances *node* serves from now on."""
+        self._nodes.append(node)
+
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         """Note the time."""
         self._step = self._recorder.clock()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """Note what began and what ceased."""
-        self.look()
+        if self._runs():
+            self.look()
 
     def look(self) -> None:
         """Note what began and what ceased since the last look."""
+        now = self._recorder.clock()
         for claim in [claim for claim in self._known if not claim.held]:
             del self._known[claim]
             self._ceased(claim)
-        for instance in self._instances:
+        for instance in chain(self._instances, *(node.hosted.values() for node in self._nodes)):
             for claim in instance.claims_table.values():
                 if claim not in self._known and claim.held:
                     self._known[claim] = None
                     forced = claim.record.reason == "forced"
                     self._recorder.believes(instance.instance_id, claim.resource_id, claim.epoch, forced=forced)
+        self._looked = now
 
     def _ceased(self, claim: Claim) -> None:
-        until = self._recorder.clock() + claim.deadline - trio.current_time()
+        # It was seen to be held at the last look, whatever its clock says now of that time.
+        until = max(self._looked, self._recorder.clock() + claim.deadline - trio.current_time())
         reason = claim.ended or claim.interrupted
         if claim.ended is not None or claim.relinquished:
             until = min(until, self._step)

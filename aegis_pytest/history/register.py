@@ -11,7 +11,7 @@ and adopts what is transferred to it. Such an acquisition shows in its belief al
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from typing import Final, NamedTuple
 
 from aegis_pytest.history.operations import Operation, Story
@@ -59,7 +59,7 @@ class Register:
         for belief in story.beliefs:
             held = (belief.instance, belief.epoch)
             self._until[held] = max(belief.ended, self._until.get(held, -math.inf))
-        self.operations: tuple[Operation, ...] = (*filter(_matters, story.operations), *_unasked(story, self._told))
+        self.operations: tuple[Operation, ...] = (*filter(_matters, story.operations), *_unasked(story))
 
     def __repr__(self) -> str:
         return f"<Register: {len(self.operations)} operations>"
@@ -161,24 +161,28 @@ def _matters(operation: Operation) -> bool:
     return not (operation.asked.kind is Kind.GET_OWNER and operation.answer is Answer.UNKNOWN)
 
 
-def _told(story: Story) -> frozenset[tuple[str, int]]:
-    """The acquisitions that somebody was told of: owner and epoch."""
-    return frozenset(
-        (it.asked.to if it.asked.kind is Kind.TRANSFER else it.asked.instance, it.epoch)
-        for it in story.operations
-        if it.asked.kind in {Kind.CLAIM, Kind.TRANSFER} and it.answer is Answer.DONE
-    )
+def _told(story: Story) -> dict[tuple[str, int], float]:
+    """The acquisitions that somebody was told of, by owner and epoch: when the first who was had asked."""
+    told: dict[tuple[str, int], float] = {}
+    for it in story.operations:
+        if it.asked.kind in {Kind.CLAIM, Kind.TRANSFER} and it.answer is Answer.DONE:
+            owner = it.asked.to if it.asked.kind is Kind.TRANSFER else it.asked.instance
+            told[owner, it.epoch] = min(it.began, told.get((owner, it.epoch), math.inf))
+    return told
 
 
-def _unasked(story: Story, told: Collection[tuple[str, int]]) -> Iterable[Operation]:
-    """Acquisitions that no operation told of: each took effect after the instance's last belief and before its next."""
-    known = set(told)
+def _unasked(story: Story) -> Iterable[Operation]:
+    """Acquisitions that no operation brought: each took effect after the instance's last belief and before its next.
+
+    Who asks when the instance believes already is told of it, and has not brought it about.
+    """
+    told = _told(story)
+    known: set[tuple[str, int]] = set()
     last: dict[str, float] = {}
     first = min([it.began for it in story.operations] + [it.began for it in story.beliefs], default=0.0)
     for belief in story.beliefs:
         held = (belief.instance, belief.epoch)
-        if held not in known:
-            known.add(held)
+        if held not in known and told.get(held, math.inf) > belief.began:
             asked = Invoked(
                 at=min(last.get(belief.instance, first), belief.began),
                 process=belief.process,
@@ -195,4 +199,5 @@ def _unasked(story: Story, told: Collection[tuple[str, int]]) -> Iterable[Operat
                 said="without being asked",
                 given_up=belief.began,
             )
+        known.add(held)
         last[belief.instance] = belief.ended

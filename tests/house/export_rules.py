@@ -30,6 +30,7 @@ PUBLIC_MODULES = (
     "aegis_pytest.leftovers",
     "aegis_pytest.logs",
     "aegis_pytest.nats",
+    "aegis_pytest.simulation",
     "aegis_pytest.virtual_time",
 )
 
