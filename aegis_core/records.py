@@ -47,6 +47,8 @@ T = TypeVar("T")
 _NO_TEXTS: Final[tuple[str, ...]] = ()
 _NOTHING: Final[Mapping[str, object]] = {}
 _SHARED_TEXTS: Final = 1 << 16
+# Of an ownership record, all of which have to be there: one that has no more has no other.
+_LEAST_FIELDS: Final = 4
 
 
 def _wrong(name: str, value: object, expected: str) -> ValueError:
@@ -163,28 +165,30 @@ def ownership_from_map(
     """
     service, lease = _owner(raw)
     instance = raw.get("inst")
-    reason = raw.get("why", "claimed")
-    previous = raw.get("prev", "")
-    if type(instance) is not str or type(reason) is not str or type(previous) is not str:
-        raise ValueError("inst, why, prev: expected strings")
-    packed = raw.get("meta")
-    if packed is None:
-        metadata = DEFAULT_METADATA
-    elif type(packed) is bytes:
-        metadata = read(packed)
-    else:
-        raise _wrong("meta", packed, "bytes")
+    if type(instance) is not str:
+        raise _wrong("inst", instance, "str")
+    epoch, metadata, reason, previous, as_role = revision, DEFAULT_METADATA, "claimed", "", False
+    if len(raw) > _LEAST_FIELDS:
+        epoch = _revision(raw, "epoch", revision)
+        packed = raw.get("meta")
+        if type(packed) is bytes:
+            metadata = read(packed)
+        elif packed is not None:
+            raise _wrong("meta", packed, "bytes")
+        reason = _shared(_field(raw, "why", str, reason))
+        previous = _shared(_field(raw, "prev", str, previous))
+        as_role = _field(raw, "role", bool, as_role)
     return Ownership(
         target=key.target,
         service_name=service,
         instance_id=_shared(instance),
         lease=lease,
-        epoch=_revision(raw, "epoch", revision),
+        epoch=epoch,
         metadata=metadata,
         registered_at=_instant(raw, "at"),
-        reason=_shared(reason),
-        previous=_shared(previous),
-        as_role=_field(raw, "role", bool, False),
+        reason=reason,
+        previous=previous,
+        as_role=as_role,
         revision=revision,
     )
 

@@ -350,7 +350,13 @@ class Connection:
 
     @asynccontextmanager
     async def listen(
-        self, subject: str, receive: Callable[[Message], None], *, queue: str = "", goodbye: float = 0.0
+        self,
+        subject: str,
+        receive: Callable[[Message], None],
+        *,
+        queue: str = "",
+        goodbye: float = 0.0,
+        afterwards: Callable[[], None] | None = None,
     ) -> AsyncIterator[None]:
         """Have *receive* called with each message, at once, in the connection's own task: the fast way.
 
@@ -362,13 +368,15 @@ class Connection:
             queue: See `subscribe`.
             goodbye: How many seconds the end of the block may take, also when cancelled, for *receive* to get what the
                 server sent before it knew. With 0 that is dropped.
+            afterwards: Called, as *receive* is, once all messages of what was read in one go have got where they belong:
+                for work that is done once for many of them. It is called as well when none was for *receive*.
 
         Raises:
             LocalProtocolError: *subject* or *queue* cannot be subscribed to.
             PermissionDenied: The server does not allow it.
             ConnectionClosed: The connection is closed.
         """
-        interest = self._new_interest(subject, queue, receive)
+        interest = self._new_interest(subject, queue, receive, afterwards)
         try:
             await self._establish(interest)
             yield
@@ -384,13 +392,19 @@ class Connection:
         with trio.CancelScope(shield=True), contextlib.suppress(NatsError, trio.TooSlowError):
             await self.flush(seconds)
 
-    def _new_interest(self, subject: str, queue: str, receive: Callable[[Message], None]) -> Interest:
+    def _new_interest(
+        self,
+        subject: str,
+        queue: str,
+        receive: Callable[[Message], None],
+        afterwards: Callable[[], None] | None = None,
+    ) -> Interest:
         check_pattern(subject)
         check_queue(queue)
         if len(subject) + len(queue) > _LONGEST_SUBJECTS:
             raise LocalProtocolError(f"a subject of {len(subject)} characters does not fit into a line")
         self._supervisor.check_open()
-        return self._supervisor.interests.add(subject, queue, receive)
+        return self._supervisor.interests.add(subject, queue, receive, afterwards)
 
     async def _establish(self, interest: Interest) -> None:
         link = self._supervisor.link

@@ -10,13 +10,25 @@ import attrs
 
 from aegis_backends.nats.errors import LocalProtocolError
 
-__all__ = ["VERSION_LINE", "Headers"]
+__all__ = ["VERSION_LINE", "Headers", "first_value"]
 
 VERSION_LINE: Final = b"NATS/1.0"
 """What a header block begins with; a status may follow on the same line."""
 
 _NAME: Final = re.compile(r"[!-9;-~]+")  # printable ASCII without the colon and the space
 _NOT_IN_VALUE: Final = re.compile(r"[\r\n]")
+
+
+def first_value(head: bytes, name: bytes) -> bytes | None:
+    """The first value of *name* in the header block *head*, as `Headers.parse` would find it, without reading the rest."""
+    if not head.startswith(VERSION_LINE):
+        return None
+    at = head.find(b"\r\n%b:" % name)
+    if at < 0:
+        return None
+    start = at + len(name) + 3
+    end = head.find(b"\r\n", start)
+    return head[start : end if end >= 0 else len(head)].strip()
 
 
 def _pairs(given: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

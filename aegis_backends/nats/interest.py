@@ -43,22 +43,31 @@ class Interests:
     """All subscriptions of a connection, and by number who gets the messages.
 
     `receivers` is what links look messages up in; a subscription that a server was told to end keeps its place there until
-    what is on the way has come.
+    what is on the way has come. `afterwards` is what they call after each piece that they have read, whatever was in it.
     """
 
     def __init__(self) -> None:
         self.receivers: Final[dict[int, Callable[[Message], None]]] = {}
+        self.afterwards: Final[dict[int, Callable[[], None]]] = {}
         self._by_sid: Final[dict[int, Interest]] = {}
         self._sids = count(1)
 
     def __len__(self) -> int:
         return len(self._by_sid)
 
-    def add(self, subject: str, queue: str, receive: Callable[[Message], None]) -> Interest:
+    def add(
+        self,
+        subject: str,
+        queue: str,
+        receive: Callable[[Message], None],
+        afterwards: Callable[[], None] | None = None,
+    ) -> Interest:
         """A new one, with the next number."""
         interest = Interest(next(self._sids), subject, queue)
         self._by_sid[interest.sid] = interest
         self.receivers[interest.sid] = receive
+        if afterwards is not None:
+            self.afterwards[interest.sid] = afterwards
         return interest
 
     def all(self) -> tuple[Interest, ...]:
@@ -77,6 +86,7 @@ class Interests:
         """Forget it; what is on the way is dropped."""
         self._by_sid.pop(interest.sid, None)
         self.receivers.pop(interest.sid, None)
+        self.afterwards.pop(interest.sid, None)
 
     def to(self, subject: str, queue: str | None) -> tuple[Interest, ...]:
         """Those to *subject*, of *queue* if that is told."""

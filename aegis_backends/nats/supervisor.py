@@ -228,6 +228,7 @@ class Supervisor:
             dialed,
             self.options,
             receivers=self.interests.receivers,
+            afterwards=self.interests.afterwards,
             counters=self.counters,
             tell=self._told,
             relieved=self._relieve,

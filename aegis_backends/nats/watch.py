@@ -91,6 +91,8 @@ class Watch:
         self._loads = 0
         self._why = "the bucket has not been read yet"
         self._life = trio.CancelScope()
+        # Whether the consumer has a life to be heard in; and whether anything was heard in what is being read in one go.
+        self._hears = self._has_heard = False
         self._fence_wanted = trio.Event()
         self._level_moved = trio.lowlevel.ParkingLot()
 
@@ -167,7 +169,7 @@ class Watch:
         connects = self._connection.connects
         name = f"aegis-{self._random.getrandbits(64):016x}"
         inbox = f"{self._inbox_prefix}.{name}"
-        async with self._connection.listen(inbox, self._receive):
+        async with self._connection.listen(inbox, self._receive, afterwards=self._settle):
             bucket = await self._check()
             if bucket.current is not None and not bucket.current:
                 # What a server knows that does not know of a leader may be old: it would look like a bucket that was set back.
@@ -175,6 +177,7 @@ class Watch:
             self._begin(bucket)
             try:
                 with trio.CancelScope() as self._life:
+                    self._hears = True
                     made = await self._jetstream.create_consumer(self._stream, self._consumer(name, inbox))
                     if self.mirror.loading and bucket.current is not None and made.server not in bucket.current:
                         # It takes over silently what was deleted: a snapshot from before that would keep it for ever.
@@ -192,7 +195,7 @@ class Watch:
                             await self._connection.wait_connects(connects)
                             return
             finally:
-                self._life.cancel()
+                self._end_life()
                 self._jetstream.delete_consumer(self._stream, name)
 
     def _is_lost(self) -> bool:
@@ -250,16 +253,28 @@ class Watch:
         return config
 
     def _receive(self, message: Message) -> None:
-        if self._life.cancel_called:
+        if not self._hears:
             return
-        self._heard_at = self._clock.now()
-        if self._absence.too_long(self._heard_at):
-            self._life.cancel()
-            return
+        if not self._has_heard:  # the first of what was read in one go
+            self._has_heard = True
+            self._heard_at = self._clock.now()
+            if self._absence.too_long(self._heard_at):
+                self._end_life()
+                return
         actions = self.mirror.feed(message)
         if actions:
             self._act(actions)
-        self._notice()
+
+    def _settle(self) -> None:
+        """What was read in one go has been received: wake who waits, once for all of it."""
+        if self._has_heard:
+            self._has_heard = False
+            self._notice()
+
+    def _end_life(self) -> None:
+        """Hear no more of this consumer: another one is to be made."""
+        self._hears = False
+        self._life.cancel()
 
     def _stored(self, revision: int, sent_at: float) -> None:
         self._absence.stored(revision, sent_at)
@@ -274,13 +289,13 @@ class Watch:
                     self._fence_wanted.set()
                 case Renew(reason):
                     _log.info("the consumer of %s is made anew: %s", self._stream, reason)
-                    self._life.cancel()
+                    self._end_life()
 
     def _answer(self, subject: str) -> None:
         try:
             self._connection.publish(subject)
         except NatsError:
-            self._life.cancel()
+            self._end_life()
 
     async def send_wanted_fences(self) -> None:
         """Send the fences that the mirror asks for, until cancelled."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from aegis_core.models import ABSENT, Health, Ownership, ServiceInstance, Shown, Standby
+from aegis_core.models import ABSENT, DEFAULT_METADATA, Health, Ownership, ServiceInstance, Shown, Standby
 from aegis_core.names import is_role
 
 __all__ = ["Bucket", "LeaseEntry", "Ownerships"]
@@ -89,17 +89,18 @@ class Ownerships:
         else:
             self._newest = record.revision
         role = is_role(target)
-        shown = alive and not role
-        for index, name in self._places(record):
-            bucket = index.get(name)
-            if bucket is None:
-                bucket = index[name] = Bucket()
-            bucket.records[target] = record
-            bucket.hidden += not shown
+        hidden = role or not alive
+        _file(self.services, record.service_name, record, hidden)
+        metadata = record.metadata
+        if metadata is not DEFAULT_METADATA:  # which most have, and which is in no other index
+            if metadata.resource_type:
+                _file(self.types, metadata.resource_type, record, hidden)
+            for tag in dict.fromkeys(metadata.tags):
+                _file(self.tags, tag, record, hidden)
+            if metadata.ttl_seconds is not None:
+                self.limited[target] = record
         self.records[target] = record
-        self.all.hidden += not shown
-        if record.metadata.ttl_seconds is not None:
-            self.limited[target] = record
+        self.all.hidden += hidden
         if role or record.as_role:
             self.steering.setdefault(record.service_name, {})[target] = record
 
@@ -144,6 +145,14 @@ class Ownerships:
         if metadata.tags:
             for tag in dict.fromkeys(metadata.tags):
                 yield self.tags, tag
+
+
+def _file(index: dict[str, Bucket], name: str, record: Ownership, hidden: bool) -> None:  # noqa: FBT001 - as it counts
+    bucket = index.get(name)
+    if bucket is None:
+        bucket = index[name] = Bucket()
+    bucket.records[record.target] = record
+    bucket.hidden += hidden
 
 
 def steers(record: Ownership) -> bool:

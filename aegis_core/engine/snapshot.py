@@ -83,7 +83,7 @@ class Snapshot(View):
         known = self.expectation(key)
         if self._unseen and not folded:
             self._unseen.pop(key, None)
-        if revision <= known or revision <= self._revision or revision <= self._deleted.get(key, 0):
+        if revision <= known or revision <= self._revision or (self._deleted and revision <= self._deleted.get(key, 0)):
             if revision == known > self._revision:
                 self._move_last(key)
             return ()
@@ -363,6 +363,9 @@ class Snapshot(View):
     ) -> list[Event]:
         old = self._records.get(target)
         told = self._tells
+        if old is None and new is not None and not told:  # of a store that is loaded, nearly all
+            self._add_owner(new)
+            return []
         steered, steering = old is not None and steers(old), new is not None and steers(new)
         lined = told and (target in self._places or steered or steering)
         parts = self._parts(target) if lined else {}
@@ -379,16 +382,8 @@ class Snapshot(View):
                 self._pools.pop(old.service_name, None)
             if new is None or new.lease != old.lease:
                 self._forget(old.lease)
-        if new is not None:
-            entry = self._entry(new.lease)
-            alive = entry.names(new)
-            after = new if alive else None
-            entry.held[target] = new
-            if alive:
-                entry.count(new, 1)
-            self._index.add(new, alive=alive)
-            if steering:
-                self._pools.pop(new.service_name, None)
+        if new is not None and self._add_owner(new):
+            after = new
         expired = bool(self._expiring) and self._expiring.pop(target, None) is not None
         if not told:
             return []
@@ -398,6 +393,18 @@ class Snapshot(View):
             why = after.reason if after is not None else reason
             events += role_events(target, parts, self._parts(target), reason=why, revision=revision, at=at)
         return events
+
+    def _add_owner(self, new: Ownership) -> bool:
+        """Nothing is known any more of who had its target before; whether *new* is alive."""
+        entry = self._entry(new.lease)
+        alive = entry.names(new)
+        entry.held[new.target] = new
+        if alive:
+            entry.count(new, 1)
+        self._index.add(new, alive=alive)
+        if self._pools and steers(new):
+            self._pools.pop(new.service_name, None)
+        return alive
 
     def _set_place(
         self, target: str, instance_id: str, new: Standby | None, *, revision: int, at: datetime

@@ -24,7 +24,7 @@ from aegis_core.models import (
     Standby,
     TransferRecord,
 )
-from aegis_core.names import InstanceKey, Key, StandbyKey, TargetKey
+from aegis_core.names import InstanceKey, Key, StandbyKey, TargetKey, TransferKey
 
 __all__ = ["View"]
 
@@ -106,7 +106,7 @@ class View:
 
     def expectation(self, key: Key) -> int:
         """The revision that *key* has here: what a write expects. `ABSENT` when it is not there."""
-        found = self._record(key)
+        found = self._records.get(key.target) if isinstance(key, TargetKey) else self._record(key)
         if found is not None:
             return found.revision
         return self._unreadable.get(key, ABSENT) if self._unreadable else ABSENT
@@ -115,9 +115,7 @@ class View:
         """The revision that a write expects of *target*'s key when no record of it can be read here."""
         return self._unreadable.get(TargetKey(target), ABSENT) if self._unreadable else ABSENT
 
-    def _record(self, key: Key) -> Record | None:
-        if isinstance(key, TargetKey):
-            return self._records.get(key.target)
+    def _record(self, key: InstanceKey | StandbyKey | TransferKey) -> Record | None:
         if isinstance(key, InstanceKey):
             return self.instance(key.service_name, key.instance_id)
         if isinstance(key, StandbyKey):

@@ -190,7 +190,8 @@ class Directory:
     ) -> None:
         snapshot = self.snapshot
         if isinstance(key, (names.TargetKey, names.StandbyKey)):  # half as dear as a union
-            self._wake_target(key.target)
+            if self._targets:
+                self._wake_target(key.target)
         elif isinstance(key, names.InstanceKey):
             before = snapshot.instance(key.service_name, key.instance_id)
             if before is not None and (record is None or getattr(record, "lease", None) != before.lease):
@@ -200,7 +201,8 @@ class Directory:
             found = snapshot.delete(key, revision, expired=expired, now=now, at=at)
         else:
             found = snapshot.put(key, record, revision, folded=folded, now=now, at=at)
-        self._publish(found)
+        if found:
+            self._publish(found)
         self._touched(key)
 
     def _publish(self, found: Sequence[events.Event]) -> None:
@@ -208,7 +210,7 @@ class Directory:
             self._emit(event)
 
     def _wake_target(self, target: str) -> None:
-        if self._targets and (waiting := self._targets.pop(target, None)) is not None:
+        if (waiting := self._targets.pop(target, None)) is not None:
             waiting.set()
 
     def _wake_all_targets(self) -> None:

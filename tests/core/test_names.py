@@ -89,7 +89,13 @@ def test_no_two_targets_share_a_key(first: str, second: str, instance: str) -> N
     assert names.standby_key(first, instance) != names.standby_key(second, instance)
 
 
-@given(st.text("aZ0.-_=/ %4A", max_size=30) | st.text(max_size=30))
+@given(
+    st.text("aZ0.-_=/ %4A", max_size=30)
+    | st.text(max_size=30)
+    | st.lists(st.sampled_from(["a", "Z0", "_", "-", "/", ":", ".", "=", "=3A", "=2E", "=2F"])).map(
+        lambda parts: "resources." + "".join(parts)
+    )
+)
 def test_any_text_may_stand_where_a_key_is_expected(text: str) -> None:
     """It is a key of ours and is written the same way again, or it is none."""
     key = names.parse_key(text)

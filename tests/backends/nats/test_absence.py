@@ -15,6 +15,7 @@ from aegis_backends.nats.bucket import BucketSettings, new_config
 from aegis_backends.nats.connection import open_connection
 from aegis_backends.nats.protocol import Message, Publish, Subscribe
 from aegis_backends.nats.store import NatsStore, open_store
+from aegis_backends.nats.watch import Watch
 from aegis_core.backend import ABSENT, Change, Feed, Put, Resync, Synced, Transaction
 from tests.backends.nats.polling import until
 from tests.backends.nats.scripted import INFO, Client, open_scripted
@@ -147,6 +148,12 @@ async def open_cluster(cluster: Cluster, clock: ShiftedClock) -> AsyncIterator[N
             nursery.cancel_scope.cancel()
 
 
+def hear(watch: Watch, message: Message) -> None:
+    """Let *watch* receive *message* as its consumer's, alone in what was read."""
+    watch._receive(message)
+    watch._settle()
+
+
 def told(batch: Sequence[Change | Synced | Resync]) -> list[str]:
     """The keys that *batch* tells of."""
     return [item.key for item in batch if isinstance(item, Change)]
@@ -169,13 +176,13 @@ async def test_consumer_that_was_cut_off_for_long_is_not_believed() -> None:
         del cluster.contents["ghost"]
         watch, begun = store._watch, len(cluster.made)
         for clock.ahead in (0.4 * LONGEST, 0.9 * LONGEST):
-            watch._receive(cluster.heartbeat())
+            hear(watch, cluster.heartbeat())
             assert not watch._life.cancel_called
         asked = cluster.fences
         await until(lambda: cluster.fences > asked)  # which nobody stores
-        watch._receive(cluster.heartbeat())
+        hear(watch, cluster.heartbeat())
         clock.ahead = 1.1 * LONGEST
-        watch._receive(cluster.heartbeat())
+        hear(watch, cluster.heartbeat())
         assert watch._life.cancel_called
         # What a server without a leader tells of the bucket is not believed, either.
         await until(lambda: watch.mirror.loads == 1 and watch._life.cancel_called)
@@ -194,7 +201,7 @@ async def test_view_that_nothing_is_committed_to_is_proven_whole_by_a_fence() ->
         watch, begun, sent = store._watch, len(cluster.made), cluster.fences
         for ahead in (0.4, 0.9):
             clock.ahead += ahead * LONGEST
-            watch._receive(cluster.heartbeat())
+            hear(watch, cluster.heartbeat())
             await until(lambda: watch._absence.seconds(clock.now()) < 10)
         assert clock.ahead > LONGEST
         assert cluster.fences == sent + 2
@@ -209,7 +216,7 @@ async def test_commits_prove_the_view_whole() -> None:
         watch, sent = store._watch, cluster.fences
         for turn in range(4):
             clock.ahead += 0.3 * LONGEST
-            watch._receive(cluster.heartbeat())
+            hear(watch, cluster.heartbeat())
             await store.commit(Transaction(f"t{turn}", [Put(f"k{turn}", b"v", ABSENT)]))
             await until(lambda: watch._absence.seconds(clock.now()) < 10)
         assert cluster.fences == sent

@@ -285,6 +285,24 @@ async def test_error_of_the_block_leaves_it_as_itself(shared_server: ServerProce
     assert caught.traceback[-1].name == "test_error_of_the_block_leaves_it_as_itself"
 
 
+async def test_listener_is_told_once_what_was_read_in_one_go_has_got_there(shared_server: ServerProcess) -> None:
+    """After the last message, before anybody can see that it came; and no more when the block has been left."""
+    calls: list[bytes] = []
+    payloads = [b"%d" % number for number in range(100)]
+    async with open_connection([shared_server.url]) as connection:
+        async with connection.listen(
+            "many", lambda message: calls.append(message.payload), afterwards=lambda: calls.append(b"settled")
+        ):
+            for payload in payloads:
+                connection.publish("many", payload)
+            await connection.flush()
+            assert [call for call in calls if call != b"settled"] == payloads
+            assert calls[-1] == b"settled"
+        calls.clear()
+        await connection.flush()
+        assert calls == []
+
+
 async def test_error_of_a_listener_ends_the_block_as_itself(shared_server: ServerProcess) -> None:
     """A listener must not raise; if one does, nobody goes on as if nothing had happened."""
 

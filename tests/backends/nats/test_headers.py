@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aegis_backends.nats.errors import LocalProtocolError
-from aegis_backends.nats.headers import Headers
+from aegis_backends.nats.headers import Headers, first_value
 
 
 def test_headers_are_an_ordered_multi_map() -> None:
@@ -58,3 +60,17 @@ def test_what_would_break_the_block_is_refused(pairs: list[tuple[str, str]]) -> 
 def test_block_of_a_stranger_is_read_as_far_as_it_is_one(block: bytes, pairs: tuple[tuple[str, str], ...]) -> None:
     """What is no header is left out; nothing raises."""
     assert Headers.parse(block).pairs == pairs
+
+
+@given(
+    st.sampled_from([b"NATS/1.0", b"NATS/1.0 100 Idle Heartbeat", b"XATS/1.0", b""]),
+    st.lists(st.sampled_from([b"A", b"AB", b":", b" ", b"A:", b"A: ", b"\r\n", b"\r", b"\n", b"1", b"\xff"])),
+)
+def test_one_value_is_what_reading_all_of_them_finds(first: bytes, rest: list[bytes]) -> None:
+    """Of the first header of that name, whatever else the block holds."""
+    block = b"".join((first, b"\r\n", *rest))
+    everything = Headers.parse(block)
+    for name in ("A", "AB", "C"):
+        found = first_value(block, name.encode())
+        told = None if found is None else found.decode("utf-8", "surrogateescape")
+        assert told == everything.get(name)

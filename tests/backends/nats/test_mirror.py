@@ -307,3 +307,15 @@ def test_graves_do_not_pile_up() -> None:
         consumer.say(f"k.{number}", number, b"", **tagged(PURGE))
     assert len(consumer.mirror.graves) < 2500
     assert "k.5010" in consumer.mirror.graves
+
+
+def test_deletion_by_a_stranger_is_told_whatever_its_headers_are() -> None:
+    """What is no text in them is kept as it came."""
+    consumer = Consumer()
+    consumer.load()
+    consumer.say("a", 11)
+    head = b"NATS/1.0\r\nNats-TTL:\xff\r\nAegis-Transaction: \xff\r\nKV-Operation:DEL\r\n\r\n"
+    consumer.mirror.feed(Message("$KV.reg.a", 1, "$JS.ACK.s.c.1.12.4.0.0", b"", head))
+    assert consumer.told[-1] == (Change("a", None, 12, DeleteReason.DELETED),)
+    grave = consumer.mirror.graves["a"]
+    assert (grave.transaction, grave.until) == (b"\xff", 0)
