@@ -53,21 +53,26 @@ MARKER_TTL: Final = 600
 
 _FENCE_TTL: Final = 2
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
-_FORGOTTEN: Final = (("KV-Operation", "PURGE"), ("Nats-Rollup", "sub"), ("Nats-TTL", f"{_FENCE_TTL}s"))
+# Header blocks are put together as text: a batch of hundreds would spend more on pairs of names and values than on all
+# else. What is put in are numbers, keys that the store has checked, and ids as `named` writes them.
+_PURGE: Final = "KV-Operation: PURGE\r\nNats-Rollup: sub\r\nNats-TTL: {}s\r\n"
+_FORGOTTEN: Final = _PURGE.format(_FENCE_TTL)
 
 
 @attrs.frozen
 class Outgoing:
-    """A message to publish."""
+    """A message to publish; `head` is its header block."""
 
     subject: str
     payload: bytes
-    headers: Headers
+    head: bytes
 
 
 def named(transaction: str) -> str:
     """*transaction*'s id as a header may hold it."""
-    return urllib.parse.quote(transaction, safe="")
+    # Those that nodes make are hexadecimal.
+    is_plain = transaction.isascii() and transaction.isalnum()
+    return transaction if is_plain else urllib.parse.quote(transaction, safe="")
 
 
 def is_check(operation: Put | Delete) -> bool:
@@ -101,7 +106,12 @@ def fence(prefix: str, nonce: str) -> Outgoing:
 
     It is a deletion, because the server forgets one without a word when its TTL ends.
     """
-    return Outgoing(f"{prefix}{INTERNAL}fence.{nonce}", b"", Headers(_FORGOTTEN))
+    return Outgoing(f"{prefix}{INTERNAL}fence.{nonce}", b"", _block(_FORGOTTEN))
+
+
+def _block(lines: str) -> bytes:
+    """The header block of *lines*, each of which has its end."""
+    return f"NATS/1.0\r\n{lines}\r\n".encode()
 
 
 def encode_transaction(
@@ -115,31 +125,32 @@ def encode_transaction(
         prefix: What the subjects begin with.
         nonce: Of this attempt alone, 64 characters at most.
     """
-    checks: list[Outgoing] = []
-    writes: list[Outgoing] = []
-    origin = (TRANSACTION, named(transaction.id))
+    checks: list[tuple[str, bytes, str]] = []
+    writes: list[tuple[str, bytes, str]] = []
+    origin = f"{TRANSACTION}: {named(transaction.id)}\r\n"
+    gone = f"{origin}{_PURGE.format(MARKER_TTL)}"
     for op, last in zip(transaction.operations, expected, strict=True):
         subject = prefix + op.key
-        holds = (_EXPECTED, str(last))
-        if is_check(op):
+        holds = f"{_EXPECTED}: {last}\r\n"
+        if isinstance(op, Put):
+            ttl = "" if op.ttl is None else f"Nats-TTL: {math.ceil(op.ttl)}s\r\n"
+            writes.append((subject, op.value, f"{holds}{origin}{ttl}"))
+        elif is_check(op):
             carrier = f"{prefix}{INTERNAL}check.{nonce}.{len(checks)}"
-            checks.append(Outgoing(carrier, b"", Headers((*_FORGOTTEN, holds, (f"{_EXPECTED}-Subject", subject)))))
-        elif isinstance(op, Put):
-            ttl = () if op.ttl is None else (("Nats-TTL", f"{math.ceil(op.ttl)}s"),)
-            writes.append(Outgoing(subject, op.value, Headers((holds, origin, *ttl))))
+            checks.append((carrier, b"", f"{_FORGOTTEN}{holds}{_EXPECTED}-Subject: {subject}\r\n"))
         else:
-            gone = (("KV-Operation", "PURGE"), ("Nats-Rollup", "sub"), ("Nats-TTL", f"{MARKER_TTL}s"))
-            writes.append(Outgoing(subject, b"", Headers((holds, origin, *gone))))
+            writes.append((subject, b"", holds + gone))
     messages = (*checks, *writes)
     if len(messages) == 1:
-        return messages
-    return tuple(_member(message, nonce, number, len(messages)) for number, message in enumerate(messages, 1))
-
-
-def _member(message: Outgoing, batch: str, number: int, count: int) -> Outgoing:
-    place = (("Nats-Batch-Id", batch), ("Nats-Batch-Sequence", str(number)))
-    commit = (("Nats-Batch-Commit", "1"),) if number == count else ()
-    return attrs.evolve(message, headers=Headers((*message.headers.pairs, *place, *commit)))
+        ((subject, payload, lines),) = messages
+        return (Outgoing(subject, payload, _block(lines)),)
+    batch = f"Nats-Batch-Id: {nonce}\r\nNats-Batch-Sequence: "
+    *first, end = [
+        (subject, payload, f"{lines}{batch}{number}\r\n")
+        for number, (subject, payload, lines) in enumerate(messages, 1)
+    ]
+    commit = (end[0], end[1], f"{end[2]}Nats-Batch-Commit: 1\r\n")
+    return tuple(Outgoing(subject, payload, _block(lines)) for subject, payload, lines in (*first, commit))
 
 
 def revisions(transaction: Transaction, last: int) -> tuple[int, ...]:

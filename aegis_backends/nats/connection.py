@@ -164,10 +164,12 @@ class Connection:
 
     # --- Publishing ----------------------------------------------------------------------------
 
-    def publish(self, subject: str, payload: bytes = b"", *, reply: str = "", headers: Headers | None = None) -> None:
+    def publish(
+        self, subject: str, payload: bytes = b"", *, reply: str = "", headers: Headers | bytes | None = None
+    ) -> None:
         """Send a message with the next piece that is sent; while reconnecting, once there is a server.
 
-        Nothing tells whether anybody got it. `flush` tells that the server did.
+        *headers* that are bytes are a whole header block, which is sent as it is. Nothing tells whether anybody got it. `flush` tells that the server did.
 
         Raises:
             LocalProtocolError: A subject cannot be published to.
@@ -194,10 +196,10 @@ class Connection:
         else:
             link.write(data)
 
-    def _message(self, subject: str, payload: bytes, reply: str, headers: Headers | None) -> bytes:
+    def _message(self, subject: str, payload: bytes, reply: str, headers: Headers | bytes | None) -> bytes:
         if len(subject) + len(reply) > _LONGEST_SUBJECTS:
             raise LocalProtocolError(f"a subject of {len(subject)} characters does not fit into a line")
-        head = b"" if headers is None else headers.encode()
+        head = b"" if headers is None else headers if isinstance(headers, bytes) else headers.encode()
         size = len(payload) + len(head)
         if size > self._supervisor.info.max_payload:
             raise PayloadTooLarge(size=size, limit=self.max_payload)
@@ -238,7 +240,7 @@ class Connection:
     # --- Requests ------------------------------------------------------------------------------
 
     async def request(
-        self, subject: str, payload: bytes = b"", *, headers: Headers | None = None, timeout: float
+        self, subject: str, payload: bytes = b"", *, headers: Headers | bytes | None = None, timeout: float
     ) -> Message:
         """Publish to *subject* and wait for one answer.
 
@@ -248,7 +250,7 @@ class Connection:
         Args:
             subject: Where somebody may listen.
             payload: What to send.
-            headers: What to send beside it.
+            headers: What to send beside it; bytes are a whole header block, which is sent as it is.
             timeout: Seconds for all of it.
 
         Raises:
@@ -351,7 +353,7 @@ class Connection:
     @asynccontextmanager
     async def listen(
         self,
-        subject: str,
+        subjects: str | Sequence[str],
         receive: Callable[[Message], None],
         *,
         queue: str = "",
@@ -363,7 +365,7 @@ class Connection:
         It must neither wait nor raise: what it raises ends the connection's block. Otherwise as `subscribe`.
 
         Args:
-            subject: See `subscribe`.
+            subjects: One, as of `subscribe`, or several, which are waited for together.
             receive: Gets the messages.
             queue: See `subscribe`.
             goodbye: How many seconds the end of the block may take, also when cancelled, for *receive* to get what the
@@ -372,23 +374,27 @@ class Connection:
                 for work that is done once for many of them. It is called as well when none was for *receive*.
 
         Raises:
-            LocalProtocolError: *subject* or *queue* cannot be subscribed to.
+            LocalProtocolError: One of *subjects*, or *queue*, cannot be subscribed to.
             PermissionDenied: The server does not allow it.
             ConnectionClosed: The connection is closed.
         """
-        interest = self._new_interest(subject, queue, receive, afterwards)
+        interests: list[Interest] = []
         try:
-            await self._establish(interest)
+            for subject in (subjects,) if isinstance(subjects, str) else subjects:
+                interests.append(self._new_interest(subject, queue, receive, None if interests else afterwards))
+            await self._establish(*interests)
             yield
         finally:
             if goodbye > 0:
-                await self._say_goodbye(interest, goodbye)  # noqa: ASYNC102 - it shields itself, in limited time
-            self._leave(interest)
+                await self._say_goodbye(interests, goodbye)  # noqa: ASYNC102 - it shields itself, in limited time
+            for interest in interests:
+                self._leave(interest)
 
-    async def _say_goodbye(self, interest: Interest, seconds: float) -> None:
+    async def _say_goodbye(self, interests: Sequence[Interest], seconds: float) -> None:
         """Unsubscribe, and wait until all has come that was sent before that."""
-        if self._supervisor.interests.has(interest):
-            self._unsubscribe(interest, 0)
+        for interest in interests:
+            if self._supervisor.interests.has(interest):
+                self._unsubscribe(interest, 0)
         with trio.CancelScope(shield=True), contextlib.suppress(NatsError, trio.TooSlowError):
             await self.flush(seconds)
 
@@ -406,13 +412,15 @@ class Connection:
         self._supervisor.check_open()
         return self._supervisor.interests.add(subject, queue, receive, afterwards)
 
-    async def _establish(self, interest: Interest) -> None:
+    async def _establish(self, *interests: Interest) -> None:
+        """Have the server take *interests*, all in one round trip."""
         link = self._supervisor.link
         if link is not None:
-            link.write(interest.subscribing())
+            link.write(b"".join([interest.subscribing() for interest in interests]))
         await self._settle()
-        if interest.denied is not None:
-            raise interest.denied
+        for interest in interests:
+            if interest.denied is not None:
+                raise interest.denied
 
     async def _settle(self) -> None:
         """Wait until the server has dealt with what it was told; one that is gone needs not be waited for."""

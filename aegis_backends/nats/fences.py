@@ -118,7 +118,7 @@ class Fences:
         sent, sent_at = self._mirror.fence_sent(), self._clock.now()
         try:
             answer = await self._connection.request(
-                message.subject, message.payload, headers=message.headers, timeout=_ANSWER_WITHIN
+                message.subject, message.payload, headers=message.head, timeout=_ANSWER_WITHIN
             )
             revision = parse_acknowledgement(answer.payload).sequence
         except trio.TooSlowError:

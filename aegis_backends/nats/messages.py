@@ -144,7 +144,7 @@ class MessageStore:
         message = fence(self._settings.prefix, f"{self._random.getrandbits(128):032x}")
         try:
             answer = await self._connection.request(
-                message.subject, message.payload, headers=message.headers, timeout=_FENCE_WITHIN
+                message.subject, message.payload, headers=message.head, timeout=_FENCE_WITHIN
             )
             return parse_acknowledgement(answer.payload).sequence
         except trio.TooSlowError:

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC
 from typing import Final
 
@@ -80,9 +80,8 @@ class Micro:
 
         with scope:
             try:
-                async with AsyncExitStack() as listening:
-                    for subject in ("$SRV.*", f"$SRV.*.{name}", f"$SRV.*.{name}.{instance}"):
-                        await listening.enter_async_context(self._connection.listen(subject, arrived))
+                subjects = "$SRV.*", f"$SRV.*.{name}", f"$SRV.*.{name}.{instance}"
+                async with self._connection.listen(subjects, arrived):
                     await trio.sleep_forever()
             except NatsError as exc:
                 _log.warning("the tools of NATS do not see %s: %s", instance, exc)

@@ -61,9 +61,9 @@ class Sender:
                 if size > _AT_ONCE:
                     await self._ready()
                     size = 0
-                self._connection.publish(message.subject, message.payload, headers=message.headers)
+                self._connection.publish(message.subject, message.payload, headers=message.head)
             answer = await self._connection.request(
-                last.subject, last.payload, headers=last.headers, timeout=_ANSWER_WITHIN
+                last.subject, last.payload, headers=last.head, timeout=_ANSWER_WITHIN
             )
         except trio.TooSlowError:
             raise Indeterminate(reason=f"no answer within {_ANSWER_WITHIN:g} s") from None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import Final
 
 import attrs
@@ -103,12 +102,10 @@ class NatsTransport:
             receive(_Request(message.payload, message.reply, self._connection))
 
         async with AsyncExitStack() as listening:
-            listen = partial(self._connection.listen, receive=arrived, queue=QUEUE, goodbye=_GOODBYE)
+            subjects = (subject, self._subject(self.endpoint(instance_id, ""))) if tag else (subject,)
+            listen = self._connection.listen(subjects, arrived, queue=QUEUE, goodbye=_GOODBYE)
             try:
-                if tag:
-                    await listening.enter_async_context(listen(subject))
-                untagged = self._subject(self.endpoint(instance_id, ""))
-                await listening.enter_async_context(listen(untagged))
+                await listening.enter_async_context(listen)
             except NatsError as exc:
                 raise TransportUnavailable(reason=exc.message, endpoint=endpoint, outcome=Outcome.NOT_SENT) from exc
             yield endpoint

@@ -13,6 +13,7 @@ import logging
 import weakref
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 
 import trio
 
@@ -56,7 +57,7 @@ class Directory:
         self._waiters: list[tuple[int, int, trio.Event]] = []
         self._order = itertools.count()
         # Weak, so that what nobody waits for any more is forgotten, whether it ever changes or not.
-        self._targets: weakref.WeakValueDictionary[str, trio.Event] = weakref.WeakValueDictionary()
+        self._targets: dict[str, weakref.ref[trio.Event]] = {}
         # What waits for any change, and for records of the dead; None while nothing does, as most of the time.
         self._changed: trio.Event | None = None
         self._orphaned: trio.Event | None = None
@@ -113,9 +114,15 @@ class Directory:
     def watch_target(self, target: str) -> trio.Event:
         """An event that is set at the next change of who owns, or who waits for, *target*."""
         known = self._targets.get(target)
-        if known is None:
-            known = self._targets[target] = trio.Event()
-        return known
+        event = None if known is None else known()
+        if event is None:
+            event = trio.Event()
+            self._targets[target] = weakref.ref(event, partial(self._forget_target, target))
+        return event
+
+    def _forget_target(self, target: str, forgotten: weakref.ref[trio.Event]) -> None:
+        if self._targets.get(target) is forgotten:
+            del self._targets[target]
 
     def note_silence(self) -> None:
         """The watch is known to be alive now: tell which instances have fallen silent. Not while the view is made anew."""
@@ -129,10 +136,11 @@ class Directory:
         """Take this node's own acknowledged *writes* into the view, ahead of the watch."""
         snapshot, now, at = self.snapshot, self._clock.now(), self._wall()
         for write, revision in zip(writes, revisions, strict=True):
-            if revision > 0:
-                key = write.named
-                if revision > snapshot.revision:
-                    self._folded[revision] = key
+            if revision <= snapshot.revision:
+                continue  # no write, or the watch was quicker
+            key = write.named
+            if write.record is None or snapshot.expectation(key) < revision:
+                self._folded[revision] = key
                 self._tell(key, write.record, revision, now=now, at=at, folded=True)
         self._wake()
 
@@ -210,7 +218,8 @@ class Directory:
             self._emit(event)
 
     def _wake_target(self, target: str) -> None:
-        if (waiting := self._targets.pop(target, None)) is not None:
+        known = self._targets.pop(target, None)
+        if known is not None and (waiting := known()) is not None:
             waiting.set()
 
     def _wake_all_targets(self) -> None:

@@ -163,10 +163,11 @@ class Holdings:
                 else:
                     failed[claim] = claim.lost()
             return failed
-        limiter = trio.CapacityLimiter(_HOOKS_AT_ONCE)
+        waiting = iter(claims)
 
-        async def prepare_one(claim: Claim) -> None:
-            async with limiter:
+        async def prepare_some() -> None:
+            for claim in waiting:
+                await trio.lowlevel.checkpoint_if_cancelled()
                 try:
                     await self._prepare_one(claim)
                 except Exception as exc:  # noqa: BLE001 - the hook is user code; the caller tells whose failure it is
@@ -175,8 +176,8 @@ class Holdings:
                         nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            for claim in claims:
-                nursery.start_soon(prepare_one, claim)
+            for _ in range(min(_HOOKS_AT_ONCE, len(claims))):
+                nursery.start_soon(prepare_some)
         return failed
 
     async def _prepare_one(self, claim: Claim) -> None:

@@ -303,6 +303,25 @@ async def test_listener_is_told_once_what_was_read_in_one_go_has_got_there(share
         assert calls == []
 
 
+async def test_several_subjects_are_listened_to_as_one(shared_server: ServerProcess) -> None:
+    """One receiver gets them all while the block runs, and nothing after it."""
+    got: list[str] = []
+    async with open_connection([shared_server.url]) as connection:
+        async with connection.listen(("some.one", "some.*.two"), lambda message: got.append(message.subject)):
+            assert connection.statistics().subscriptions == 2
+            for subject in ("some.one", "some.more.two", "some.three"):
+                connection.publish(subject)
+            await connection.flush()
+        assert connection.statistics().subscriptions == 0
+        connection.publish("some.one")
+        await connection.flush()
+        with pytest.raises(LocalProtocolError):
+            async with connection.listen(("some.one", "some..two"), lambda message: got.append(message.subject)):
+                pass
+        assert connection.statistics().subscriptions == 0
+    assert got == ["some.one", "some.more.two"]
+
+
 async def test_error_of_a_listener_ends_the_block_as_itself(shared_server: ServerProcess) -> None:
     """A listener must not raise; if one does, nobody goes on as if nothing had happened."""
 
