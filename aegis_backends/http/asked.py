@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 import attrs
 
-from aegis_backends.http.schemas import without_none
+from aegis_backends.http.schemas import MOST_IN_QUERY, without_none
 from aegis_core.errors import InvalidRequest, Problem
 
 __all__ = ["map_of_body", "map_of_url", "read_query"]
@@ -63,6 +63,9 @@ def map_of_url(kind: type, path: Mapping[str, str], query: Iterable[tuple[str, s
             problems.append(Problem(f"$.{name}", "it is there more than once"))
         else:
             read[name] = _value(wanted, text)
+    for name, value in read.items():
+        if isinstance(value, list) and len(value) > MOST_IN_QUERY:
+            problems.append(Problem(f"$.{name}", f"more than {MOST_IN_QUERY} elements"))
     if problems:
         raise InvalidRequest(problems=tuple(problems[:20]))
     return read

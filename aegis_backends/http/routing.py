@@ -113,21 +113,19 @@ class Routes:
             method: Its method.
             raw_path: Its path, not decoded: a segment may hold an encoded slash.
         """
+        exact = self._exact.get(raw_path, {})
+        endpoint = _for_method(exact, method)
+        if endpoint is not None:
+            return endpoint, {}
         segments = raw_path.split("/")
-        allowed: set[str] = set()
-        exact = self._exact.get(raw_path)
-        if exact is not None:
-            endpoint = _for_method(exact, method)
-            if endpoint is not None:
-                return endpoint, {}
-            allowed |= exact.keys()
+        allowed = set(exact)
         for pattern, methods in self._patterns:
             parameters = _match(pattern, segments)
             if parameters is not None:
                 endpoint = _for_method(methods, method)
                 if endpoint is not None:
                     return endpoint, parameters
-                allowed |= methods.keys()
+                allowed = allowed or set(methods)
         if not allowed:
             return told(404, "There is nothing here.")
         refused = told(405, "This can be asked otherwise only.")

@@ -1,7 +1,7 @@
 """JSON Schemas of the models: what a request may hold, what an answer does.
 
-They are made from the annotations, defaults, bounds (in the metadata of fields) and docstrings of the classes. Which texts
-are names, `GRAMMAR` says, by the name of the field.
+They are made from the annotations, defaults, bounds (in the metadata of fields) and docstrings of the classes. What else the
+values must be, above all which texts are names, `GRAMMAR` says by the name of the field.
 """
 
 from __future__ import annotations
@@ -17,19 +17,37 @@ import attrs
 
 from aegis_backends.http.shapes import shape_of
 
-__all__ = ["GRAMMAR", "Schema", "Schemas", "without_none"]
+__all__ = ["GRAMMAR", "MOST_IN_QUERY", "Schema", "Schemas", "without_none"]
 
 Schema = dict[str, object]
 
+_SERVICE_NAME: Final[Schema] = {"maxLength": 64, "pattern": "^[a-z][a-z0-9]*(-[a-z0-9]+)*$"}
+_INSTANCE_ID: Final[Schema] = {"maxLength": 128, "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]*$"}
 _RESOURCE_ID: Final[Schema] = {
     "minLength": 1,
     "maxLength": 255,
+    "format": "resource-id",
     # Printable characters, without white space and those that are listed.
     "pattern": r"^[^\p{C}\p{Z}*><?\"|\\{}$%&`]+$",
 }
 
-GRAMMAR: Final[Mapping[str, Schema]] = {"resource_id": _RESOURCE_ID}
-"""What the text in a field of this name must be, beyond its type."""
+GRAMMAR: Final[Mapping[str, Schema]] = {
+    "service_name": _SERVICE_NAME,
+    "instance_id": _INSTANCE_ID,
+    "from_instance_id": _INSTANCE_ID,
+    "to_instance_id": _INSTANCE_ID,
+    "resource_id": _RESOURCE_ID,
+    "resource_ids": {"minItems": 1, "items": {"type": "string", **_RESOURCE_ID}},
+    "resources": {"minItems": 1},
+    "metadata": {"propertyNames": _RESOURCE_ID},
+    "method": {"maxLength": 128, "pattern": "^[A-Za-z_][A-Za-z0-9_.]*$"},
+    "version": {"minimum": 1},
+    "ttl_seconds": {"exclusiveMinimum": 0},
+}
+"""What the value in a field of this name must be, beyond its type."""
+
+MOST_IN_QUERY: Final = 100
+"""Elements of a list in a URL, which is short."""
 
 _BOUNDS: Final = {"ge": "minimum", "le": "maximum"}
 _MOST: Final = {"string": "maxLength", "array": "maxItems", "object": "maxProperties"}
@@ -85,6 +103,8 @@ class Schemas:
         schema = _bounded(self.of_answer(kind), field)
         if in_path:
             schema |= GRAMMAR.get(field.name, {})
+        elif schema["type"] == "array":
+            schema["maxItems"] = MOST_IN_QUERY
         elif field.default not in (attrs.NOTHING, None):
             schema["default"] = field.default
         return schema
