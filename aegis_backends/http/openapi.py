@@ -136,7 +136,7 @@ def describe(
         "paths": {**paths, **(others or {}), **_health()},
         "components": {
             "schemas": {**dict(sorted(schemas.components.items())), "Problem": _PROBLEM},
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}} if asks_tokens else {},
         },
     }
 

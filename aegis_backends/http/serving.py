@@ -16,6 +16,7 @@ from aegis_backends.http.opening import read_host_and_port, shown_host
 from aegis_backends.http.rest import Management, Rest
 from aegis_backends.http.routing import Request, Response
 from aegis_backends.http.server import Limits
+from aegis_backends.http.swagger import add_swagger
 from aegis_backends.http.tokens import Tokens
 from aegis_core.backend import Store
 from aegis_core.errors import ConfigError
@@ -98,6 +99,7 @@ async def serve_http(
     limits = Limits(rate=rate)
     app = RouterApp(store, commit, tokens=known, body=limits.body)
     Rest(management, app)
+    add_swagger(app)
     add_dashboard(app)
     if metrics is not None:
         app.add_route("GET", "/metrics", partial(_tell_metrics, metrics))

@@ -81,8 +81,15 @@ def _property(kind: type, name: str) -> object:
 
 
 def _said(kind: type) -> dict[str, str]:
-    """What the docstring of *kind* says under ``Args:``, by name."""
-    _, _, listed = (inspect.getdoc(kind) or "").partition("\nArgs:\n")
+    """What the docstrings of *kind* and its bases say under ``Args:``, by name."""
+    said: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        said |= _listed(base)
+    return said
+
+
+def _listed(kind: type) -> dict[str, str]:
+    _, _, listed = inspect.cleandoc(vars(kind).get("__doc__") or "").partition("\nArgs:\n")
     said: dict[str, str] = {}
     name = ""
     for line in listed.splitlines():
