@@ -29,13 +29,14 @@ from aegis_backends.http import wire
 from aegis_backends.http.asgi import BodyTooLarge, Message, Receive, Scope, Send, header, read_body, respond
 from aegis_core import codec
 from aegis_core.backend import Inbound
-from aegis_core.errors import AegisError, InvalidRequest, RemoteError, TransportUnavailable, Unauthorized
+from aegis_core.errors import AegisError, CallTimeout, InvalidRequest, RemoteError, TransportUnavailable, Unauthorized
 from aegis_core.models import Outcome
 
 __all__ = [
     "ANSWERED",
     "CALLS",
     "GONE",
+    "LONGEST_CALL",
     "MAX_PAYLOAD",
     "NOBODY",
     "SIGN_OF_LIFE",
@@ -47,6 +48,9 @@ __all__ = [
 
 MAX_PAYLOAD: Final = 1 << 20
 """One MiB, as on a NATS server that was not told otherwise."""
+
+LONGEST_CALL: Final = 300.0
+"""Seconds, as of calls that routers pass on."""
 
 CALLS: Final = "/calls"
 
@@ -192,9 +196,12 @@ class CallServer:
 
     Args:
         token: What a caller has to show as bearer token; "" for nothing.
+        patience: Seconds that one call by itself has for its answer, whatever it says; many calls on one connection are
+            for programs, which see to their own.
     """
 
-    def __init__(self, token: str = "") -> None:
+    def __init__(self, token: str = "", *, patience: float = LONGEST_CALL) -> None:
+        self._patience = patience
         self._listeners: dict[bytes, _Listener] = {}
         self._expected = f"Bearer {token}".encode() if token else b""
 
@@ -261,9 +268,13 @@ class CallServer:
         exchange = _Exchange(payload, listener, answer)
         self._hand_over(exchange, listener)
         try:
-            await answered.wait()
+            with trio.move_on_after(self._patience):
+                await answered.wait()
         finally:
             exchange.forget()
+        if not answers:
+            what = f"the call to {path.decode(errors='replace')}"
+            raise CallTimeout(timeout=self._patience, outcome=Outcome.MAYBE_EXECUTED, what=what)
         ((kind, payload),) = answers
         if kind == GONE:
             raise _unavailable(path, "the instance stopped listening before it answered", Outcome.MAYBE_EXECUTED)

@@ -9,8 +9,9 @@ cancelled, and never has a queue so. Watches have connections of their own.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in its place
@@ -26,6 +27,8 @@ __all__ = ["Routers"]
 
 _AT_ONCE: Final = 8
 _CONNECT_WITHIN: Final = 2.0
+_CLOSE_WITHIN: Final = 1.0
+_MOST: Final = 1 << 24
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
@@ -117,7 +120,7 @@ class Routers:
             url = self.current
             try:
                 async with self._limiter:
-                    response = await self._client.send(self._request(method, url + path, content))
+                    status, body = await self._answer(self._request(method, url + path, content))
             except _NOT_SENT as exc:
                 self.leave(url)
                 failure = StoreUnavailable(reason=f"{url}: {_why(exc)}")
@@ -125,20 +128,41 @@ class Routers:
             except httpx.HTTPError as exc:
                 self.leave(url)
                 raise Indeterminate(reason=f"{url}: {_why(exc)}") from exc
-            if response.is_success:
-                return response.content
-            error = wire.error_from_problem(response.content, response.status_code)
+            if 200 <= status < 300:
+                return body
+            error = wire.error_from_problem(body, status)
             if isinstance(error, StoreUnavailable) and error.outcome is Outcome.NOT_SENT:
                 self.leave(url)
                 failure = error
                 continue
-            raise self._told(error, response.status_code, url)
+            raise self._told(error, status, url)
         assert failure is not None
         raise failure
 
+    async def _answer(self, request: httpx.Request) -> tuple[int, bytes]:
+        """Status and body of the answer, which is not unpacked: a few bytes may be packed gigabytes.
+
+        Raises:
+            httpx.HTTPError: There is none, or it is longer than any that routers give.
+        """
+        response = await self._client.send(request, stream=True)
+        try:
+            parts: list[bytes] = []
+            size = 0
+            async with aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_raw())) as raw:
+                async for part in raw:
+                    parts.append(part)
+                    size += len(part)
+                    if size > _MOST:
+                        raise httpx.RemoteProtocolError(f"an answer of more than {_MOST} bytes")
+            return response.status_code, b"".join(parts)
+        finally:
+            with trio.move_on_after(_CLOSE_WITHIN, shield=True):
+                await response.aclose()
+
     def _request(self, method: str, url: str, content: bytes | None) -> httpx.Request:
         if content is None:
-            return self._client.build_request(method, url, headers=self._headers)
+            return self._client.build_request(method, url, headers={"accept-encoding": "identity", **self._headers})
         headers = {
             "host": urlsplit(url).netloc,
             "content-length": str(len(content)),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from aegis_backends.http.calls import (
     ANSWERED,
     GONE,
+    LONGEST_CALL,
     MAX_PAYLOAD,
     NOBODY,
     SIGN_OF_LIFE,
@@ -58,9 +59,11 @@ class Serving:
 
 
 @asynccontextmanager
-async def open_serving(token: str = "", limits: Limits | None = None) -> AsyncIterator[Serving]:
+async def open_serving(
+    token: str = "", limits: Limits | None = None, *, patience: float = LONGEST_CALL
+) -> AsyncIterator[Serving]:
     """Serve ``one/tag``."""
-    calls = CallServer(token)
+    calls = CallServer(token, patience=patience)
     async with (
         open_server(calls, limits) as served,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", timeout=PATIENCE) as client,
@@ -140,6 +143,17 @@ async def test_answer_without_a_form_in_json_is_the_callees_fault() -> None:
         answer = await serving.client.post("/instances/one", json={})
         assert answer.status_code == 500
         assert "no form in JSON" in answer.json()["detail"]
+
+
+async def test_answer_is_not_waited_for_for_ever() -> None:
+    """Whatever the call says of its time, or does not; a later answer is dropped."""
+    async with open_serving(patience=0.05) as serving:
+        serving.answer = lambda _: None
+        answer = await serving.client.post("/instances/one", json={"method": "sleep", "timeout": 1e9})
+        assert answer.status_code == 504
+        assert answer.json()["code"] == "TIMEOUT"
+        assert answer.json()["details"]["outcome"] == "MAYBE_EXECUTED"
+        serving.received[0].respond(b"late")
 
 
 async def test_instance_that_leaves_without_an_answer_is_told_of() -> None:

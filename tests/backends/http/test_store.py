@@ -122,6 +122,8 @@ COMMITS: dict[str, tuple[Answer, type[Exception]]] = {
     "another answer": (say(wire.revisions_to_bytes((1, 2))), Indeterminate),
     "no answer of ours": (say(b"<html>"), Indeterminate),
     "crash": (say(b"", 500), Indeterminate),
+    "very long answer": (say(bytes((1 << 24) + 1)), Indeterminate),
+    "very long refusal": (say(bytes((1 << 24) + 1), 409), Indeterminate),
     "fate open": (refuse(Indeterminate(reason="slow")), Indeterminate),
     "proxy without a router": (say(b"bad gateway", 502), StoreUnavailable),
     "too many requests": (say(b"", 429), StoreUnavailable),
