@@ -50,7 +50,7 @@ _STATUS: Final[Schema] = {
     "properties": {"status": {"type": "string"}},
     "required": ["status"],
 }
-_LONG: Final[Schema] = {"431": {"description": "Path, query and headers are too long."}}
+_LONG: Final[Schema] = {"431": {"description": "Path, query and headers are too long"}}
 _ETAG: Final = {"ETag": {"description": "Names this very answer, on every router.", "schema": _TEXT}}
 
 
@@ -162,7 +162,7 @@ def _operation(route: Route, operation: Operation, schemas: Schemas) -> Schema:
         answer["headers"] = _ETAG
         same: Mapping[str, object] = {"304": {"description": "It is still the answer that `If-None-Match` names."}}
     else:
-        same = {"413": {"description": "The body is too long."}, "415": _problem("The body is not JSON.")}
+        same = {"413": {"description": "The body is too long"}, "415": _problem("The body is not JSON")}
         described["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schemas.of_body(others, says)}},
@@ -170,7 +170,7 @@ def _operation(route: Route, operation: Operation, schemas: Schemas) -> Schema:
     if parameters:
         described["parameters"] = parameters
     refused = refusals((*_ALWAYS, *route.refusals))
-    described["responses"] = {"200": answer, **same, **refused, **_LONG}
+    described["responses"] = dict(sorted({"200": answer, **same, **refused, **_LONG}.items()))
     return described
 
 

@@ -9,9 +9,8 @@ cancelled, and never has a queue so. Watches have connections of their own.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
-from typing import Final, cast
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in its place
@@ -146,19 +145,22 @@ class Routers:
             httpx.HTTPError: There is none, or it is longer than any that routers give.
         """
         response = await self._client.send(request, stream=True)
+        parts: list[bytes] = []
+        size = 0
         try:
-            parts: list[bytes] = []
-            size = 0
-            async with aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_raw())) as raw:
-                async for part in raw:
+            # Cancelled where it reads, because httpx leaves generators behind of what is not read to its end.
+            with trio.CancelScope() as reading:
+                async for part in response.aiter_raw():
                     parts.append(part)
                     size += len(part)
                     if size > _MOST:
-                        raise httpx.RemoteProtocolError(f"an answer of more than {_MOST} bytes")
-            return response.status_code, b"".join(parts)
+                        reading.cancel()
         finally:
             with trio.move_on_after(_CLOSE_WITHIN, shield=True):
                 await response.aclose()
+        if size > _MOST:
+            raise httpx.RemoteProtocolError(f"an answer of more than {_MOST} bytes")
+        return response.status_code, b"".join(parts)
 
     def _request(self, method: str, url: str, content: bytes | None) -> httpx.Request:
         if content is None:
