@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import math
 import typing
 from collections.abc import Callable, Mapping
@@ -122,11 +121,9 @@ class JsonText:
         return write(value)
 
     def _writer(self, kind: type) -> Callable[..., str]:
-        if kind is ServiceInstance:
-            return self._instance
         if attrs.has(kind):
             named = [(f"{encode_basestring(name)}:", name) for name in shape_of(kind).fields]
-            return functools.partial(self._fields, named)
+            return functools.partial(self._instance if kind is ServiceInstance else self._fields, named)
         for base, write in (
             (str, encode_basestring),
             (bool, lambda value: "true" if value else "false"),
@@ -153,14 +150,13 @@ class JsonText:
     def _list(self, value: tuple[object, ...]) -> str:
         return "[" + ",".join(map(self, value)) + "]"
 
-    def _instance(self, value: ServiceInstance) -> str:
-        name = (value.service_name, value.instance_id)
-        kept = self._instances.get(name)
+    def _instance(self, named: list[tuple[str, str]], value: ServiceInstance) -> str:
+        key = (value.service_name, value.instance_id)
+        kept = self._instances.get(key)
         if kept is not None and kept[0] is value:
             return kept[1]
-        named = [(f"{json.dumps(field)}:", field) for field in shape_of(ServiceInstance).fields]
         text = self._fields(named, value)
         if len(self._instances) >= _KEPT:
             self._instances.clear()
-        self._instances[name] = (value, text)
+        self._instances[key] = (value, text)
         return text
