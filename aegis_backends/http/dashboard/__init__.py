@@ -6,14 +6,11 @@ They hold no secrets and ask for no token; what the page shows, it asks the mana
 
 from __future__ import annotations
 
-import hashlib
 from importlib.resources import files
 from typing import Final
 
-import trio
-
 from aegis_backends.http.app import RouterApp
-from aegis_backends.http.routing import Endpoint, Request, Response
+from aegis_backends.http.pages import page
 
 __all__ = ["POLICY", "add_dashboard"]
 
@@ -38,24 +35,4 @@ def add_dashboard(app: RouterApp) -> None:
         content_type = _TYPES.get(file.name.rpartition(".")[2])
         if content_type is not None:
             path = "/" if file.name == _FRONT else f"/dashboard/{file.name}"
-            app.add_route("GET", path, _page(file.read_bytes(), content_type), is_open=True)
-
-
-def _page(body: bytes, content_type: bytes) -> Endpoint:
-    tag = b'"%b"' % hashlib.sha256(body).hexdigest()[:32].encode()
-    headers = [
-        (b"etag", tag),
-        (b"cache-control", b"no-cache"),  # kept, and asked for again: after an upgrade nobody sees half of it
-        (b"content-security-policy", POLICY),
-        (b"cross-origin-opener-policy", b"same-origin"),
-        (b"referrer-policy", b"no-referrer"),
-        (b"x-content-type-options", b"nosniff"),
-    ]
-
-    async def send_page(request: Request) -> Response:
-        await trio.lowlevel.checkpoint()
-        if request.header(b"if-none-match") == tag:
-            return Response(status=304, content_type=content_type, headers=headers)
-        return Response(body=body, content_type=content_type, headers=headers)
-
-    return send_page
+            app.add_route("GET", path, page(file.read_bytes(), content_type, policy=POLICY), is_open=True)
