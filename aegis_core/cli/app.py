@@ -24,16 +24,19 @@ from aegis_core.plugins import load_plugins
 __all__ = ["COMMANDS", "build_app", "run"]
 
 COMMANDS: Final = {
+    "bench": "bench",
     "call": "call",
     "claim": "claim",
     "demo": "demo",
     "disconnect": "instances",
+    "doctor": "doctor",
     "drain": "instances",
     "explain": "resources",
     "resources": "resources",
     "roles": "roles",
     "serve": "serve",
     "services": "services",
+    "top": "top",
     "transfer": "transfer",
     "watch": "watch",
 }
@@ -44,7 +47,8 @@ def build_app(asked: str = "") -> App:
     """Return the program with all its commands, those of plug-ins included.
 
     Args:
-        asked: If it is one of `COMMANDS`, the modules of the others are not imported; what all do is not to be shown then.
+        asked: If it is one of `COMMANDS`, the program is good for that one only: neither the modules of the others are
+            imported, nor plug-ins, one of which may be what ``aegis doctor`` is to find.
 
     Raises:
         ConfigError: The configuration, a plug-in, or the name of a plug-in's command cannot be used.
@@ -57,11 +61,12 @@ def build_app(asked: str = "") -> App:
     )
     for name, module in COMMANDS.items():
         where = f"aegis_core.cli.{module}"
-        if asked in COMMANDS:
-            app.command(f"{where}:{name}", name=name)
-        else:
-            app.command(getattr(importlib.import_module(where), name), name=name)
+        app.command(
+            f"{where}:{name}" if asked in COMMANDS else getattr(importlib.import_module(where), name), name=name
+        )
     app.register_install_completion_command(help="Install completion of commands and options for the current shell.")
+    if asked in COMMANDS:
+        return app
     # No node is opened here: a backend is named only because settings have to have one.
     for name, command in load_plugins(load_settings("memory://")).commands().items():
         try:

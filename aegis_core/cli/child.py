@@ -15,17 +15,17 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, cast
 
 import trio
 
-from aegis_core.cli.guard import DONE, notice
+from aegis_core.cli.guard import DONE, OPEN, notice
 from aegis_core.node.claims import Claim
 
 __all__ = ["run_under"]
 
 _FORWARDED: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-_GUARD: Final = Path(__file__).with_name("guard.py")
+_PYTHON: Final = (sys.executable, "-P", str(Path(__file__).with_name("guard.py")))
 _LONGEST_SILENCE: Final = 1.0
 
 
@@ -40,21 +40,16 @@ async def run_under(claim: Claim, command: Sequence[str], *, grace: float) -> tu
     Returns:
         Its exit status (128 + the signal's number if one ended it), and why it was ended early, or "".
 
-    Raises:
-        OSError: It cannot be started.
-
     Cancelled, it is ended: killed at once if the claim holds no longer.
     """
     why = ""
     with trio.open_signal_receiver(*_FORWARDED) as signals:
         async with _open_guard() as guard:
-            process = await trio.lowlevel.open_process(
-                command,
-                stdin=subprocess.DEVNULL if sys.stdin is None or sys.stdin.isatty() else None,
-                env={**os.environ, **_environment(claim)},
-                process_group=0,
-            )
+            process, gate = await _start(claim, command)
             try:
+                with gate, suppress(BrokenPipeError):  # a signal may have ended it already
+                    if await _tell(guard, process, claim.remaining):
+                        gate.write(OPEN)
                 async with trio.open_nursery() as nursery:
 
                     @nursery.start_soon
@@ -88,6 +83,31 @@ async def run_under(claim: Claim, command: Sequence[str], *, grace: float) -> tu
     return process.returncode if process.returncode >= 0 else 128 - process.returncode, why
 
 
+async def _start(claim: Claim, command: Sequence[str]) -> tuple[trio.Process, BinaryIO]:
+    """Start *command*, behind a gate; the process, and what opens the gate."""
+    reading, gate = _gate()
+    try:
+        process = await trio.lowlevel.open_process(
+            [*_PYTHON, str(reading), *command],
+            stdin=subprocess.DEVNULL if sys.stdin is None or sys.stdin.isatty() else None,
+            env={**os.environ, **_environment(claim)},
+            process_group=0,
+            pass_fds=(reading,),
+        )
+    except BaseException:
+        gate.close()
+        raise
+    finally:
+        os.close(reading)
+    return process, gate
+
+
+def _gate() -> tuple[int, BinaryIO]:
+    """A pipe: where the command waits, and what opens it."""
+    reading, writing = os.pipe()
+    return reading, cast(BinaryIO, os.fdopen(writing, "wb", buffering=0))
+
+
 def _environment(claim: Claim) -> dict[str, str]:
     return {
         "AEGIS_RESOURCE_ID": claim.resource_id,
@@ -98,17 +118,24 @@ def _environment(claim: Claim) -> dict[str, str]:
 
 async def _keep(claim: Claim, guard: trio.Process, process: trio.Process, grace: float) -> str:
     """Tell the guard how long the lease lasts, until no more than *grace* is left of it; why that was the end."""
-    assert guard.stdin is not None
     silence = min(_LONGEST_SILENCE, claim.instance.ttl / 20)
     while True:
         left = claim.remaining
-        try:
-            await guard.stdin.send_all(notice(process.pid, left))
-        except trio.BrokenResourceError:
+        if not await _tell(guard, process, left):
             return "the process that guards it was killed"
         if left <= grace:
             return "its lease is running out and could not be renewed"
         await trio.sleep(min(silence, left - grace))
+
+
+async def _tell(guard: trio.Process, process: trio.Process, left: float) -> bool:
+    """Tell *guard* that *process* may run for *left* seconds more; whether there is anybody to be told."""
+    assert guard.stdin is not None
+    try:
+        await guard.stdin.send_all(notice(process.pid, left))
+    except trio.BrokenResourceError:
+        return False
+    return True
 
 
 async def _end(process: trio.Process, claim: Claim, grace: float) -> None:
@@ -131,7 +158,7 @@ def _signal(process: trio.Process, number: int) -> None:
 async def _open_guard() -> AsyncIterator[trio.Process]:
     """The process that kills the command where we cannot; dismissed when the block is left."""
     guard = await trio.lowlevel.open_process(
-        [sys.executable, "-P", str(_GUARD)],
+        _PYTHON,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import shutil
@@ -60,9 +59,8 @@ async def claim(
         raise InvalidRequest.at("command", f"say what to run: aegis claim {resource} -- COMMAND")
     if os.name != "posix":
         raise ConfigError(source="aegis claim", problem="it needs process groups and signals, which this system lacks")
-    missing = _missing(command[0])
-    if missing is not None:
-        return _cannot_start(command[0], missing)
+    if shutil.which(command[0]) is None:
+        return _cannot_start(command[0])
     standing_by = wait or wait_at_most is not None
     async with (
         connect(backend, timeout) as node,
@@ -89,10 +87,7 @@ async def claim(
             ) as held:
                 if standing_by:
                     tell(f"{resource} is ours at epoch {held.epoch}; starting {command[0]}")
-                try:
-                    status, why = await run_under(held, command, grace=grace)
-                except OSError as exc:
-                    return _cannot_start(command[0], exc)
+                status, why = await run_under(held, command, grace=grace)
         except LeaseLost as exc:
             why = str(exc)
     if why:
@@ -101,15 +96,8 @@ async def claim(
     return status
 
 
-def _missing(command: str) -> OSError | None:
-    """Why *command* cannot be executed, as far as that is plain before anything is claimed."""
-    if shutil.which(command) is not None:
-        return None
-    if os.sep in command and Path(command).exists():
-        return PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-
-
-def _cannot_start(command: str, exc: OSError) -> int:
-    tell(f"{command} cannot be started: {exc.strerror}")
-    return ExitStatus.NO_SUCH_COMMAND if isinstance(exc, FileNotFoundError) else ExitStatus.NOT_EXECUTABLE
+def _cannot_start(command: str) -> int:
+    """Say why *command* is none, before anything is claimed; the exit status that a shell has for it."""
+    is_there = os.sep in command and Path(command).exists()
+    tell(f"{command} cannot be started: {'it is not executable' if is_there else 'there is no such command'}")
+    return ExitStatus.NOT_EXECUTABLE if is_there else ExitStatus.NO_SUCH_COMMAND

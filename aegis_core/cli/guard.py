@@ -1,9 +1,11 @@
-"""Kills the command of ``aegis claim`` when the lease is over and nobody else has: a program of its own.
+"""What guards the command of ``aegis claim``: a program of its own, which needs nothing of the library.
 
-``aegis claim`` may be killed, stopped by Ctrl-Z, or stuck, and can act on none of these. So this process, which needs
-nothing of the library, stands by: each line on its standard input names a process group and until when it may run, on the
-machine's monotonic clock. When that time has come without a later one, or the input ends without the word "done", it kills
-the group.
+``aegis claim`` may be killed, stopped by Ctrl-Z, or stuck, and can act on none of these. So a process stands by (`guard`):
+each line on its standard input names a process group and until when it may run, on the machine's monotonic clock. When
+that time has come without a later one, or the input ends without the word "done", it kills the group.
+
+And lest ``aegis claim`` be killed when the command runs already and the guard has not heard of it, the command begins
+behind a gate (`pass_gate`), which opens when the guard has been told.
 """
 
 from __future__ import annotations
@@ -14,15 +16,20 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["DONE", "guard", "notice"]
+__all__ = ["DONE", "OPEN", "guard", "notice", "pass_gate"]
 
 DONE: Final = b"done\n"
 """What dismisses the guard."""
 
+OPEN: Final = b"open\n"
+"""What opens the gate."""
+
 _AT_ONCE: Final = 65536
+_IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def notice(group: int, remaining: float) -> bytes:
@@ -54,5 +61,28 @@ def _kill(group: int) -> None:
             os.killpg(group, signal.SIGKILL)
 
 
+def pass_gate(source: int, command: Sequence[str]) -> int:
+    """Become *command* once the file descriptor *source* says so.
+
+    Returns:
+        1 if it ends without having said so; the exit status that a shell has for a command that cannot be executed.
+    """
+    opened = os.read(source, len(OPEN))
+    os.close(source)
+    if not opened:
+        return 1
+    for number in _IGNORED_BY_PYTHON:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvp(command[0], [*command])  # noqa: S606 - it is what the user typed, word by word
+    except OSError as exc:
+        print(f"aegis: {command[0]} cannot be started: {exc.strerror}", file=sys.stderr)
+        return 127 if isinstance(exc, FileNotFoundError) else 126
+
+
 if __name__ == "__main__":
-    guard(sys.stdin.fileno())
+    if len(sys.argv) == 1:
+        guard(sys.stdin.fileno())
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        sys.exit(pass_gate(int(sys.argv[1]), sys.argv[2:]))

@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +26,7 @@ __all__ = [
     "plain",
     "print_json",
     "print_json_line",
-    "print_table",
+    "print_rich",
     "safe",
     "table",
     "tell",
@@ -125,8 +125,8 @@ def table(columns: Iterable[str], rows: Iterable[Sequence[object]]) -> Table:
     return made
 
 
-def print_table(shown: Table) -> None:
-    """Print a table: as wide as it needs to be where no terminal sets a limit."""
+def print_rich(shown: RenderableType) -> None:
+    """Print what rich makes of *shown*: as wide as it needs to be where no terminal sets a limit."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _ENDLESS
@@ -134,7 +134,7 @@ def print_table(shown: Table) -> None:
     # Not written by rich, which would end the program with a status of its own when nobody reads any more.
     with console.capture() as captured:
         console.print(shown)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
 
 
 def tell(message: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 __all__ = ["progress"]
 
@@ -16,7 +16,7 @@ def progress(what: str, total: float) -> Iterator[Callable[[float], None]]:
     """A bar while the block runs; yields what tells how much of *total* is done by now."""
     console = Console(stderr=True)
     # No thread draws it: what is told is drawn there and then.
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     shown = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
     with shown:
         task = shown.add_task(what, total=total)

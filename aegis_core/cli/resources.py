@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from aegis_core.cli.options import AsJson, BackendUrl, Timeout
-from aegis_core.cli.output import instance_document, plain, print_json, print_table, safe, table
+from aegis_core.cli.output import instance_document, plain, print_json, print_rich, safe, table
 from aegis_core.cli.session import connect
 
 __all__ = ["explain", "resources"]
@@ -65,7 +65,7 @@ async def resources(
             for one in page.resources
         ],
     )
-    print_table(shown)
+    print_rich(shown)
     first = offset + 1 if page.resources else offset
     print(f"{first} to {offset + len(page.resources)} of {page.total_count}", end="")
     print(f"; more with --offset {offset + limit}" if page.has_more else "")
@@ -115,4 +115,4 @@ async def explain(
     facts += [("history", line) for line in known.history[:1]] + [("", line) for line in known.history[1:]]
     shown = table(("", ""), facts)
     shown.show_header, shown.box = False, None
-    print_table(shown)
+    print_rich(shown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aegis_core.cli.options import AsJson, BackendUrl, Timeout
-from aegis_core.cli.output import plain, print_json, print_table, table
+from aegis_core.cli.output import plain, print_json, print_rich, table
 from aegis_core.cli.session import connect
 
 __all__ = ["roles"]
@@ -29,4 +29,4 @@ async def roles(
         for kind, lines in (("group", one.groups), ("resource", one.resources))
         for target, who in sorted(lines.items())
     ]
-    print_table(table(("service", "of", "name", "active", "standbys, first first"), rows))
+    print_rich(table(("service", "of", "name", "active", "standbys, in order"), rows))

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from rich.text import Text
 
 from aegis_core.cli.options import AsJson, BackendUrl, Timeout
-from aegis_core.cli.output import instance_document, print_json, print_table, table
-from aegis_core.cli.session import connect
+from aegis_core.cli.output import instance_document, print_json, print_rich, table
+from aegis_core.cli.session import connect, count_held
 from aegis_core.models import Health, Role, ServiceInstance, ServiceView
 
 __all__ = ["health_of", "role_of", "services"]
@@ -25,15 +25,7 @@ async def services(
     async with connect(backend, timeout) as node:
         registry = node.registry
         found = await registry.list_services() if name is None else (await registry.get_service(name),)
-        held = {
-            (view.service_name, one.instance_id): (
-                await registry.query_resources(
-                    service_name=view.service_name, instance_id=one.instance_id, include_metadata=False, limit=1
-                )
-            ).total_count
-            for view in found
-            for one in view.instances
-        }
+        held = {(view.service_name, one.instance_id): count_held(node, one) for view in found for one in view.instances}
     if as_json:
         print_json({"services": [_document(view, held) for view in found]})
         return
@@ -52,7 +44,7 @@ async def services(
         for view in found
         for one in view.instances
     ]
-    print_table(table(columns, rows))
+    print_rich(table(columns, rows))
 
 
 def role_of(role: Role) -> Text:

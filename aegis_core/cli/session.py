@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
-from aegis_core.config import load_settings
+from aegis_core.config import load_settings, parse_backend
 from aegis_core.errors import InstanceNotFound, InvalidRequest, StoreUnavailable
 from aegis_core.models import ServiceInstance
 from aegis_core.node.node import Node, open_node
 
-__all__ = ["connect", "find_instance"]
+__all__ = ["connect", "count_held", "find_instance", "shown_backend"]
 
 
 @asynccontextmanager
@@ -42,6 +42,17 @@ async def connect(
             yield node
     if opening.cancelled_caught:
         raise StoreUnavailable(reason=f"no connection within {timeout:g} s")
+
+
+def count_held(node: Node, instance: ServiceInstance) -> int:
+    """How many resources *instance* owns, as this node saw it last: in a list, asking the store for each would take long."""
+    return node.runtime.directory.snapshot.count(instance.lease)
+
+
+def shown_backend(url: str) -> str:
+    """*url* for people: neither the password that it may hold nor its parameters."""
+    address = parse_backend(url)
+    return f"{address.scheme}://{address.location.rpartition('@')[2]}"
 
 
 async def find_instance(node: Node, instance_id: str, service: str | None) -> ServiceInstance:

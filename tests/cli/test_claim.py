@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from aegis_core import InvalidRequest, ResourceConflict, Role, open_node
-from aegis_core.cli.guard import DONE, guard, notice
+from aegis_core.cli.guard import DONE, OPEN, guard, notice, pass_gate
 from aegis_core.config import load_settings
 from tests.cli.running import BACKEND, PATIENCE, PROGRAM, rooms, run_command
 from tests.router.processes import open_router
@@ -241,7 +241,7 @@ async def test_a_guard_that_is_killed_ends_the_command_too(worker: Worker, tmp_p
 
 
 async def test_what_cannot_be_started_has_a_shell_s_exit_status(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Known before anything is claimed, or as the system refuses it."""
     plain, broken = tmp_path / "plain", tmp_path / "broken"
@@ -250,7 +250,7 @@ async def test_what_cannot_be_started_has_a_shell_s_exit_status(
     broken.chmod(0o755)
     for command, status in (("no-such-command", 127), (plain, 126), (broken, 127)):
         assert await claim("shard:7", "--", str(command)) == status
-        assert "cannot be started" in capsys.readouterr().err
+        assert f"aegis: {command} cannot be started: " in capfd.readouterr().err
 
 
 async def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +259,40 @@ async def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         await claim("shard:7")
     with pytest.raises(InvalidRequest, match="more than a third"):
         await claim("--grace", "11", "shard:7", "--", "true")
+
+
+def passed(monkeypatch: pytest.MonkeyPatch, *, opened: bytes, refusal: OSError | None = None) -> tuple[int, list[str]]:
+    """How a gate ends, and what was executed behind it."""
+    executed: list[str] = []
+
+    def execute(_program: str, command: list[str]) -> None:
+        executed.extend(command)
+        raise refusal or SystemExit(0)
+
+    monkeypatch.setattr(os, "execvp", execute)
+    before = {number: signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGXFSZ)}
+    reading, writing = os.pipe()
+    os.write(writing, opened)
+    os.close(writing)
+    try:
+        return pass_gate(reading, ["x", "y"]), executed
+    except SystemExit:
+        assert signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL
+        return 0, executed
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_nothing_runs_before_its_guard_has_been_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A gate that closes again, because nobody is left to open it, ends the process; one that opens makes it the command."""
+    assert passed(monkeypatch, opened=b"") == (1, [])
+    assert passed(monkeypatch, opened=OPEN) == (0, ["x", "y"])
+    assert passed(monkeypatch, opened=OPEN, refusal=FileNotFoundError(2, "gone"))[0] == 127
+    assert passed(monkeypatch, opened=OPEN, refusal=PermissionError(13, "closed"))[0] == 126
+    assert capsys.readouterr().err == "aegis: x cannot be started: gone\naegis: x cannot be started: closed\n"
 
 
 def guarded(*notices: bytes, until: str) -> int:
