@@ -131,8 +131,8 @@ def draw(frame: Frame, height: float) -> Group:
     services = len({one.service_name for one in instances})
     owned = sum(held for _, held in frame.instances)
     head = Text(f"aegis {frame.backend}", style="bold").append(
-        f"  {frame.at:%H:%M:%S} UTC  {services} services, {len(instances)} instances, {owned} resources, "
-        f"{frame.per_second:.1f} events/s",
+        f"  {frame.at:%H:%M:%S} UTC  services {services}, instances {len(instances)}, resources {owned}, "
+        f"events/s {frame.per_second:.1f}",
         style="not bold",
     )
     unwell = sum(one.health is not Health.ONLINE for one in instances)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from cyclopts import App
@@ -144,3 +145,49 @@ def test_another_missing_package_is_not_disguised(tmp_path: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from aegis_core.cli import main; main([])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert "ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
+
+
+def test_only_what_is_asked_for_is_imported() -> None:
+    """One command does not pay for another."""
+    code = (
+        "import sys; from aegis_core.cli.app import build_app; build_app('services').parse_args(['services']); "
+        "print(*(name for name in sys.modules if name.startswith(('aegis_core.cli.', 'aegis_core.router', 'rich.live'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    imported = {name.removeprefix("aegis_core.cli.") for name in done.stdout.split()}
+    assert "services" in imported
+    assert imported.isdisjoint({"bench", "claim", "demo", "doctor", "serve", "top", "transfer", "watch", "rich.live"})
+    assert not any(name.startswith("aegis_core.router") for name in imported)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_options(shell: Literal["bash", "zsh", "fish"]) -> None:
+    """Of all commands."""
+    script = program.build_app().generate_completion(shell=shell)
+    for command in program.COMMANDS:
+        assert command in script
+    assert "wait-at-most" in script
+
+
+def test_an_error_out_of_a_group_is_explained_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A plug-in's command may have a nursery; what is no error of the library stays what it is."""
+    expected, bug = ConfigError(problem="say which"), ValueError("a bug")
+    for group, raised in (
+        (ExceptionGroup("x", [ExceptionGroup("y", [expected])]), False),
+        (ExceptionGroup("x", [expected, bug]), True),
+    ):
+
+        def fail() -> None:
+            raise group  # noqa: B023 - it is called within this round
+
+        app = App()
+        app.command(fail)
+        monkeypatch.setattr(program, "build_app", lambda _asked="", app=app: app)
+        if raised:
+            with pytest.RaisesGroup(ConfigError, ValueError):
+                program.run(["fail"])
+        else:
+            assert program.run(["fail"]) == 2
+            assert capsys.readouterr().err == "aegis: say which\n"

@@ -13,11 +13,15 @@ from pathlib import Path
 import pytest
 import trio
 
+from aegis_backends.nats.server import NatsServers
 from aegis_core import InvalidRequest, ResourceConflict, Role, open_node
 from aegis_core.cli.guard import DONE, OPEN, guard, notice, pass_gate
 from aegis_core.config import load_settings
 from tests.cli.running import BACKEND, PATIENCE, PROGRAM, rooms, run_command
+from tests.conformance.test_nats import one_server
 from tests.router.processes import open_router
+
+__all__ = ["one_server"]
 
 TTL = 1.5
 # The shell and what it starts hold the pipe "alive" open: when it ends, all of them have.
@@ -45,6 +49,14 @@ class Worker:
         opened = await trio.to_thread.run_sync(os.open, self._pipe, os.O_RDONLY, abandon_on_cancel=True)
         self._stream = trio.lowlevel.FdStream(opened)
         return (await self._stream.receive_some()).decode().split()
+
+    def is_dead(self) -> bool:
+        """Whether it, and all that it started, are dead now, and said nothing that has not been read."""
+        assert self._stream is not None
+        try:
+            return os.read(self._stream.fileno(), 1) == b""
+        except BlockingIOError:
+            return False
 
     async def wait_dead(self) -> str:
         """Wait until it and all that it started are dead; what it said before."""
@@ -206,6 +218,36 @@ async def test_a_lease_that_cannot_be_renewed_ends_the_command_before_it_ends(wo
             assert await process.wait() == 75
             assert process.stderr is not None
             assert b"aegis: shard:7 is lost: " in await process.stderr.receive_some()
+
+
+async def test_the_next_in_line_begins_when_the_command_of_one_that_was_killed_is_dead(
+    one_server: NatsServers, tmp_path: Path
+) -> None:
+    """On NATS, with two programs: the lease of the one runs out after its command has been killed."""
+    url = f"{one_server.url}?bucket=cli-claim&storage=memory"
+    workers, programs = [], []
+    try:
+        with trio.fail_after(PATIENCE):
+            for name in ("one", "two"):
+                (tmp_path / name).mkdir()
+                worker = Worker(tmp_path / name)
+                line = ("claim", "--backend", url, "--ttl", str(TTL), "--wait", "shard:7", "--", *worker.command)
+                programs.append(await trio.lowlevel.open_process([*PROGRAM, *line], stderr=subprocess.DEVNULL))
+                workers.append(worker)
+                if name == "one":
+                    await worker.wait_up()
+            programs[0].kill()
+            resource, epoch = (await workers[1].wait_up())[1:]
+            assert (resource, int(epoch) > 0) == ("shard:7", True)
+            assert workers[0].is_dead()
+            programs[1].terminate()
+            assert await workers[1].wait_dead() == "asked\n"
+            assert await programs[1].wait() == 5
+    finally:
+        with trio.CancelScope(shield=True):
+            for program in programs:
+                program.kill()
+                await program.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
