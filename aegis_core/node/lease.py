@@ -39,8 +39,6 @@ _log = logging.getLogger("aegis.lease")
 
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.2
-_LONGEST_SLEEP: Final = 1.0
-"""Seconds after which a jump of the node's clock (the machine was suspended) is noticed at the latest."""
 
 
 def margin(ttl: float) -> float:
@@ -178,7 +176,7 @@ class Lease:
         return max(sent + step, math.floor(due / step) * step)
 
     async def _watch_time(self) -> None:
-        clock = self._runtime.clock
+        clock, sleepers = self._runtime.clock, self._runtime.sleepers
         while True:
             now = clock.now()
             if now >= self.deadline:
@@ -190,9 +188,9 @@ class Lease:
             if now >= self._due:
                 self._due = math.inf  # once, until that renewal says when the next one is
                 self._poke.set()
-            marks = (self._due, self.body_deadline, self.deadline, now + _LONGEST_SLEEP)
+            marks = (self._due, self.body_deadline, self.deadline)
             with trio.CancelScope() as self._sleeping:
-                await clock.sleep_until(min(mark for mark in marks if mark > now))
+                await sleepers.sleep_until(min(mark for mark in marks if mark > now), self._sleeping)
 
     async def _keep(self) -> None:
         while True:

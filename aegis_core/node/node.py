@@ -396,6 +396,7 @@ async def _start(
     if instruments is not None:
         instruments.opened(node)
     await nursery.start(runtime.directory.run)
+    nursery.start_soon(runtime.sleepers.run)
     nursery.start_soon(node.janitor.run)
     if settings.metrics.address is not None:
         from aegis_core.observe.page import serve_page  # noqa: PLC0415 - where it is asked for, and installed

@@ -19,6 +19,7 @@ from aegis_core.models import Outcome, Ownership, Shown
 from aegis_core.node.directory import Directory
 from aegis_core.node.proofs import Proofs
 from aegis_core.node.reservations import Reservations
+from aegis_core.node.sleepers import Sleepers
 from aegis_core.node.subscription import Subscriptions
 from aegis_core.served import Served
 
@@ -63,6 +64,7 @@ class Runtime(Shown):
     directory: Directory = attrs.field(init=False)
     reservations: Reservations = attrs.field(init=False)
     proofs: Proofs = attrs.field(init=False)
+    sleepers: Sleepers = attrs.field(init=False)
     announce: Callable[[Served], AbstractContextManager[None]] | None = None
     reconnects: Callable[[], int] = int
     instruments: Instruments | None = None
@@ -73,6 +75,7 @@ class Runtime(Shown):
         self.directory = Directory(self.store, self.clock, wall=self.wall, emit=self.emit, touched=self._touch)
         self.reservations = Reservations(self.directory.snapshot)
         self.proofs = Proofs(self.directory.snapshot)
+        self.sleepers = Sleepers(self.clock)
 
     def _touch(self, key: names.Key | None) -> None:
         for listener in self.touched:
