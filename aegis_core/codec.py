@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from enum import Enum
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NamedTuple, NoReturn, TypeVar
 
 import attrs
 import msgpack  # type: ignore[import-untyped]
@@ -58,6 +58,7 @@ __all__ = [
     "structure_params",
     "structure_request",
     "structure_result",
+    "with_correlation",
 ]
 
 T = TypeVar("T")
@@ -192,6 +193,14 @@ def encode_request_map(raw: Mapping[str, object]) -> bytes:
             for part, inner in value.items() if isinstance(value, Mapping) else (("", value),):
                 _check_sendable(inner, f"{where}.{part}" if part else where)
         raise InvalidRequest.at("$", f"cannot be sent: {exc}") from None
+
+
+def with_correlation(data: bytes, correlation_id: str) -> bytes:
+    """The request *data*, which `encode_request_map` made, with another correlation id."""
+    raw = _unpack(data)
+    assert isinstance(raw, dict)
+    raw["correlation_id"] = correlation_id
+    return _pack(raw)
 
 
 def _check_sendable(value: object, path: str) -> None:
@@ -470,34 +479,52 @@ def structure_request(raw: object, kind: type[T]) -> T:
     Raises:
         InvalidRequest: It does not fit; each problem with its path.
     """
-    from aegis_core import structuring  # noqa: PLC0415 - as in `_reader`
-
     if type(raw) is not dict:
         raise InvalidRequest.at("$", f"expected a map, got {type(raw).__name__}")
+    read, bounded = _request_reader(kind)  # type: ignore[arg-type]  # classes are hashable
     try:
-        request = _reader(kind)(structuring.understood(raw, kind))
+        request = read(raw)
     except UNFIT as exc:
         raise InvalidRequest(problems=sorted(_problems(exc, "$"), key=_by_path)) from None
     found = [
-        Problem(f"$.{field.name}", problem)
-        for field in attrs.fields(kind)  # type: ignore[arg-type]  # requests are attrs classes
-        if (problem := _out_of_bounds(getattr(request, field.name), field.metadata)) is not None
+        Problem(f"$.{name}", problem)
+        for name, bounds in bounded
+        if (problem := _out_of_bounds(getattr(request, name), bounds)) is not None
     ]
     if found:
         raise InvalidRequest(problems=found)
     return request  # type: ignore[return-value]  # what the reader of *kind* makes
 
 
-def _out_of_bounds(value: object, bounds: Mapping[str, object]) -> str | None:
-    match value, bounds:
-        case (int() | float(), {"ge": int() | float() as low, "le": int() | float() as high}) if (
-            not low <= value <= high
-        ):
-            return f"{value} is not between {low:g} and {high:g}"
-        case (str(), {"most": int(most)}) if len(value) > most:
-            return f"longer than {most} characters"
-        case (tuple() | Mapping(), {"most": int(most)}) if len(value) > most:
-            return f"more than {most} elements"
+@functools.cache
+def _request_reader(kind: type) -> tuple[Reader, tuple[tuple[str, _Bounds], ...]]:
+    """What makes a request of a map, and which of its fields have bounds."""
+    from aegis_core import structuring  # noqa: PLC0415 - as in `_reader`
+
+    read, understood = _reader(kind), structuring.understanding(kind)
+    bounded = tuple(
+        (field.name, _Bounds(field.metadata.get("ge"), field.metadata.get("le"), field.metadata.get("most")))
+        for field in attrs.fields(kind)
+        if field.metadata
+    )
+    return (read if understood is None else lambda raw: read(understood(raw))), bounded
+
+
+class _Bounds(NamedTuple):
+    """What a field may be: a number from *ge* to *le*, a text or a collection of *most* characters or elements."""
+
+    ge: float | None
+    le: float | None
+    most: int | None
+
+
+def _out_of_bounds(value: object, bounds: _Bounds) -> str | None:
+    low, high, most = bounds
+    if most is not None and isinstance(value, str | tuple | Mapping):
+        what = "characters" if isinstance(value, str) else "elements"
+        return f"more than {most} {what}" if len(value) > most else None
+    if low is not None and high is not None and isinstance(value, int | float) and not low <= value <= high:
+        return f"{value} is not between {low:g} and {high:g}"
     return None
 
 

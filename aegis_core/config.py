@@ -212,6 +212,7 @@ class Settings:
         max_resources_per_instance: How many resources one instance may hold; exact for what one node brings to it.
         drain: How long calls may take to finish when a resource is released or moved, or an instance or node leaves.
         audit_retention: How long records of transfers are kept.
+        message_retention: How long a router remembers a message that is to be carried out once.
         time_offset: Offset from UTC at which times are shown to other programs.
         balancer: Name of the balancer that chooses among instances.
         circuit: Circuit breakers of the instances that are called.
@@ -235,6 +236,7 @@ class Settings:
     max_resources_per_instance: int = _setting(1000, COUNT)
     drain: float = _setting(10.0, SECONDS_OR_NONE)
     audit_retention: float = _setting(7 * 86400.0, SECONDS)
+    message_retention: float = _setting(300.0, SECONDS)
     time_offset: tzinfo = _setting(UTC, TIME_OFFSET)  # noqa: RUF009 - it is attrs.field
     balancer: str = _setting("round-robin", TEXT)
     circuit: CircuitSettings = CircuitSettings()

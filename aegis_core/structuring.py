@@ -29,9 +29,10 @@ from cattrs.cols import is_namedtuple
 from aegis_core.errors import Problem
 from aegis_core.parameters import READERS, SHOWN, UNFIT, Reader, read_text
 
-__all__ = ["problems", "reader", "understood"]
+__all__ = ["problems", "reader", "understanding"]
 
 Hook = Callable[[object, object], object]
+Understanding = Callable[[object], object]
 
 MOST_PROBLEMS: Final = 20
 """How many problems are told; so many wrong elements end the look at a collection, too."""
@@ -66,34 +67,49 @@ def reader(kind: object) -> Reader:
     return lambda value: hook(value, kind)
 
 
-def understood(value: object, kind: object) -> object:
-    """What of *value* the type *kind* knows: classes' unknown fields are left out, and nils where it has a default.
+@functools.cache
+def understanding(kind: object) -> Understanding | None:
+    """What takes from a value what the type *kind* knows; None where that is all of it.
 
-    So a request is read that a newer, or an older, program wrote. What does not fit is left for `reader` to tell.
+    Unknown fields of classes are left out, and nils of fields that have a default and cannot be nil. So a request is read that a newer, or an older, program wrote. What does not fit is left for `reader` to tell.
     """
     arguments = typing.get_args(kind)
     if _is_class(kind):
-        if type(value) is not dict:
-            return value
-        kinds = typing.get_type_hints(kind)
-        return {
-            field.name: understood(value[field.name], kinds[field.name])
-            for field in attrs.fields(kind)  # type: ignore[arg-type]  # of attrs alone: nobody else's are requests
-            if field.name in value and not _means_default(value[field.name], kinds[field.name], field.default)
-        }
+        return _class_understanding(kind)
     if _origin(kind) in (typing.Union, types.UnionType):
         members = [member for member in arguments if member is not types.NoneType]
-        return understood(value, members[0]) if len(members) == 1 else value
-    if type(value) is list and arguments and _is_collection(kind):
-        return [understood(item, arguments[0]) for item in value]
-    if type(value) is dict and arguments and _origin(kind) in _MAPPINGS:
-        return {key: understood(item, arguments[1]) for key, item in value.items()}
-    return value
+        return understanding(members[0]) if len(members) == 1 else None
+    inner = understanding(arguments[-1]) if arguments and arguments[-1] is not Ellipsis else None
+    if arguments and _is_collection(kind):
+        element = understanding(arguments[0])
+        if element is not None:
+            return lambda value: [element(item) for item in value] if type(value) is list else value
+    elif inner is not None and _origin(kind) in _MAPPINGS:
+        return lambda value: {key: inner(item) for key, item in value.items()} if type(value) is dict else value
+    return None
 
 
-def _means_default(value: object, kind: object, default: object) -> bool:
-    """Whether *value* is the nil of a field that has a default and cannot be nil itself."""
-    return value is None and default is not attrs.NOTHING and types.NoneType not in typing.get_args(kind)
+def _class_understanding(kind: object) -> Understanding:
+    kinds = typing.get_type_hints(kind)
+    fields: dict[object, tuple[Understanding | None, bool]] = {
+        field.name: (
+            understanding(kinds[field.name]),
+            field.default is not attrs.NOTHING and types.NoneType not in typing.get_args(kinds[field.name]),
+        )
+        for field in attrs.fields(kind)  # type: ignore[arg-type]  # of attrs alone: nobody else's are requests
+    }
+
+    def understood(value: object) -> object:
+        if type(value) is not dict:
+            return value
+        found = {}
+        for name, given in value.items():
+            known = fields.get(name)
+            if known is not None and not (given is None and known[1]):
+                found[name] = given if known[0] is None else known[0](given)
+        return found
+
+    return understood
 
 
 def problems(exc: Exception, path: str) -> list[Problem]:

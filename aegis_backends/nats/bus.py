@@ -11,6 +11,7 @@ from aegis_backends.nats.connection import Connection, ConnectionState
 from aegis_backends.nats.errors import LocalProtocolError, NatsError
 from aegis_backends.nats.headers import Headers
 from aegis_backends.nats.protocol import Message as Delivered
+from aegis_backends.nats.subjects import is_reserved
 from aegis_core.backend import Message, TransportUnavailable
 
 __all__ = ["NatsBus"]
@@ -18,6 +19,7 @@ __all__ = ["NatsBus"]
 _UNHEARD: Final = 503
 # What the server takes is headers and payload together; these many bytes of it are for headers.
 _HEADERS: Final = 1024
+_GOODBYE: Final = 1.0
 
 
 class NatsBus:
@@ -46,7 +48,8 @@ class NatsBus:
     ) -> AsyncIterator[None]:
         """Hand what is published on *subject* to *receive*.
 
-        In a cluster, servers learn of each other's subscriptions a moment later.
+        In a cluster, servers learn of each other's subscriptions a moment later. When the block ends, *receive* still gets
+        what was on the way: of a queue, nobody else would. A reply that names a subject of the system's (``$...``) is left out.
 
         Raises:
             ValueError: *subject* is none, or *queue*.
@@ -58,7 +61,9 @@ class NatsBus:
 
         async with AsyncExitStack() as subscribed:
             try:
-                await subscribed.enter_async_context(self._connection.listen(subject, arrived, queue=queue))
+                await subscribed.enter_async_context(
+                    self._connection.listen(subject, arrived, queue=queue, goodbye=_GOODBYE)
+                )
             except LocalProtocolError:
                 raise
             except NatsError as exc:
@@ -86,9 +91,10 @@ class NatsBus:
 
 
 def _told(message: Delivered) -> Message:
+    reply = "" if is_reserved(message.reply) else message.reply
     if not message.head:
-        return Message(subject=message.subject, payload=message.payload, reply=message.reply)
+        return Message(subject=message.subject, payload=message.payload, reply=reply)
     if message.status == _UNHEARD and not message.payload:
         return Message(subject=message.subject, payload=b"", unheard=True)
     headers = MappingProxyType(dict(Headers.parse(message.head).pairs))
-    return Message(subject=message.subject, payload=message.payload, reply=message.reply, headers=headers)
+    return Message(subject=message.subject, payload=message.payload, reply=reply, headers=headers)

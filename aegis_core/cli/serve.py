@@ -6,6 +6,7 @@ import importlib
 import math
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Protocol, cast
 
@@ -17,7 +18,8 @@ from aegis_core.node.node import Node, open_node
 from aegis_core.principals import Principal
 from aegis_core.router.gate import Gate
 from aegis_core.router.management import Management
-from aegis_core.router.router import Router
+from aegis_core.router.router import open_router
+from aegis_core.router.wire import serve_subjects
 
 __all__ = ["serve"]
 
@@ -56,22 +58,25 @@ class _ServeHttp(Protocol):
 
 async def serve(
     *,
-    http: str,
+    http: str | None = None,
     backend: str | None = None,
     tokens: Path | None = None,
     certificate: Path | None = None,
     key: Path | None = None,
     rate: float = math.inf,
 ) -> int:
-    """Offer the registry of a backend over HTTP, to nodes that are opened with this router's URL.
+    """Offer the registry of a backend to programs elsewhere: over HTTP, and on the subjects ipc.* of the backend.
 
-    Any number of routers may run side by side on one backend, and each may be stopped or killed at any time: nodes go on
-    with the next. Each change that a node asks for is judged: an instance changes its own, an admin everything.
+    Any number of routers may run side by side on one backend, and each may be stopped or killed at any time: nodes and
+    clients go on with the next.
+
+    Over HTTP each change that a node asks for is judged: an instance changes its own, an admin everything. Whoever may
+    publish on ipc.* of the backend's server is trusted.
 
     Ends at Ctrl-C or SIGTERM with exit status 0, once the requests under way are answered; a second one ends it at once.
 
     Args:
-        http: Where to serve, HOST:PORT.
+        http: Where to serve HTTP, HOST:PORT; not at all if left out.
         backend: URL of the backend whose registry it is, memory or NATS; from the configuration if left out.
         tokens: A TOML file with a table for each client: its token, and perhaps admin = true. Without it the router serves
             this machine alone, and every program on it may do everything.
@@ -79,13 +84,12 @@ async def serve(
         key: The certificate's key, if it is in another file.
         rate: Requests per second that one client address may make, on the average of ten seconds.
     """
-    try:
-        serve_http = cast(_ServeHttp, importlib.import_module(_FACE).serve_http)
-    except ModuleNotFoundError as exc:
-        problem = f"{exc}; install it with: pip install 'aegis-ipc[http]'"
-        raise ConfigError(source="aegis serve", key="http", problem=problem) from exc
+    serve_http = None if http is None else _load_http()
     stop = trio.Event()
-    async with open_node(backend) as node:
+    async with open_node(backend) as node, open_router(node) as router:
+        if http is None and router.bus is None:
+            problem = "this backend has no subjects to serve: say where to serve HTTP"
+            raise ConfigError(source="aegis serve", key="http", problem=problem)
         refused: ConfigError | None = None
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
@@ -98,19 +102,26 @@ async def serve(
                     nursery.cancel_scope.cancel()
 
                 try:
-                    await serve_http(
-                        node.runtime.store,
-                        Gate(node).commit,
-                        Management(Router(node)),
-                        _metrics_of(node),
-                        http,
-                        tokens=tokens,
-                        certificate=certificate,
-                        key=key,
-                        rate=rate,
-                        stop=stop,
-                        tell=lambda url: print(f"serving {url}", flush=True),
-                    )
+                    async with AsyncExitStack() as stack:
+                        if router.bus is not None:
+                            await stack.enter_async_context(serve_subjects(router, router.bus))
+                            print("serving ipc.*", flush=True)
+                        if http is not None and serve_http is not None:
+                            await serve_http(
+                                node.runtime.store,
+                                Gate(node).commit,
+                                Management(router),
+                                _metrics_of(node),
+                                http,
+                                tokens=tokens,
+                                certificate=certificate,
+                                key=key,
+                                rate=rate,
+                                stop=stop,
+                                tell=lambda url: print(f"serving {url}", flush=True),
+                            )
+                        else:
+                            await stop.wait()
                 except ConfigError as exc:
                     refused = exc
                 nursery.cancel_scope.cancel()
@@ -130,3 +141,11 @@ def _metrics_of(node: Node) -> _Metrics | None:
         return CONTENT_TYPE, await exposition(node)
 
     return tell
+
+
+def _load_http() -> _ServeHttp:
+    try:
+        return cast(_ServeHttp, importlib.import_module(_FACE).serve_http)
+    except ModuleNotFoundError as exc:
+        problem = f"{exc}; install it with: pip install 'aegis-ipc[http]'"
+        raise ConfigError(source="aegis serve", key="http", problem=problem) from exc

@@ -219,6 +219,7 @@ class Client:
         message_id: str | None,
         traceparent: str,
         admit: Callable[[Route], Awaitable[None]] | None = None,
+        bound: Route | None = None,
     ) -> tuple[object, ServiceInstance]:
         """Make a call that came from elsewhere, under its own ids.
 
@@ -233,6 +234,7 @@ class Client:
             message_id: Of the message that asked for it. It is the idempotency key, too.
             traceparent: W3C trace context of the caller, or "".
             admit: Waited for before each attempt is sent; what it raises ends the call, unless another attempt may help.
+            bound: Go there and nowhere else: it may have begun with this message.
 
         Returns:
             What the method returned, and who answered.
@@ -257,7 +259,10 @@ class Client:
             barred=tuple(excluded),
             admit=admit,
             traceparent=traceparent,
+            bound=bound,
         )
+        if bound is not None:
+            order.uncertain = order.timed_out(Outcome.MAYBE_EXECUTED)
         if self._instruments is None:
             result = await self._carry_out(order, object)
         else:

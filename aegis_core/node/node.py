@@ -391,6 +391,8 @@ async def _start(
         announce=opened.announce,
         reconnects=opened.reconnects,
         instruments=instruments,
+        bus=opened.bus,
+        open_messages=opened.open_messages,
     )
     node = Node(runtime)
     if instruments is not None:

@@ -15,7 +15,7 @@ from aegis_core.models import Outcome, ServiceInstance
 from aegis_core.node.breaker import CircuitBreaker, CircuitState
 
 if TYPE_CHECKING:
-    from aegis_core.node.runtime import Runtime
+    from aegis_core.node.runtime import Runtime, Way
 
 __all__ = ["Peer", "Peers", "circuits_open"]
 
@@ -44,16 +44,7 @@ class Peer:
         instance: ServiceInstance,
         on_change: Callable[[Peer, CircuitState, CircuitState], None],
     ) -> None:
-        for endpoint in instance.endpoints:
-            transport = runtime.transports.get(endpoint.partition(":")[0])
-            if transport is not None:
-                break
-        else:
-            raise TransportUnavailable(
-                reason=f"this node has transports for {', '.join(runtime.transports) or 'nothing'}, "
-                f"it listens on {', '.join(instance.endpoints) or 'nothing'}",
-                endpoint=f"instance {instance.instance_id!r}",
-            )
+        transport, endpoint = _way(runtime, instance)
         circuit = runtime.settings.circuit
         self.instance = instance
         self.pending = 0
@@ -166,6 +157,20 @@ class Peer:
             scope.deadline = trio.current_time() + _LAST_ANSWERS
 
 
+def _way(runtime: Runtime, instance: ServiceInstance) -> tuple[Way, str]:
+    for endpoint in instance.endpoints:
+        transport = runtime.transports.get(endpoint.partition(":")[0])
+        if transport is not None:
+            return transport, endpoint
+    if runtime.inboxes is not None and not instance.endpoints:
+        return runtime.inboxes, runtime.inboxes.endpoint(instance.instance_id, "")
+    raise TransportUnavailable(
+        reason=f"this node has transports for {', '.join(runtime.transports) or 'nothing'}, "
+        f"it listens on {', '.join(instance.endpoints) or 'nothing'}",
+        endpoint=f"instance {instance.instance_id!r}",
+    )
+
+
 class Peers:
     """All peers of one node.
 
@@ -208,13 +213,14 @@ class Peers:
 
         Args:
             instance: Its record.
-            known: It is in the registry, which will tell when to forget it; otherwise nothing of it is kept.
+            known: It is in the registry, which will tell when to forget it; otherwise nothing of it is kept. Nor is
+                anything of one that another program wrote there without a lease, by which it could be told from others.
 
         Raises:
             TransportUnavailable: There is no way to it.
         """
         peer = Peer(self._runtime, instance, self._circuit_changed)
-        if not known:
+        if not known or not instance.lease:
             return peer
         name = (instance.service_name, instance.instance_id)
         before = self._by_name.get(name)

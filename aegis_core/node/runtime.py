@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 import trio
 
 from aegis_core import names
-from aegis_core.backend import Clock, Store, Transport
+from aegis_core.backend import Bus, Clock, Store, Transport
 from aegis_core.errors import StoreUnavailable
 from aegis_core.events import Event
 from aegis_core.models import Outcome, Ownership, Shown
@@ -28,9 +28,26 @@ if TYPE_CHECKING:
     from aegis_core.observe.instruments import Instruments
     from aegis_core.plugins import Plugins
 
-__all__ = ["Runtime"]
+__all__ = ["Runtime", "Way"]
 
 R = TypeVar("R")
+
+
+class Way(Protocol):
+    """How requests get to instances: the part of a `Transport` that sends."""
+
+    @property
+    def max_payload(self) -> int:
+        """Most bytes of a request or an answer."""
+        ...
+
+    def endpoint(self, instance_id: str, tag: str) -> str:
+        """The URL of *instance_id* with *tag*."""
+        ...
+
+    async def request(self, endpoint: str, payload: bytes, *, timeout: float) -> bytes:
+        """Send *payload* to *endpoint* and return the answer; see `Transport.request`."""
+        ...
 
 
 @attrs.define(eq=False, repr=False)
@@ -48,6 +65,9 @@ class Runtime(Shown):
         directory: The view of the store.
         reservations: What is about to be acquired.
         subscriptions: Readers of this node's events.
+        bus: Subjects, for routers; None where the backend has none.
+        open_messages: The store of messages that routers share; None where the backend has none.
+        inboxes: The way to instances that listen nowhere but at their inbox subject; None on nodes that are no routers.
         announce: Lets the tools of the backend's own kind see what is served; None where it has none.
         reconnects: How often the backend has made a lost connection anew.
         instruments: What is told of operations, calls and commits; None where nothing is.
@@ -68,6 +88,9 @@ class Runtime(Shown):
     announce: Callable[[Served], AbstractContextManager[None]] | None = None
     reconnects: Callable[[], int] = int
     instruments: Instruments | None = None
+    bus: Bus | None = None
+    open_messages: Callable[[], AbstractAsyncContextManager[Store]] | None = None
+    inboxes: Way | None = None
     subscriptions: Subscriptions = attrs.field(factory=Subscriptions)
     touched: list[Callable[[names.Key | None], None]] = attrs.field(factory=list)
 

@@ -88,6 +88,9 @@ OPERATIONS: Final[Mapping[str, Operation[Any, Any]]] = MappingProxyType(
                 action=resources.transfer,
             ),
             Operation(
+                name="message.status", request=requests.MessageStatus, reply=replies.MessageState, action=calls.status
+            ),
+            Operation(
                 name="resource.query", request=requests.Query, reply=replies.ResourcesFound, action=resources.query
             ),
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from aegis_core.models import Role
+from aegis_core.errors import InstanceNotFound
+from aegis_core.models import HeartbeatReply, Role
 from aegis_core.principals import Target
 from aegis_core.router import replies, requests
 from aegis_core.router.operation import Asked, admit
@@ -28,18 +29,20 @@ async def register(asked: Asked[requests.RegisterService]) -> replies.InstanceRe
         priority=request.priority,
         lease_id=request.lease_id,
     )
+    if request.lease_id is None and asked.principal is None:
+        await router.silence.heard(done.service_name, done.instance_id)
     summary = replies.InstanceSummary(
         service_name=done.service_name,
         instance_id=done.instance_id,
         role=done.role.value,
-        registered_at=done.registered_at,
+        registered_at=router.shown(done.registered_at),
         message=done.message,
     )
     return replies.InstanceRegistered(
         service_name=done.service_name,
         instance_id=done.instance_id,
         role=done.role.value,
-        registered_at=done.registered_at,
+        registered_at=router.shown(done.registered_at),
         message=done.message,
         data=summary,
         lease_id=done.lease_id,
@@ -58,23 +61,42 @@ async def unregister(asked: Asked[requests.UnregisterService]) -> replies.Instan
         request.service_name, request.instance_id, lease_id=request.lease_id
     )
     message = f"unregistered, {len(held)} resources are free"
+    await asked.router.silence.left(request.service_name, request.instance_id)
     return replies.InstanceUnregistered(message=message, released=held, trace_id=asked.trace_id)
 
 
 async def heartbeat(asked: Asked[requests.Heartbeat]) -> replies.HeartbeatTaken:
-    """Renew a lease."""
-    request = asked.request
+    """Renew a lease; one that is believed by its name alone, and was silent for a while, has a new one."""
+    request, silence = asked.request, asked.router.silence
     await admit(asked, "heartbeat", request.instance_id)
-    done = await asked.router.node.registry.heartbeat(
+    is_old = request.lease_id is None and asked.principal is None
+    done = await _renew(asked, is_old=is_old)
+    if is_old:
+        await silence.heard(request.service_name, request.instance_id)
+    at = asked.router.shown(done.updated_at)
+    return replies.HeartbeatTaken(
+        envelope=replies.HeartbeatEnvelope(message="renewed", timestamp=at),
+        data=replies.HeartbeatData(service_name=done.service_name, instance_id=done.instance_id, updated_at=at),
+    )
+
+
+async def _renew(asked: Asked[requests.Heartbeat], *, is_old: bool) -> HeartbeatReply:
+    request, silence = asked.request, asked.router.silence
+    try:
+        return await _beat(asked)
+    except InstanceNotFound as exc:
+        unknown = exc
+    if is_old and await silence.returned(request.service_name, request.instance_id):
+        return await _beat(asked)
+    raise unknown
+
+
+async def _beat(asked: Asked[requests.Heartbeat]) -> HeartbeatReply:
+    request = asked.request
+    return await asked.router.node.registry.heartbeat(
         request.service_name,
         request.instance_id,
         status=request.status,
         metadata=request.metadata,
         lease_id=request.lease_id,
-    )
-    return replies.HeartbeatTaken(
-        envelope=replies.HeartbeatEnvelope(message="renewed", timestamp=done.updated_at),
-        data=replies.HeartbeatData(
-            service_name=done.service_name, instance_id=done.instance_id, updated_at=done.updated_at
-        ),
     )

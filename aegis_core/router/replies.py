@@ -14,6 +14,7 @@ import attrs
 from aegis_core.models import BatchResult, Failure, ResourceMetadata, Value
 
 __all__ = [
+    "Acknowledgement",
     "BulkFailure",
     "BulkRegistered",
     "BulkReleased",
@@ -126,6 +127,29 @@ class Routed(Value):
     message_id: str | None
     duration_ms: float
     timestamp: datetime
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Acknowledgement(Value):
+    """What is told on ``ipc.ack.{message_id}`` when a call with ``require_ack`` has ended.
+
+    Args:
+        message_id: Of the call.
+        service_name: Which service was called.
+        instance_id: Who answered; "" where nobody did.
+        status: ``success`` or ``failure``.
+        error_message: Why it failed, or nil.
+        processing_time_ms: As the router saw it.
+        trace_id: Of the call.
+    """
+
+    message_id: str
+    service_name: str
+    instance_id: str
+    status: str
+    error_message: str | None
+    processing_time_ms: float
+    trace_id: str
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -160,20 +160,20 @@ async def query(asked: Asked[requests.Query]) -> replies.ResourcesFound:
         offset=request.offset,
     )
     return replies.ResourcesFound(
-        resources=tuple(_shown(found, request) for found in page.resources),
+        resources=tuple(_shown(asked, found) for found in page.resources),
         total_count=page.total_count,
         has_more=page.has_more,
         trace_id=asked.trace_id,
     )
 
 
-def _shown(resource: Resource, request: requests.Query) -> replies.OwnedResource:
+def _shown(asked: Asked[requests.Query], resource: Resource) -> replies.OwnedResource:
     return replies.OwnedResource(
         resource_id=resource.resource_id,
         owner_instance_id=resource.owner_instance_id,
         service_name=resource.service_name,
-        registered_at=resource.registered_at,
-        metadata=resource.metadata if request.include_metadata else None,
+        registered_at=asked.router.shown(resource.registered_at),
+        metadata=resource.metadata if asked.request.include_metadata else None,
         is_healthy=resource.is_healthy,
         epoch=resource.epoch,
     )

@@ -151,12 +151,13 @@ async def test_second_signal_ends_it_at_once(capsys: pytest.CaptureFixture[str])
             statuses.append(await serve(http="127.0.0.1:0", backend="memory://"))
             ended.set()
 
-        url = ""
+        said = url = ""
         with trio.fail_after(PATIENCE):
             while not url:
                 await trio.sleep(0.01)
-                url = capsys.readouterr().out.removeprefix("serving ").strip()
-        host, _, port = url.removeprefix("http://").rpartition(":")
+                said += capsys.readouterr().out
+                url = said.partition("serving http://")[2].strip()
+        host, _, port = url.rpartition(":")
         async with await trio.open_tcp_stream(host, int(port)) as stream:
             await stream.send_all(b"POST /api/v1/store/commit HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
             await trio.sleep(0.05)

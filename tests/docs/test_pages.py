@@ -55,10 +55,12 @@ def programs(page: Path) -> list[Program]:
 
 RUN_ON_NATS = DOCS / "how-to" / "run-on-nats.md"
 """Its programs need a server and each other: see `tests.docs.test_run_on_nats`."""
+OTHER_LANGUAGES = DOCS / "how-to" / "use-from-other-languages.md"
+"""Its program needs a server and a router: see `tests.docs.test_use_from_other_languages`."""
 PAGES = [
     page
     for page in sorted(DOCS.rglob("*.md"))
-    if "```python\n" in page.read_text(encoding="utf-8") and page != RUN_ON_NATS
+    if "```python\n" in page.read_text(encoding="utf-8") and page not in (RUN_ON_NATS, OTHER_LANGUAGES)
 ]
 
 

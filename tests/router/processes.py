@@ -37,13 +37,13 @@ class RouterProcess:
             self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         assert self._process.stdout is not None
-        said = b""
+        said, awaited = b"", b"serving http" if "--http" in self._command else b"serving ipc"
         with trio.fail_after(PATIENCE):
-            while not said.endswith(b"\n"):
+            while not said.endswith(b"\n") or awaited not in said:
                 part = await self._process.stdout.receive_some()
                 assert part, f"it ended with status {await self._process.wait()}"
                 said += part
-        self.url = said.decode().removeprefix("serving ").strip()
+        self.url = said.decode().split()[-1]
 
     async def kill(self) -> None:
         """As ``kill -9`` does it."""

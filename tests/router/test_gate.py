@@ -103,7 +103,7 @@ async def test_registrations_are_shown_to_the_routers_plug_ins(autojump_clock: M
             wanted.append(transaction)
             return await trio.sleep_forever()  # type: ignore[return-value]
 
-        node.runtime.store.commit = record  # type: ignore[method-assign]
+        node.committer._commit_once = record
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon

@@ -1,29 +1,41 @@
-"""The page of metrics of a router, fetched over a real connection as Prometheus does."""
+"""The page of metrics, fetched over a real connection as Prometheus does."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in its place
-import pytest
+import trio
 
+from aegis_backends.http.app import RouterApp, serve_router
+from aegis_backends.http.routing import Request, Response
 from aegis_core import Service, open_node
-from aegis_core.observe.metrics import CONTENT_TYPE
+from aegis_core.observe.metrics import CONTENT_TYPE, exposition
+from aegis_core.router.gate import Gate
 from tests.observe.scraping import parse
-from tests.router.processes import PATIENCE, open_router
 
 
-async def test_page_of_metrics_is_fetched_from_a_router(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes over the socket is what the official parser reads, and tells who lives."""
-    monkeypatch.setenv("AEGIS_METRICS_ENABLED", "true")
-    async with (
-        open_router("--backend", "memory://", "--http", "127.0.0.1:0") as router,
-        open_node(router.url) as node,
-        node.serve(Service("account-service"), instance_id="a") as a,
-        httpx.AsyncClient(base_url=router.url, timeout=PATIENCE) as client,
-    ):
-        await a.claim("r:1")
-        found = await client.get("/metrics")
+async def test_page_of_metrics_is_fetched_from_a_router() -> None:
+    """What comes over the socket is what the official parser reads, and names what lives."""
+    async with open_node("memory://", config={"metrics": {"enabled": True}}) as node:
+
+        async def metrics(_request: Request) -> Response:
+            return Response(body=await exposition(node), content_type=CONTENT_TYPE.encode())
+
+        app = RouterApp(node.runtime.store, Gate(node).commit)
+        app.add_route("GET", "/metrics", metrics)
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with (
+            trio.open_nursery() as nursery,
+            node.serve(Service("account-service")),
+            httpx.AsyncClient() as client,
+        ):
+            await nursery.start(partial(serve_router, app, listeners))
+            port = listeners[0].socket.getsockname()[1]
+            found = await client.get(f"http://127.0.0.1:{port}/metrics")
+            nursery.cancel_scope.cancel()
     assert found.status_code == 200
     assert found.headers["content-type"] == CONTENT_TYPE
     page = parse(found.text)
     assert page.value("ipc_instances", service_name="account-service", health="ONLINE") == 1
-    assert page.value("ipc_resources_per_instance", service_name="account-service", instance_id="a") == 1
+    assert page.value("ipc_registrations_total", service_name="account-service", status="success") == 1

@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 import trio
 
+from aegis_backends.nats.bus import NatsBus
 from aegis_backends.nats.connection import open_connection
 from aegis_backends.nats.errors import PermissionDenied
 from aegis_backends.nats.opening import open_nats, read_address
 from aegis_core import Call, Claim, Role, Service, open_node
 from aegis_core.config import parse_backend
 from aegis_core.errors import ConfigError
+from aegis_core.router.router import open_router
+from aegis_core.router.wire import serve_subjects
 from tests.backends.nats.processes import ServerProcess, running
+from tests.router.wired import Client, OldInstance
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "nats-in-production.md"
 
@@ -24,7 +28,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "nats-in-production.md"
 def documented() -> str:
     """The configuration that the page shows, with passwords."""
     (found,) = re.findall(r"(?ms)^```text\n# permissions\.conf\n(.*?)^```$", PAGE.read_text(encoding="utf-8"))
-    return found.replace("$ADMIN_PASSWORD", "secret").replace("$APP_PASSWORD", "secret")
+    return re.sub(r"\$[A-Z]+_PASSWORD", "secret", found)
 
 
 @pytest.fixture
@@ -82,6 +86,41 @@ async def test_documented_permissions_are_enough_for_a_node(server: ServerProces
     violations = re.findall(r"\w+ Violation.*", log)
     assert len(violations) == 1, violations
     assert "STREAM.CREATE" in violations[0]
+
+
+async def test_documented_permissions_are_enough_for_a_router_and_its_clients(server: ServerProcess) -> None:
+    """Registering, claiming, serving, calling, events; nothing is refused."""
+    async with open_nats(parse_backend(url(server, "admin"))):
+        pass
+    settings = read_address(parse_backend(url(server, "client")))
+    heard: list[str] = []
+    with trio.fail_after(30):
+        async with (
+            open_node(url(server, "router")) as node,
+            open_router(node) as router,
+            open_connection(settings.servers, settings.options) as connection,
+        ):
+            bus = NatsBus(connection)
+            assert router.bus is not None
+            client, old = Client(bus, "_INBOX_client"), OldInstance(bus, "thin", by_reply=True)
+            async with (
+                serve_subjects(router, router.bus),
+                bus.subscribe("ipc.events.>", lambda message: heard.append(message.subject)),
+                bus.subscribe("ipc.ack.>", lambda message: heard.append(message.subject)),
+                old.listen(),
+            ):
+                who = {"service_name": "rooms", "instance_id": "thin", "lease_id": "secret"}
+                assert (await client.ask("service.register", **who))["success"]
+                assert (await client.ask("resource.register", **who, resource_ids=["lobby"]))["success"]
+                call = {"service_name": "rooms", "method": "enter", "resource_id": "lobby", "message_id": "m"}
+                for _ in range(2):
+                    assert (await client.ask("route.request", **call, require_ack=True))["instance_id"] == "thin"
+                assert (await client.ask("message.status", message_id="m"))["state"] == "acknowledged"
+                old.by_reply = False
+                assert (await client.ask("route.request", **{**call, "message_id": "n"}))["success"]
+                assert (await client.ask("service.unregister", **who))["released"] == ["lobby"]
+    assert {"ipc.events.resource_registered.rooms", "ipc.ack.m"} <= set(heard)
+    assert "Violation" not in (server.folder / "log").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
