@@ -69,8 +69,8 @@ __all__ = ["Server"]
 _log = logging.getLogger("aegis.server")
 
 _MOST_IDLE: Final = 64
-_STEPS: Final = 128.0
-_COARSE_FROM: Final = 1.0
+_SLACK: Final = 1 / 128
+_SLACK_FROM: Final = 1.0
 
 
 @attrs.define(eq=False, repr=False)
@@ -480,15 +480,15 @@ class _Worker:
         self.run_until(job)
 
     def run_until(self, job: _Job) -> None:
-        """Cancel *job* at its deadline; up to 1/128 s later, when that is less than 1 % of its time.
+        """Cancel *job* at its deadline; later by up to 1/128 of its time, when that is more than a second.
 
-        Moving the deadline of a scope costs as much as encoding an answer. In steps, most jobs find it where it is.
+        Moving the deadline of a scope costs as much as reading a request. By as much at once, most jobs find it where it is.
         """
         deadline = job.deadline
-        if _COARSE_FROM < deadline - job.received < math.inf:
-            deadline = math.ceil(deadline * _STEPS) / _STEPS
-        if deadline != self._deadline:
-            self._deadline = self.scope.deadline = deadline
+        left = deadline - job.received
+        slack = left * _SLACK if _SLACK_FROM < left < math.inf else 0.0
+        if not deadline <= self._deadline <= deadline + slack:
+            self._deadline = self.scope.deadline = deadline + slack
 
     async def run(self) -> None:
         """Work until the scope is used up or nobody needs this worker."""
@@ -511,8 +511,8 @@ class _Worker:
                         server.finish(job, answer)
                         self.job = None
                         if jobs:
-                            if scope.cancel_called:
-                                return
+                            if job.claim is not None and scope.cancel_called:
+                                return  # with the claim, which took all handlers along
                             self.run_until(jobs[0])
                     # What the handler set in its context is not for the next one.
                     task.context = server.context.copy()

@@ -263,7 +263,7 @@ async def test_handler_is_cancelled_at_its_deadline(autojump_clock: MockClock) -
             assert caught.value.outcome is Outcome.MAYBE_EXECUTED
             assert trio.current_time() - start == pytest.approx(timeout, rel=0.01)
             assert deadlines[-1][0] == pytest.approx(start + timeout)
-            assert deadlines[-1][0] <= deadlines[-1][1] <= start + timeout + 1 / 128
+            assert deadlines[-1][0] <= deadlines[-1][1] <= start + timeout * (1 + 1 / 128)
 
 
 async def test_handler_may_finish_what_it_began_when_its_time_is_over(autojump_clock: MockClock) -> None:

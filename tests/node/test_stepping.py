@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from aegis_core import codec
 from aegis_core.envelopes import RequestEnvelope
 from aegis_core.errors import AegisError, CallTimeout, NoInstance, RemoteError
-from aegis_core.models import Outcome
+from aegis_core.models import EndReason, Outcome
 from aegis_core.node.call import Call, current_call
 from aegis_core.node.service import Service
 from aegis_core.node.stepping import Begun, take_step
@@ -44,9 +44,12 @@ class Asked:
             return exc
 
 
-def ask_together(it: Served, *methods: str, timeout: float = 5.0) -> list[Asked]:
+def ask_together(it: Served, *methods: str, timeout: float = 5.0, resource_id: str | None = None) -> list[Asked]:
     """Let the server receive one request for each of *methods* in this step."""
-    requests = [RequestEnvelope(method, {}, service_name="noting", timeout=timeout) for method in methods]
+    requests = [
+        RequestEnvelope(method, {}, service_name="noting", resource_id=resource_id, timeout=timeout)
+        for method in methods
+    ]
     asked = [Asked(codec.encode_request(request)) for request in requests]
     for each in asked:
         it.server.receive(each)
@@ -160,11 +163,25 @@ async def test_who_waits_is_cancelled_at_its_own_deadline(autojump_clock: MockCl
         assert patient.result == "slow"
 
 
-async def test_worker_whose_time_ran_out_leaves_the_rest_to_another(autojump_clock: MockClock) -> None:
+async def test_time_that_ran_out_is_not_the_next_ones(autojump_clock: MockClock) -> None:
     """A handler that blocks past its deadline without waiting for anything has its answer; the next are not cancelled."""
     seen = Seen()
     async with served(noting(seen, lambda: autojump_clock.jump(2.0))) as it:
         asked = [*ask_together(it, "odd", timeout=1.0), *ask_together(it, "slow", "quick", timeout=60.0)]
+        await trio.sleep(5)
+        assert [each.result for each in asked] == ["odd", "slow", "quick"]
+
+
+async def test_interrupted_claim_takes_along_only_what_runs_under_it(autojump_clock: MockClock) -> None:
+    """What came together with its calls is done by another worker."""
+    seen = Seen()
+
+    def interrupt() -> None:
+        it.instance.claims_table["thing"].interrupt(EndReason.EXPIRED)
+
+    async with served(noting(seen, interrupt)) as it:
+        await it.instance.claim("thing")
+        asked = [*ask_together(it, "odd", resource_id="thing"), *ask_together(it, "slow", "quick")]
         await trio.sleep(5)
         assert [each.result for each in asked] == ["odd", "slow", "quick"]
     assert seen.tasks[0] is not seen.tasks[1]
