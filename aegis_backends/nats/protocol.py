@@ -308,13 +308,26 @@ class Parser:
         """
         if self._error is not None:
             raise self._error
-        is_server = self._peer is Peer.SERVER
-        limits = self._limits
+        is_server, limits = self._peer is Peer.SERVER, self._limits
         longest, largest = limits.line + 2, limits.total
         found: re.Match[bytes] | None
         while (pos := self._pos) < len(self._data):
             data = self._data
-            if is_server and ((found := _MSG(data, pos)) or (found := _HMSG(data, pos))):
+            if is_server and (found := _MSG(data, pos)):
+                start = found.end()
+                subject, sid, reply, _, total = found.groups()
+                end = start + int(total)
+                if data[end : end + 2] == b"\r\n" and start - pos <= longest and end - start <= largest:
+                    # Almost all messages, in three quarters of the time that what follows takes.
+                    self._pos = end + 2
+                    yield Message(
+                        subject.decode("utf-8", _ESCAPED),
+                        int(sid),
+                        reply.decode("utf-8", _ESCAPED) if reply else "",
+                        data[start:end],
+                    )
+                    continue
+            elif is_server and (found := _HMSG(data, pos)):
                 start = found.end()
             else:
                 try:
