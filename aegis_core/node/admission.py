@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aegis_core.node.service import Service
     from aegis_core.principals import Principal
 
-__all__ = ["Admission", "ServedInstance", "may_serve"]
+__all__ = ["Admission", "ServedInstance"]
 
 
 class ServedInstance(Protocol):
@@ -63,11 +63,6 @@ class ServedInstance(Protocol):
         ...
 
 
-def may_serve(claim: Claim, epoch: int) -> bool:
-    """Whether *claim* covers a request that shows *epoch* (0: none), once the claim is ready."""
-    return (not epoch or epoch == claim.epoch) and not claim.leaving and claim.held
-
-
 class Admission:
     """Finds the claim under which a request is served, waiting and activating as needed.
 
@@ -96,7 +91,7 @@ class Admission:
         synced = activated = False
         while True:
             claim = self._instance.claims_table.get(resource_id)
-            if claim is not None and may_serve(claim, request.epoch):
+            if claim is not None and claim.serves(request.epoch):
                 if claim.is_ready:
                     return claim
                 await claim.wait_ready()

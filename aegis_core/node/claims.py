@@ -232,6 +232,16 @@ class Claim:
         """Whether the current task is a handler that runs under the claim."""
         return trio.lowlevel.current_task() in self._scopes.values()
 
+    def serves(self, epoch: int) -> bool:
+        """Whether a request that shows *epoch* (0: none) may be served under it now, once it is ready."""
+        return (
+            (not epoch or epoch == self._record.epoch)
+            and not self._is_leaving
+            and not self._relinquished
+            and self._ended is None
+            and self._lease.believed_at(self._clock.now())
+        )
+
     def enter(self, scope: trio.CancelScope) -> None:
         """Let a handler of the current task run under the claim: its *scope* is cancelled when the claim ends."""
         self._scopes[scope] = trio.lowlevel.current_task()

@@ -51,7 +51,7 @@ from aegis_core.errors import (
     Unavailable,
 )
 from aegis_core.models import Outcome, ServiceInstance, Shown
-from aegis_core.node.admission import Admission, ServedInstance, may_serve
+from aegis_core.node.admission import Admission, ServedInstance
 from aegis_core.node.call import Call, current_call
 from aegis_core.node.idempotency import AnswerCache, Attempt, Key
 from aegis_core.node.service import RESERVED, Method
@@ -231,7 +231,7 @@ class Server:
         claim: Claim | None = None
         if resource_id is not None:
             claim = self._instance.claims_table.get(resource_id)
-            if claim is None or not claim.is_ready or not may_serve(claim, request.epoch):
+            if claim is None or not claim.is_ready or not claim.serves(request.epoch):
                 return self._begin_slowly(job, scope)
         elif self._instance.draining:
             raise self._draining()
