@@ -167,8 +167,11 @@ def fetch_axe(session: nox.Session) -> Path:
 
 @nox.session
 def dashboard(session: nox.Session) -> None:
-    """The dashboard in the system's Chromium, against real routers."""
-    install_wheel(session, "cli", "http", "test", group="dashboard")
+    """The dashboard in the system's Chromium, against real routers; ``-- --picture`` draws the one of the documentation."""
+    install_wheel(session, "cli", "http", "metrics", "nats", "test", group="dashboard")
+    if session.posargs == ["--picture"]:
+        session.run("python", "-m", "tests.dashboard.picture", "docs/pictures/dashboard.png")
+        return
     session.env["AEGIS_AXE"] = str(fetch_axe(session))
     run_pytest(session, tests="tests/dashboard")
 

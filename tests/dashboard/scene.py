@@ -101,6 +101,10 @@ class Scene:
         instance: Instance = self.run(self._nursery.start, partial(_live, serving, claims, waits_for))
         return instance
 
+    def spawn(self, work: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Have *work* done in the background."""
+        self.run(_spawn, self._nursery, work, args)
+
     def start_mortal(self, instance_id: str, ttl: float) -> Mortal:
         """Start a process whose instance stands by for its service's role."""
         self.mortals.append(self.run(self._start_mortal, instance_id, ttl))
@@ -124,6 +128,10 @@ class Scene:
     def start_router(self) -> None:
         """Start one again where it was."""
         self.run(self.router.start)
+
+
+async def _spawn(nursery: trio.Nursery, work: Callable[..., Awaitable[object]], args: tuple[object, ...]) -> None:
+    nursery.start_soon(work, *args)
 
 
 async def _live(

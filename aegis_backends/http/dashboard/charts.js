@@ -5,7 +5,7 @@ import { beforeFrame, make, write } from "./elements.js";
 const SVG = "http://www.w3.org/2000/svg";
 const SPAN = 5 * 60_000;
 const HEIGHT = 132;
-const LEFT = 44;
+const LEFT = 54;
 const BOTTOM = 18;
 const TOP = 8;
 const RIGHT = 8;

@@ -7,6 +7,7 @@ import { ago, moment } from "./words.js";
 
 const MOST_TARGETS = 100;
 const FEW_TARGETS = 8;
+const MOST_IN_SIGHT = 6;
 const TOAST = 6000;
 
 /** A `<dialog>` whose form does something, says why it could not, and closes when it could. */
@@ -149,6 +150,8 @@ export class TransferDialog {
     byId("transfer-reason").value = "";
     write(byId("transfer-resource"), resource_id);
     write(byId("transfer-owner"), owner_instance_id);
+    // At least two, because with one it would be a menu.
+    this.#select.size = Math.max(2, Math.min(MOST_IN_SIGHT, this.#targets.length));
     this.#list();
     this.#dialog.open(() => this.#move(resource), many ? this.#filter : this.#select);
     if (this.#targets.length === 0) this.#dialog.fail(`${service_name} has no other instance that is online.`);

@@ -3,7 +3,7 @@
 import { Pager, Rows, beforeFrame, byId, make, write } from "./elements.js";
 import { ago, moment } from "./words.js";
 
-const PAGE = 8;
+const PAGE = 10;
 
 export class Instances {
   #state;

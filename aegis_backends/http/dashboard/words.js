@@ -21,7 +21,9 @@ export function ago(at) {
 export const plural = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 
 const lower = (word) => (word ? String(word).toLowerCase() : "unknown");
-const because = (event) => (event.reason ? ` (${String(event.reason).replaceAll("_", " ").toLowerCase()})` : "");
+// Reasons that go without saying.
+const PLAIN = new Set(["", "claimed", "released", "transferred"]);
+const because = ({ reason }) => (PLAIN.has(reason ?? "") ? "" : ` (${String(reason).replaceAll("_", " ").toLowerCase()})`);
 const freed = (event) => {
   const ids = event.released ?? [];
   return ids.length === 0 ? "" : `; ${plural(ids.length, "resource")} became free`;
@@ -50,7 +52,7 @@ const SENTENCES = {
   resource_released: ["plain", (e, times) => [things(e, times), times === 1 ? " is free" : " are free", because(e)]],
   resource_expired: ["plain", (e, times) => [things(e, times), times === 1 ? " reached its time to live" : " reached their time to live"]],
   resource_transferred: [
-    "good",
+    "plain",
     (e, times) => [things(e, times), " moved from ", { id: e.old || "?" }, " to ", { id: e.instance_id }, because(e)],
   ],
   bulk_progress: ["plain", (e) => [`${e.operation}: ${plural(e.done, "done", "done")}, ${e.failed} failed, of ${e.total}`]],
