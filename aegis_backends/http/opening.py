@@ -31,7 +31,7 @@ from aegis_backends.http.transport import HttpTransport
 from aegis_core.backend import Backend, BackendAddress
 from aegis_core.errors import ConfigError
 
-__all__ = ["HttpOptions", "open_http", "read_host_and_port", "read_options", "shown_host"]
+__all__ = ["HttpOptions", "open_http", "read_host_and_port", "read_options", "read_secret", "shown_host"]
 
 _log = logging.getLogger("aegis.http")
 
@@ -160,14 +160,21 @@ def read_host_and_port(text: str, *, source: str, key: str) -> tuple[str, int]:
 
 def _secret(address: BackendAddress, name: str) -> str:
     path = address.parameters.get(name)
-    if path is None:
-        return ""
+    return "" if path is None else read_secret(Path(path), source="backend URL", key=name)
+
+
+def read_secret(path: Path, *, source: str, key: str) -> str:
+    """The one word in the file at *path*.
+
+    Raises:
+        ConfigError: It cannot be read, or there is something else in it; shows nothing of it.
+    """
     try:
-        secret = Path(path).read_text(encoding="ascii").strip()
+        secret = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as exc:
-        raise ConfigError(source="backend URL", key=name, problem=f"it cannot be read: {exc}") from exc
+        raise ConfigError(source=source, key=key, problem=f"it cannot be read: {exc}") from exc
     if not secret or any(char.isspace() for char in secret):
-        raise ConfigError(source="backend URL", key=name, problem="expected one word in the file")
+        raise ConfigError(source=source, key=key, problem="expected one word in the file")
     return secret
 
 

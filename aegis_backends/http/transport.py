@@ -39,7 +39,7 @@ from aegis_backends.http.wire import INSTANCES
 from aegis_core.backend import Inbound, TransportUnavailable
 from aegis_core.models import Outcome
 
-__all__ = ["HttpTransport"]
+__all__ = ["HttpCaller", "HttpTransport"]
 
 _log = logging.getLogger("aegis.http")
 
@@ -181,38 +181,19 @@ class _Line:
         waiting.finish()
 
 
-class HttpTransport:
-    """See `aegis_core.backend.Transport`. `run` serves this node's own instances.
+class HttpCaller:
+    """Calls instances that listen on ``http`` or ``https``. `run` watches the time of calls.
 
     Args:
-        listener: Where instances of this node are served.
         nursery: Where lines run.
-        base: The URL under which others reach *listener*, e.g. ``http://node:40123``.
-        token: The bearer token of calls, shown and asked for; "" for none.
-        server_tls: How instances of this node are served, for a *base* of ``https``.
-        client_tls: How others are called by ``https``.
-        limits: What callers may make the server do.
+        token: The bearer token of calls; "" for none.
+        tls: How instances are called by ``https``.
     """
 
-    def __init__(
-        self,
-        listener: trio.SocketListener,
-        nursery: trio.Nursery,
-        *,
-        base: str,
-        token: str = "",
-        server_tls: ssl.SSLContext | None = None,
-        client_tls: ssl.SSLContext | None = None,
-        limits: Limits | None = None,
-    ) -> None:
-        self._base = base
-        self._scheme = urlsplit(base).scheme
-        self._listener = listener
+    def __init__(self, nursery: trio.Nursery, *, token: str = "", tls: ssl.SSLContext | None = None) -> None:
         self._nursery = nursery
         self._token = token
-        self._client_tls = client_tls
-        self._calls = CallServer(token)
-        self._server = HttpServer(self._calls, limits=limits, tls=server_tls)
+        self._client_tls = tls
         self._alarm = Alarm(trio.sleep_until, self._ring)
         self._lines: dict[str, _Line] = {}
         self._endpoints: dict[str, tuple[str, bytes]] = {}
@@ -221,43 +202,17 @@ class HttpTransport:
         self._under_way = 0
 
     def __repr__(self) -> str:
-        return f"<HttpTransport {self._base}: {self._calls!r}, {len(self._lines)} lines>"
+        return f"<{type(self).__name__}: {len(self._lines)} lines>"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve, and watch the time of calls, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._alarm.run)
-            await nursery.start(self._server.serve, [self._listener])
-            task_status.started()
-
-    @property
-    def scheme(self) -> str:
-        """``"http"`` or ``"https"``."""
-        return self._scheme
+        """Watch the time of calls until cancelled."""
+        task_status.started()
+        await self._alarm.run()
 
     @property
     def max_payload(self) -> int:
         """`aegis_backends.http.calls.MAX_PAYLOAD`."""
         return MAX_PAYLOAD
-
-    @property
-    def server(self) -> HttpServer:
-        """What serves the instances of this node."""
-        return self._server
-
-    def endpoint(self, instance_id: str, tag: str) -> str:
-        """The URL of an instance *of this node*: another's address is known from its record alone."""
-        return f"{self._base}{INSTANCES}/{quote(instance_id, safe='')}/{quote(tag, safe='')}"
-
-    @asynccontextmanager
-    async def listen(self, instance_id: str, tag: str, receive: Callable[[Inbound], None]) -> AsyncIterator[str]:
-        """Serve an instance of this node while the block runs.
-
-        Raises:
-            ValueError: Somebody listens there already.
-        """
-        async with self._calls.listen(f"{instance_id}/{tag}".encode(), receive):
-            yield self.endpoint(instance_id, tag)
 
     async def request(self, endpoint: str, payload: bytes, *, timeout: float) -> bytes:
         """Send *payload* to *endpoint* and wait for its answer.
@@ -333,6 +288,72 @@ class HttpTransport:
                 waiting.timed_out = True
                 waiting.finish()
         return deadlines[0][0] if deadlines else math.inf
+
+
+class HttpTransport(HttpCaller):
+    """See `aegis_core.backend.Transport`. `run` serves this node's own instances.
+
+    Args:
+        listener: Where instances of this node are served.
+        nursery: Where lines run.
+        base: The URL under which others reach *listener*, e.g. ``http://node:40123``.
+        token: The bearer token of calls, shown and asked for; "" for none.
+        server_tls: How instances of this node are served, for a *base* of ``https``.
+        client_tls: How others are called by ``https``.
+        limits: What callers may make the server do.
+    """
+
+    def __init__(
+        self,
+        listener: trio.SocketListener,
+        nursery: trio.Nursery,
+        *,
+        base: str,
+        token: str = "",
+        server_tls: ssl.SSLContext | None = None,
+        client_tls: ssl.SSLContext | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        super().__init__(nursery, token=token, tls=client_tls)
+        self._base = base
+        self._scheme = urlsplit(base).scheme
+        self._listener = listener
+        self._calls = CallServer(token)
+        self._server = HttpServer(self._calls, limits=limits, tls=server_tls)
+
+    def __repr__(self) -> str:
+        return f"<HttpTransport {self._base}: {self._calls!r}, {len(self._lines)} lines>"
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve, and watch the time of calls, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(super().run)
+            await nursery.start(self._server.serve, [self._listener])
+            task_status.started()
+
+    @property
+    def scheme(self) -> str:
+        """``"http"`` or ``"https"``."""
+        return self._scheme
+
+    @property
+    def server(self) -> HttpServer:
+        """What serves the instances of this node."""
+        return self._server
+
+    def endpoint(self, instance_id: str, tag: str) -> str:
+        """The URL of an instance *of this node*: another's address is known from its record alone."""
+        return f"{self._base}{INSTANCES}/{quote(instance_id, safe='')}/{quote(tag, safe='')}"
+
+    @asynccontextmanager
+    async def listen(self, instance_id: str, tag: str, receive: Callable[[Inbound], None]) -> AsyncIterator[str]:
+        """Serve an instance of this node while the block runs.
+
+        Raises:
+            ValueError: Somebody listens there already.
+        """
+        async with self._calls.listen(f"{instance_id}/{tag}".encode(), receive):
+            yield self.endpoint(instance_id, tag)
 
 
 def _is_waiting(waiting: _Waiting) -> bool:

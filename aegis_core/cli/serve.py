@@ -15,6 +15,7 @@ import trio
 from aegis_core.backend import Store, Transaction
 from aegis_core.errors import ConfigError
 from aegis_core.node.node import Node, open_node
+from aegis_core.node.runtime import Way
 from aegis_core.principals import Principal
 from aegis_core.router.gate import Gate
 from aegis_core.router.management import Management
@@ -51,6 +52,10 @@ class _ServeHttp(Protocol):
         certificate: Path | None,
         key: Path | None,
         rate: float,
+        call_token: Path | None,
+        ca: Path | None,
+        nursery: trio.Nursery,
+        reach: Callable[[str, Way], None],
         stop: trio.Event,
         tell: Callable[[str], None],
     ) -> None: ...
@@ -64,6 +69,8 @@ async def serve(
     certificate: Path | None = None,
     key: Path | None = None,
     rate: float = math.inf,
+    call_token: Path | None = None,
+    ca: Path | None = None,
 ) -> int:
     """Offer the registry of a backend to programs elsewhere: over HTTP, and on the subjects ipc.* of the backend.
 
@@ -83,6 +90,8 @@ async def serve(
         certificate: Serve by TLS with the certificate in this file.
         key: The certificate's key, if it is in another file.
         rate: Requests per second that one client address may make, on the average of ten seconds.
+        call_token: A file with the token that nodes on HTTP ask of who calls their instances (their `call_token_file`).
+        ca: A file of certificates to trust where these instances are called by TLS; the system's if left out.
     """
     serve_http = None if http is None else _load_http()
     stop = trio.Event()
@@ -117,6 +126,10 @@ async def serve(
                                 certificate=certificate,
                                 key=key,
                                 rate=rate,
+                                call_token=call_token,
+                                ca=ca,
+                                nursery=nursery,
+                                reach=node.runtime.callers.__setitem__,
                                 stop=stop,
                                 tell=lambda url: print(f"serving {url}", flush=True),
                             )

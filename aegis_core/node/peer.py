@@ -159,13 +159,14 @@ class Peer:
 
 def _way(runtime: Runtime, instance: ServiceInstance) -> tuple[Way, str]:
     for endpoint in instance.endpoints:
-        transport = runtime.transports.get(endpoint.partition(":")[0])
-        if transport is not None:
-            return transport, endpoint
+        scheme = endpoint.partition(":")[0]
+        way = runtime.transports.get(scheme) or runtime.callers.get(scheme)
+        if way is not None:
+            return way, endpoint
     if runtime.inboxes is not None and not instance.endpoints:
         return runtime.inboxes, runtime.inboxes.endpoint(instance.instance_id, "")
     raise TransportUnavailable(
-        reason=f"this node has transports for {', '.join(runtime.transports) or 'nothing'}, "
+        reason=f"this node has transports for {', '.join([*runtime.transports, *runtime.callers]) or 'nothing'}, "
         f"it listens on {', '.join(instance.endpoints) or 'nothing'}",
         endpoint=f"instance {instance.instance_id!r}",
     )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aegis_core.observe.instruments import Instruments
     from aegis_core.plugins import Plugins
 
-__all__ = ["Runtime", "Way"]
+__all__ = ["InboxWay", "Runtime", "Way"]
 
 R = TypeVar("R")
 
@@ -41,12 +41,16 @@ class Way(Protocol):
         """Most bytes of a request or an answer."""
         ...
 
-    def endpoint(self, instance_id: str, tag: str) -> str:
-        """The URL of *instance_id* with *tag*."""
-        ...
-
     async def request(self, endpoint: str, payload: bytes, *, timeout: float) -> bytes:
         """Send *payload* to *endpoint* and return the answer; see `Transport.request`."""
+        ...
+
+
+class InboxWay(Way, Protocol):
+    """A way to instances that have no endpoint in their record, at the subjects of old."""
+
+    def endpoint(self, instance_id: str, tag: str) -> str:
+        """The URL of *instance_id* with *tag*."""
         ...
 
 
@@ -62,6 +66,7 @@ class Runtime(Shown):
         nursery: Where the node's background tasks run.
         store: Where decisions are committed.
         transports: By URL scheme.
+        callers: By URL scheme: ways to instances that listen on none of *transports*, as a router has them.
         directory: The view of the store.
         reservations: What is about to be acquired.
         subscriptions: Readers of this node's events.
@@ -90,7 +95,8 @@ class Runtime(Shown):
     instruments: Instruments | None = None
     bus: Bus | None = None
     open_messages: Callable[[], AbstractAsyncContextManager[Store]] | None = None
-    inboxes: Way | None = None
+    inboxes: InboxWay | None = None
+    callers: dict[str, Way] = attrs.field(factory=dict)
     subscriptions: Subscriptions = attrs.field(factory=Subscriptions)
     touched: list[Callable[[names.Key | None], None]] = attrs.field(factory=list)
 

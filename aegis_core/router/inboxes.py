@@ -34,7 +34,7 @@ class _Waiting:
 
 
 class Inboxes:
-    """The way to instances by their inbox subjects; see `aegis_core.node.runtime.Way`. Made by `open_inboxes`.
+    """The way to instances by their inbox subjects; see `aegis_core.node.runtime.InboxWay`. Made by `open_inboxes`.
 
     Args:
         bus: Where they listen.

@@ -12,6 +12,7 @@ import trustme
 
 from aegis_backends.http.serving import read_tokens
 from aegis_backends.memory import MemoryCluster
+from aegis_core import Call, Claim
 from aegis_core.cli.serve import serve
 from aegis_core.errors import ConfigError, Forbidden, StoreUnavailable
 from aegis_core.hookspecs import Principal
@@ -88,6 +89,39 @@ async def test_metrics_are_told_where_they_are_counted(monkeypatch: pytest.Monke
         assert "# TYPE ipc_calls_total counter" in answer.text
 
 
+async def test_router_reaches_instances_that_listen_on_http(tmp_path: Path) -> None:
+    """With the token that they ask for: it calls them for others, and has them hand over."""
+    (tmp_path / "token").write_text("c-secret")
+    rooms = Service("rooms", version="1.0.0")
+
+    @rooms.method
+    async def where(call: Call) -> str:
+        """Who answers."""
+        assert call.instance is not None
+        return call.instance.instance_id
+
+    @rooms.on_acquire
+    async def adopt(_claim: Claim) -> None:
+        """Take over what is transferred."""
+
+    arguments = ("--backend", "memory://", "--http", "127.0.0.1:0", "--call-token", str(tmp_path / "token"))
+    async with open_router(*arguments) as router:
+        url = f"{router.url}?call_token_file={tmp_path}/token"
+        async with (
+            open_node(url) as node,
+            httpx.AsyncClient(base_url=f"{router.url}/api/v1/admin/", timeout=PATIENCE) as client,
+            node.serve(rooms, instance_id="one") as one,
+            node.serve(rooms, instance_id="two"),
+        ):
+            await one.claim("lobby")
+            asked = {"service_name": "rooms", "method": "where", "resource_id": "lobby"}
+            assert (await client.post("calls", json=asked)).json()["result"] == "one"
+            move = {"from_instance_id": "one", "to_instance_id": "two", "resource_ids": ["lobby"]}
+            moved = await client.post("resources/transfer", json={"service_name": "rooms", **move})
+            assert moved.json()["transferred"] == ["lobby"]
+            assert (await client.post("calls", json=asked)).json()["result"] == "two"
+
+
 WRONG_TOKENS = {
     "no TOML": "[",
     "nothing": "",
@@ -135,6 +169,10 @@ async def test_what_it_cannot_serve_is_a_config_error(tmp_path: Path, monkeypatc
         await serve(http="127.0.0.1:0", backend="memory://", certificate=tmp_path / "missing.pem")
     with pytest.raises(ConfigError, match="cannot be read"):
         await serve(http="127.0.0.1:0", backend="memory://", tokens=tmp_path / "missing.toml")
+    with pytest.raises(ConfigError, match="call_token"):
+        await serve(http="127.0.0.1:0", backend="memory://", call_token=tmp_path / "missing")
+    with pytest.raises(ConfigError, match="ca"):
+        await serve(http="127.0.0.1:0", backend="memory://", ca=tmp_path / "missing.pem")
     monkeypatch.setattr("aegis_core.cli.serve._FACE", "aegis_backends.nothing")
     with pytest.raises(ConfigError, match=r"aegis-ipc\[http\]"):
         await serve(http="127.0.0.1:0", backend="memory://")

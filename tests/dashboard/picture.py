@@ -8,7 +8,7 @@ import random
 import sys
 from typing import Final
 
-import httpx
+import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in its place
 import trio
 from playwright.sync_api import expect
 
