@@ -42,7 +42,7 @@ def large() -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as router:
         assert router.stdout is not None
         try:
-            yield router.stdout.readline().removeprefix("serving ").strip()
+            yield next(line.split()[1] for line in router.stdout if line.startswith("serving http:"))
         finally:
             router.kill()
 
