@@ -197,7 +197,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """The table of speeds; fails when a ceiling is missed."""
-    install_wheel(session, "cli", "nats", "test", group="bench")
+    install_wheel(session, "cli", "http", "nats", "test", group="bench")
     session.run("python", "tests/benchmarks/run.py", *session.posargs)
 
 

@@ -128,7 +128,7 @@ class Schemas:
         schema = _bounded(self._of_request(without_none(kind)), field) | GRAMMAR.get(field.name, {})
         if field.default is attrs.NOTHING or not schema:
             return schema
-        return {"anyOf": [schema, {"type": "null"}], "default": _plain(field.default)}
+        return {"anyOf": [schema, {"type": "null"}], "default": field.default}
 
     def _of_request(self, kind: object) -> Schema:
         """The schema of what is taken as a *kind*."""
@@ -173,13 +173,6 @@ def _bounded(schema: Schema, field: attrs.Attribute[object]) -> Schema:
     if "most" in field.metadata:
         found[_MOST[str(schema["type"])]] = field.metadata["most"]
     return {**schema, **found}
-
-
-def _plain(default: object) -> object:
-    """A default as JSON has it."""
-    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-        return None
-    return dict(default) if isinstance(default, Mapping) else default
 
 
 def _any_of(members: list[Schema]) -> Schema:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import math
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
+from functools import partial
 from json.encoder import encode_basestring
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 
@@ -33,6 +35,8 @@ from aegis_core.models import (
 
 __all__ = ["JsonText", "Shape", "shape_of"]
 
+T = TypeVar("T")
+
 LEFT_OUT: Final[Mapping[type, frozenset[str]]] = {
     # Its lease and what else only nodes can make sense of.
     ServiceInstance: frozenset({"lease", "adopts", "idempotent", "revision"}),
@@ -43,8 +47,6 @@ BESIDES: Final[Mapping[type, tuple[str, ...]]] = {
     Event: ("kind",),
     **dict.fromkeys((BulkReply, ClaimReply, ReleaseReply, TransferReply), ("success",)),
 }
-
-_KEPT: Final = 20_000
 
 
 @attrs.frozen
@@ -102,10 +104,27 @@ def _listed(kind: type) -> dict[str, str]:
     return said
 
 
-class JsonText:
-    """Writes values as JSON. What JSON has no form for is written as text: times by ISO 8601, bytes by their hex digits."""
+def _text(value: object) -> str:
+    """*value*, for which JSON has no form."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value.hex() if isinstance(value, bytes) else str(value)
 
-    def __init__(self) -> None:
+
+_encode: Final = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"), default=_text
+).encode
+
+
+class JsonText:
+    """Writes values as JSON. What JSON has no form for is written as text: times by ISO 8601, bytes by their hex digits.
+
+    Args:
+        kept: How many instances' texts are kept.
+    """
+
+    def __init__(self, *, kept: int = 20_000) -> None:
+        self._most = kept
         self._instances: dict[tuple[str, str], tuple[ServiceInstance, str]] = {}
         self._writers: dict[type, Callable[[object], str]] = {}
 
@@ -123,23 +142,22 @@ class JsonText:
     def _writer(self, kind: type) -> Callable[..., str]:
         if attrs.has(kind):
             named = [(f"{encode_basestring(name)}:", name) for name in shape_of(kind).fields]
-            return functools.partial(self._instance if kind is ServiceInstance else self._fields, named)
+            return partial(self._instance if kind is ServiceInstance else self._fields, named)
         for base, write in (
             (str, encode_basestring),
             (bool, lambda value: "true" if value else "false"),
             (int, int.__repr__),
             (float, lambda value: float.__repr__(value) if math.isfinite(value) else "null"),
             (Enum, lambda value: self(value.value)),
-            (datetime, lambda value: f'"{value.isoformat()}"'),
+            (dict, partial(self._opaque, self._map)),
+            (list, partial(self._opaque, self._list)),
             (Mapping, self._map),
             (tuple, self._list),
-            (list, self._list),
-            (bytes, lambda value: f'"{value.hex()}"'),
             (type(None), lambda _: "null"),
         ):
             if issubclass(kind, base):
                 return write
-        return lambda value: encode_basestring(str(value))
+        return lambda value: encode_basestring(_text(value))
 
     def _fields(self, named: list[tuple[str, str]], value: object) -> str:
         return "{" + ",".join([text + self(getattr(value, name)) for text, name in named]) + "}"
@@ -147,8 +165,19 @@ class JsonText:
     def _map(self, value: Mapping[object, object]) -> str:
         return "{" + ",".join([f"{encode_basestring(str(key))}:{self(item)}" for key, item in value.items()]) + "}"
 
-    def _list(self, value: tuple[object, ...]) -> str:
+    def _list(self, value: Sequence[object]) -> str:
         return "[" + ",".join(map(self, value)) + "]"
+
+    @staticmethod
+    def _opaque(write: Callable[[T], str], value: T) -> str:
+        """What users put together, as deep as they like: *write* is for what the standard library's encoder refuses."""
+        try:
+            try:
+                return _encode(value)
+            except (TypeError, ValueError):
+                return write(value)
+        except RecursionError:
+            return '"nested too deeply"'
 
     def _instance(self, named: list[tuple[str, str]], value: ServiceInstance) -> str:
         key = (value.service_name, value.instance_id)
@@ -156,7 +185,7 @@ class JsonText:
         if kept is not None and kept[0] is value:
             return kept[1]
         text = self._fields(named, value)
-        if len(self._instances) >= _KEPT:
+        if len(self._instances) >= self._most:
             self._instances.clear()
         self._instances[key] = (value, text)
         return text

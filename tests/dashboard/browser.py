@@ -75,7 +75,7 @@ class Visit:
         """Open the page in a context of its own; *script* runs before the page's own."""
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page = context.new_page()
-        visit = cls(page, url)
+        visit = cls(page, _origin(url))
         page.on("console", visit._hear)
         page.on("pageerror", lambda error: visit.complaints.append(str(error)))
         page.on("request", visit._see)
@@ -111,9 +111,13 @@ class Visit:
             self.complaints.append(f"{message.type}: {message.text} {message.location.get('url', '')}")
 
     def _see(self, request: Request) -> None:
-        parts = urlsplit(request.url)
-        if f"{parts.scheme}://{parts.netloc}" != self.origin:
+        if _origin(request.url) != self.origin:
             self.complaints.append(f"asked {request.url}")
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def axe_violations(page: Page) -> list[str]:

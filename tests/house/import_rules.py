@@ -52,7 +52,6 @@ DOORWAYS: Mapping[str, tuple[str, ...]] = {
     "nkeys": ("aegis_backends.nats",),
     "httptools": ("aegis_backends.http",),
     "httpx": ("aegis_backends.http",),
-    "litestar": ("aegis_backends.http",),
     "hypothesis": ("aegis_pytest",),
     "pytest": ("aegis_pytest",),
     "pytest_trio": ("aegis_pytest",),
