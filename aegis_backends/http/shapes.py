@@ -104,15 +104,22 @@ def _listed(kind: type) -> dict[str, str]:
     return said
 
 
-def _text(value: object) -> str:
-    """*value*, for which JSON has no form."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return value.hex() if isinstance(value, bytes) else str(value)
+def _plain(value: object) -> object:
+    """*value*, for which JSON has no form, in one that has."""
+    match value:
+        case Mapping():
+            return dict(value)
+        case Enum():
+            return value.value
+        case datetime():
+            return value.isoformat()
+        case bytes():
+            return value.hex()
+    return str(value)
 
 
 _encode: Final = json.JSONEncoder(
-    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"), default=_text
+    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"), default=_plain
 ).encode
 
 
@@ -148,7 +155,7 @@ class JsonText:
             (bool, lambda value: "true" if value else "false"),
             (int, int.__repr__),
             (float, lambda value: float.__repr__(value) if math.isfinite(value) else "null"),
-            (Enum, lambda value: self(value.value)),
+            ((Enum, datetime, bytes), lambda value: self(_plain(value))),
             (dict, partial(self._opaque, self._map)),
             (list, partial(self._opaque, self._list)),
             (Mapping, self._map),
@@ -157,7 +164,7 @@ class JsonText:
         ):
             if issubclass(kind, base):
                 return write
-        return lambda value: encode_basestring(_text(value))
+        return lambda value: encode_basestring(str(value))
 
     def _fields(self, named: list[tuple[str, str]], value: object) -> str:
         return "{" + ",".join([text + self(getattr(value, name)) for text, name in named]) + "}"
