@@ -6,6 +6,7 @@ import json
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from aegis_core.cli.options import AsJson, BackendUrl
 from aegis_core.cli.output import plain, print_json, print_json_line
@@ -26,7 +27,8 @@ async def call(
     idempotency_key: str | None = None,
     backend: BackendUrl = None,
     timeout: Annotated[
-        float, Parameter(help="Seconds for the connection, and for the call with its repetitions.")
+        float,
+        Parameter(validator=Number(gt=0), help="Seconds for the connection, and for the call with its repetitions."),
     ] = 5.0,
     as_json: AsJson = False,
 ) -> None:

@@ -19,7 +19,15 @@ from rich.live import Live
 from rich.text import Text
 
 from aegis_core.cli.options import AsJson, BackendUrl, Timeout
-from aegis_core.cli.output import event_line, instance_document, print_json_line, print_rich, safe, table
+from aegis_core.cli.output import (
+    event_document,
+    event_line,
+    instance_document,
+    print_json_line,
+    print_rich,
+    safe,
+    table,
+)
 from aegis_core.cli.services import health_of, role_of
 from aegis_core.cli.session import connect, count_held, shown_backend
 from aegis_core.errors import Unavailable
@@ -44,7 +52,8 @@ class Frame:
         at: When.
         instances: The live ones that were asked for, each with how many resources it owns.
         news: The last events on a line each, the newest last.
-        per_second: Events a second since the picture before.
+        fresh: The events since the picture before.
+        per_second: How many a second these are.
         problem: Why the instances are those of the picture before, or "".
     """
 
@@ -52,6 +61,7 @@ class Frame:
     at: datetime
     instances: tuple[tuple[ServiceInstance, int], ...]
     news: tuple[str, ...] = ()
+    fresh: tuple[Event, ...] = ()
     per_second: float = 0.0
     problem: str = ""
 
@@ -80,7 +90,9 @@ async def top(
             while True:
                 fresh = _happened(stream)
                 news.extend(event_line(event, settings.time_offset) for event in fresh)
-                frame = attrs.evolve(frame, at=datetime.now(UTC), news=tuple(news), per_second=len(fresh) / interval)
+                frame = attrs.evolve(
+                    frame, at=datetime.now(UTC), news=tuple(news), fresh=fresh, per_second=len(fresh) / interval
+                )
                 try:
                     frame = attrs.evolve(frame, instances=await _instances(node, service), problem="")
                 except Unavailable as exc:
@@ -92,13 +104,13 @@ async def top(
                 await trio.sleep(interval)
 
 
-def _happened(stream: EventStream[Event]) -> list[Event]:
+def _happened(stream: EventStream[Event]) -> tuple[Event, ...]:
     """The events since the last time."""
     events: list[Event] = []
     with suppress(trio.WouldBlock):
         while True:
             events.append(stream.receive_nowait())
-    return events
+    return tuple(events)
 
 
 async def _instances(node: Node, service: str | None) -> tuple[tuple[ServiceInstance, int], ...]:
@@ -167,6 +179,6 @@ def _document(frame: Frame) -> dict[str, object]:
         "backend": frame.backend,
         "instances": [{**instance_document(one), "resources": held} for one, held in frame.instances],
         "events_per_second": frame.per_second,
-        "events": list(frame.news),
+        "events": [event_document(event) for event in frame.fresh],
         "problem": frame.problem,
     }
