@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from aegis_core.backend import Capabilities
+from aegis_core.backend import Capabilities, Transaction
 from aegis_core.errors import Forbidden
 from aegis_core.hookspecs import hookimpl
 from aegis_core.models import ServiceInstance
-from tests.node.faulty import Faults
+from tests.node.faulty import Faults, names_key
 
-__all__ = ["frugal", "shut", "silent", "slow"]
+__all__ = ["frugal", "narrow", "shut", "silent", "slow"]
 
 frugal = Faults(capabilities=Capabilities(min_ttl=60.0, durable=True))
 """Offers ``faulty://``: a durable store that keeps nothing for less than a minute."""
@@ -18,6 +18,15 @@ slow = Faults(latency=0.2)
 
 silent = Faults(sync_refused=True)
 """Offers ``faulty://``: a store that nobody can read."""
+
+
+def _refuse_claims(transaction: Transaction) -> None:
+    if names_key("resources.")(transaction):
+        raise Forbidden(operation="write", target="resources", reason="read only")
+
+
+narrow = Faults(on_commit=_refuse_claims)
+"""Offers ``faulty://``: a store that lets nobody write who owns what."""
 
 
 class Shut:

@@ -30,6 +30,12 @@ async def paint(call: Call, colour: str, coats: int = 1) -> dict[str, object]:
     return {"by": call.instance.instance_id, "room": call.resource_id, "colour": colour, "coats": coats}
 
 
+@rooms.method
+async def nap(call: Call, seconds: float) -> None:
+    """Take so long."""
+    await trio.sleep(seconds)
+
+
 @rooms.on_acquire
 async def enter(claim: Claim) -> str:
     """Whatever is handed over can be taken over."""

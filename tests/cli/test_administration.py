@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from aegis_core import Forbidden, InstanceNotFound, InvalidRequest, ResourceNotFound, Service
@@ -118,6 +119,20 @@ async def test_a_drained_instance_has_handed_everything_over(
             "resources_before": 0,
             "resources": 0,
         }
+
+
+async def test_draining_waits_for_calls(autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]) -> None:
+    """While it does, it looks how far things are."""
+    async with town() as t, trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def sleep() -> None:
+            await t.node.call("rooms", "nap", {"seconds": 2}, resource_id="room:1")
+
+        await trio.sleep(1)
+        assert await run_command("drain", "a") == 0
+        assert trio.current_time() >= 2
+        assert not t.a.claims
 
 
 async def test_one_that_was_merely_registered_is_told_to_drain(

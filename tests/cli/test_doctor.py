@@ -109,6 +109,18 @@ async def test_who_may_not_register_learns_it(
     assert "it is shut" in str(checks["registry"]["detail"])
 
 
+async def test_what_was_registered_goes_when_a_later_step_fails(
+    autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And that step's error is what is told."""
+    monkeypatch.setenv("AEGIS_PLUGINS_ENABLED", "tests.cli.frail:narrow")
+    async with open_node("memory://narrow") as node:
+        checks = await checked(capsys, backend="faulty://narrow", status=1)
+        assert verdicts(checks, "failed") == ["registry"]
+        assert "read only" in str(checks["registry"]["detail"])
+        assert await node.registry.list_services() == ()
+
+
 async def test_clocks_that_differ_are_warned_of(autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]) -> None:
     """A renewal that lies ahead shows it."""
     ahead = datetime.now(UTC) + timedelta(seconds=90)

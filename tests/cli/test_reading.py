@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from trio.testing import MockClock
 
-from aegis_core import InvalidRequest, ResourceNotFound, ServiceNotFound
+from aegis_core import InvalidRequest, ResourceNotFound, Role, ServiceNotFound
+from aegis_core.cli.output import plain
 from tests.cli.running import run_command, town
 
 
@@ -202,3 +205,24 @@ async def test_call_takes_parameters_as_text_and_as_json(
         for wrong in (["colour"], ["=red"], ["coats:=x"], ["--params-json", "[]"], ["--params-json", "{"]):
             with pytest.raises(InvalidRequest):
                 await run_command("call", "rooms", "paint", *wrong)
+
+
+def test_whatever_a_method_returns_has_a_form_in_json() -> None:
+    """Spans are seconds, bytes are base64, and what has no form of its own is its text."""
+    at = datetime(2030, 1, 31, 12, tzinfo=UTC)
+    given = {
+        "at": at,
+        "span": timedelta(minutes=1),
+        "raw": b"x",
+        "who": ("a", 1.5, None),
+        "path": Path("x"),
+        7: Role.ACTIVE,
+    }
+    assert plain(given) == {
+        "at": "2030-01-31T12:00:00+00:00",
+        "span": 60.0,
+        "raw": "eA==",
+        "who": ["a", 1.5, None],
+        "path": "x",
+        "7": "ACTIVE",
+    }
