@@ -48,6 +48,8 @@ NOT_ENABLED: Final = frozenset({10039, 10076})
 _PASSING: Final = frozenset({10005, 10008, IN_FLIGHT})
 # No revision has more digits, and no server may make us read as many as it likes.
 _LAST: Final = re.compile(r".: ([0-9]{1,20})\Z")
+# What the answer to a message that was stored is nearly always: a tenth of the time that it takes to read it as JSON.
+_STORED: Final = re.compile(rb'\{"stream":"[A-Za-z0-9_-]++", ?"seq":([1-9][0-9]{0,18})\}')
 _ONE_TRY: Final = 2.0
 _FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.25
@@ -190,6 +192,9 @@ def parse_acknowledgement(payload: bytes) -> Acknowledgement:
     Raises:
         JetStreamError: It was refused, or the answer is no acknowledgement.
     """
+    plain = _STORED.fullmatch(payload)
+    if plain is not None:
+        return Acknowledgement(int(plain[1]))
     answer = _read(payload)
     sequence = _integer(answer, "seq")
     if sequence <= 0:

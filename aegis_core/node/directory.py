@@ -63,6 +63,7 @@ class Directory:
         self._orphaned: trio.Event | None = None
         # This node's own commits that the watch has yet to come to, by revision.
         self._folded: dict[int, names.Key] = {}
+        self._was_whole = False
 
     def __repr__(self) -> str:
         state = "synced" if self.ready else "loading"
@@ -155,6 +156,7 @@ class Directory:
                 self._publish(found)
                 if self._folded:
                     self._folded = {r: key for r, key in self._folded.items() if r > item.revision}
+                self._was_whole = True
                 if again:
                     self._wake_all_targets()
                     self._touched(None)
@@ -211,7 +213,8 @@ class Directory:
             found = snapshot.put(key, record, revision, folded=folded, now=now, at=at)
         if found:
             self._publish(found)
-        self._touched(key)
+        if self._was_whole:  # before, there is nobody whom it could concern
+            self._touched(key)
 
     def _publish(self, found: Sequence[events.Event]) -> None:
         for event in found:

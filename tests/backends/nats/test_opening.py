@@ -132,7 +132,9 @@ def test_answers_of_jetstream_are_read() -> None:
     with pytest.raises(JetStreamError) as caught:
         parse_acknowledgement(b'{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 7"},"seq":0}')
     assert (caught.value.last, caught.value.passes) == (7, False)
-    for nonsense in (b"", b"[]", b'{"seq":0}'):
+    assert parse_acknowledgement(b'{"stream":"KV_a-b","seq":12}') == parse_acknowledgement(b'{"seq":12, "stream":"s"}')
+    assert parse_acknowledgement(b'{"stream":"s", "seq":120,"domain":"d"}').sequence == 120
+    for nonsense in (b"", b"[]", b'{"seq":0}', b'{"stream":"s","seq":0}', b'{"stream":"s","seq":-1}'):
         with pytest.raises(JetStreamError):
             parse_acknowledgement(nonsense)
     short = parse_delivery("$JS.ACK.s.c.1.2.3.4.5")
