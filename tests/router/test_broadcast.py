@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from aegis_core.backend import Message
-from aegis_core.router.broadcast import RESOURCE
-from aegis_core.router.router import open_router
+from aegis_core.errors import Forbidden
+from aegis_core.events import Event
+from aegis_core.router import router as router_module
+from aegis_core.router.broadcast import RESOURCE, Broadcast
+from aegis_core.router.router import SERVICE, open_router
 from aegis_pytest.cluster import Cluster
 from tests.router.test_operations import do
 from tests.router.wired import open_wire, unpacked
@@ -87,3 +91,40 @@ async def test_when_the_router_that_tells_dies_another_one_goes_on(aegis_cluster
             await do(other, "service.register", service_name="rooms", instance_id="a")
             await trio.sleep(0.1)
             assert listener.kinds() == ["instance_registered"]
+
+
+async def test_a_router_that_lost_its_lease_tells_again(autojump_clock: MockClock) -> None:
+    """It registers anew, and waits for its turn."""
+    listener = Listener()
+    async with open_wire("told") as wire, wire.bus.subscribe("ipc.events.>", listener.receive):
+        await trio.sleep(1)
+        assert wire.router.instance is not None
+        await wire.node.registry.disconnect(SERVICE, wire.router.instance.instance_id)
+        await trio.sleep(5)
+        await wire.client.ask("service.register", service_name="rooms", instance_id="a")
+        assert listener.kinds() == ["instance_registered"]
+        assert repr(Broadcast(wire.node, wire.router.instance, wire.bus)).startswith("<Broadcast of <Instance")
+
+
+async def test_a_router_that_may_not_tell_tries_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever keeps it from that."""
+    listener = Listener()
+    refusals = [Forbidden(operation="claim", target=RESOURCE)] * 3
+
+    class Reluctant(Broadcast):
+        """Its instance may not own the resource at first."""
+
+        def _tell(self, event: Event) -> None:
+            if refusals:
+                raise refusals.pop()
+            super()._tell(event)
+
+    monkeypatch.setattr(router_module, "Broadcast", Reluctant)
+    async with open_wire("told") as wire, wire.bus.subscribe("ipc.events.>", listener.receive):
+        for name in ("a", "b", "c", "d"):
+            await trio.sleep(5)
+            await wire.client.ask("service.register", service_name="rooms", instance_id=name, ttl=1000)
+        assert not refusals
+        assert [event["instance_id"] for event in listener.heard] == ["d"]

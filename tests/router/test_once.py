@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aegis_core.backend import ANY, Put, Transaction
+from aegis_core.backend import ANY, Indeterminate, Put, Transaction
 from aegis_core.errors import AegisError
 from aegis_core.node.call import Call
 from aegis_core.node.node import open_node
@@ -250,3 +250,36 @@ async def test_a_record_that_cannot_be_read_stops_the_message(value: bytes, auto
         assert (told["code"], told["outcome"]) == ("STORE_UNAVAILABLE", "MAYBE_EXECUTED")
         assert "cannot be read" in told["reason"]
         assert rooms.calls == 0
+
+
+async def test_a_store_that_does_not_answer_is_asked_again(autojump_clock: MockClock) -> None:
+    """With the same transaction, for as long as the message has time."""
+    rooms = Rooms()
+    async with routers(1) as (router,), router.node.serve(rooms.service):
+        assert router.messages is not None
+        store = router.messages._store
+        commit, doubts = store.commit, [3]
+
+        async def doubt(transaction: Transaction) -> tuple[int, ...]:
+            revisions = await commit(transaction)
+            if doubts[0]:
+                doubts[0] -= 1
+                raise Indeterminate(reason="by the test")
+            return revisions
+
+        router.messages._store = Doubtful(store, doubt)  # type: ignore[assignment]
+        assert (await do(router, "route.request", **BOOK)).result == 1
+        doubts[0] = 1000
+        told = await refused(router, message_id="m-2", timeout=1)
+        assert (told["outcome"], rooms.calls) == ("MAYBE_EXECUTED", 1)
+
+
+@attrs.define(eq=False)
+class Doubtful:
+    """A store whose commits are another function's business."""
+
+    store: Any
+    commit: Any
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as the store has it
+        return getattr(self.store, name)

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aegis_core.backend import ANY, Put, Transaction
+from aegis_core.backend import ANY, Indeterminate, Put, Transaction
 from aegis_core.models import ServiceInstance
 from tests.router.wired import OldInstance, Wire, open_wire, packed
 
@@ -157,3 +157,36 @@ async def test_times_are_those_of_the_registration(autojump_clock: MockClock) ->
         assert first is not None
         assert back is not None
         assert back.registered_at - first.registered_at >= timedelta(0)
+
+
+async def test_what_the_store_does_not_take_is_written_with_the_next_heartbeat(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The registration stands all the same."""
+    async with open_wire() as wire:
+        store = wire.node.runtime.store
+        commit = store.commit
+
+        async def fail(transaction: Transaction) -> tuple[int, ...]:
+            if transaction.operations[0].key.startswith("silent."):
+                raise Indeterminate(reason="by the test")
+            return await commit(transaction)
+
+        monkeypatch.setattr(store, "commit", fail)
+        assert (await wire.client.ask("service.register", **A))["success"]
+        assert "silent.rooms.a is not written" in caplog.text
+        monkeypatch.setattr(store, "commit", commit)
+        assert await beat(wire) == ""
+        await trio.sleep(31)
+        assert await beat(wire) == ""
+        assert repr(wire.router.silence) == "<Silence: 2 instances of old clients>"
+
+
+async def test_instances_that_were_heard_long_ago_are_not_kept_in_mind(autojump_clock: MockClock) -> None:
+    """Only in the store."""
+    async with open_wire() as wire:
+        for number in range(80):
+            await wire.client.ask("service.register", service_name="rooms", instance_id=f"n{number}")
+        await trio.sleep(700)
+        await wire.client.ask("service.register", **A)
+        assert repr(wire.router.silence) == "<Silence: 1 instances of old clients>"

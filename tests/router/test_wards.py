@@ -6,6 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from aegis_core.errors import StoreUnavailable
 from aegis_core.models import Role
 from aegis_core.node.service import Service
 from aegis_core.router.router import open_router
@@ -161,3 +162,26 @@ async def test_when_a_router_dies_another_one_does_its_chores(seconds: float, ae
         assert found.owner_instance_id == "b"
         await trio.sleep(12)
         assert other.node.owner_of("short") is None
+
+
+async def test_what_a_store_does_not_take_is_done_later(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promotions, and ends of times to live."""
+    async with open_wire() as wire:
+        await register(wire, "a", "b")
+        await claim(wire, "a", "hall", "short", metadata={"short": {"ttl_seconds": 5}})
+        await claim(wire, "b", "hall", role="standby")
+        decide, failures = wire.node.committer.decide, [2, 2]
+
+        async def fail(*args: object, what: str, **options: object) -> object:
+            kind = 0 if "promotion" in what else 1 if "the end of" in what else None
+            if kind is not None and failures[kind]:
+                failures[kind] -= 1
+                raise StoreUnavailable(reason="by the test")
+            return await decide(*args, what=what, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(wire.node.committer, "decide", fail)
+        await wire.client.ask("resource.release", service_name="rooms", instance_id="a", resource_ids=["hall"])
+        await trio.sleep(10)
+        assert (failures, owner(wire, "hall"), owner(wire, "short")) == ([0, 0], "b", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aegis_core.backend import Message
+from aegis_core.backend import ABSENT, Message, Put, Transaction
 from aegis_core.node.call import Call
 from aegis_core.node.service import Service
 from tests.router.wired import OldInstance, Wire, open_wire, packed, unpacked
@@ -302,3 +303,23 @@ async def test_requests_under_way_are_answered_when_a_router_leaves(autojump_clo
                 assert len(old.asked) == 4
             # Both routers' requests were answered: one of them would not have been here without its router.
             assert len(answers) == 4
+
+
+async def test_calls_reach_instances_that_other_programs_wrote_into_the_registry(autojump_clock: MockClock) -> None:
+    """Without a lease, and with names of their own."""
+    async with open_wire() as wire:
+        for name in ("Old_1", "Old_2"):
+            at = "2026-01-01T08:00:00+08:00"
+            record = {
+                "serviceName": "OldRooms",
+                "instanceId": name,
+                "version": "1",
+                "status": "ACTIVE",
+                "lastHeartbeat": at,
+            }
+            put = Put(f"service-instances.OldRooms.{name}", json.dumps(record).encode(), ABSENT, ttl=1000.0)
+            await wire.node.runtime.store.commit(Transaction(name, (put,)))
+        async with OldInstance(wire.bus, "Old_1").listen(), OldInstance(wire.bus, "Old_2").listen():
+            answers = [await wire.client.ask("route.request", service_name="OldRooms", method="x") for _ in range(4)]
+        assert {answer["instance_id"] for answer in answers} == {"Old_1", "Old_2"}
+        assert all(answer["result"]["by"] == answer["instance_id"] for answer in answers)

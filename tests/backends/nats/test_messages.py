@@ -150,6 +150,33 @@ async def test_bus_without_a_server_says_so(tmp_path: Path) -> None:
                 await use()
 
 
+async def test_bus_hands_on_no_reply_that_names_a_subject_of_the_systems(server: ServerProcess) -> None:
+    """Who answers may be allowed to publish where who asks is not: into a bucket, say."""
+    heard: list[Message] = []
+    async with open_connection([server.url]) as connection:
+        bus = NatsBus(connection)
+        async with bus.subscribe("ipc.a", heard.append):
+            for reply in ("$KV.service-registry.roles.rooms.default", "$JS.API.STREAM.DELETE.X", "answers.1"):
+                bus.publish("ipc.a", b"", reply)
+                bus.publish("ipc.a", b"", reply, {"traceparent": "00"})
+            await connection.flush()
+    assert [message.reply for message in heard] == ["", "", "", "", "answers.1", "answers.1"]
+
+
+async def test_bus_takes_what_is_on_the_way_when_a_queue_is_left(server: ServerProcess) -> None:
+    """Nobody else would get it."""
+    heard: list[Message] = []
+    async with (
+        open_connection([server.url]) as one,
+        open_connection([server.url]) as other,
+        NatsBus(one).subscribe("ipc.b", heard.append, queue="routers"),
+    ):
+        for _ in range(100):
+            NatsBus(other).publish("ipc.b", b"")
+        await other.flush()
+    assert len(heard) == 100
+
+
 def publishing(bus: NatsBus) -> Callable[[], Awaitable[None]]:
     """Publish something."""
 
