@@ -511,8 +511,8 @@ class _Worker:
                         server.finish(job, answer)
                         self.job = None
                         if jobs:
-                            if job.claim is not None and scope.cancel_called:
-                                return  # with the claim, which took all handlers along
+                            if scope.cancel_called:
+                                return
                             self.run_until(jobs[0])
                     # What the handler set in its context is not for the next one.
                     task.context = server.context.copy()

@@ -172,6 +172,17 @@ async def test_time_that_ran_out_is_not_the_next_ones(autojump_clock: MockClock)
         assert [each.result for each in asked] == ["odd", "slow", "quick"]
 
 
+async def test_time_that_ran_out_before_its_turn_is_not_the_next_ones(autojump_clock: MockClock) -> None:
+    """Who came together with a request that had next to no time is served as if it had come alone."""
+    seen = Seen()
+    async with served(noting(seen)) as it:
+        for _ in range(2):  # by a new worker, and by one that was idle
+            asked = [*ask_together(it, "quick", timeout=0.001), *ask_together(it, "quick", "slow", timeout=60.0)]
+            autojump_clock.jump(1.0)
+            await trio.sleep(5)
+            assert [each.result for each in asked[1:]] == ["quick", "slow"]
+
+
 async def test_interrupted_claim_takes_along_only_what_runs_under_it(autojump_clock: MockClock) -> None:
     """What came together with its calls is done by another worker."""
     seen = Seen()
