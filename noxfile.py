@@ -22,7 +22,19 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "typing", "tests", "conformance", "chaos", "fuzz", "dashboard", "docs", "demo", "bench"]
+nox.options.sessions = [
+    "lint",
+    "typing",
+    "tests",
+    "conformance",
+    "thorough",
+    "chaos",
+    "fuzz",
+    "dashboard",
+    "docs",
+    "demo",
+    "bench",
+]
 
 CHECKOUT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -141,6 +153,14 @@ def conformance(session: nox.Session) -> None:
     """The contract of the ports, against every backend that this machine can run."""
     install_wheel(session, "cli", "nats", "test", group="tests")
     run_pytest(session, options=["-m", ""], tests="tests/conformance")
+
+
+@nox.session
+def thorough(session: nox.Session) -> None:
+    """What `tests` leaves out beside the contract and the real faults: the same promises at more moments."""
+    install_wheel(session, "cli", "nats", "test", group="tests")
+    elsewhere = [f"--ignore={CHECKOUT / 'tests' / folder}" for folder in ("conformance", "chaos")]
+    run_pytest(session, options=["-m", "thorough", "-n", "auto", *elsewhere])
 
 
 @nox.session

@@ -13,6 +13,8 @@ from generate_orders import generate
 
 AEGIS = Path(sys.executable).with_name("aegis")
 ORDERS = tuple(generate(1200, seed=4))
+_PATIENCE = 500.0
+"""Seconds for a whole run, on a machine that has much else to do."""
 EQUAL = "Equal to a sequential run, order by order"
 
 
@@ -44,8 +46,11 @@ class Demo:
 
     def run(self, *options: str | Path) -> tuple[int, str]:
         """Run it to its end; return its exit status and what it printed."""
-        process = self.start(*options)
-        printed, errors = process.communicate(timeout=120)
+        with self.start(*options) as process:
+            try:
+                printed, errors = process.communicate(timeout=_PATIENCE)
+            finally:
+                process.kill()  # after its end, without effect
         assert errors == ""
         return process.returncode, printed
 

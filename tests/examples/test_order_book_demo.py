@@ -107,8 +107,17 @@ def test_what_cannot_be_run_is_explained(demo: Demo, options: Sequence[str], mes
     assert message in printed
 
 
-@pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("moment", ["registered", "moving", "killed", "is lost", "leaves in peace"])
+@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.thorough), 2])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("registered", marks=pytest.mark.thorough),
+        "moving",
+        pytest.param("killed", marks=pytest.mark.thorough),
+        pytest.param("is lost", marks=pytest.mark.thorough),
+        "leaves in peace",
+    ],
+)
 def test_ctrl_c_ends_the_run_at_any_moment(demo: Demo, moment: str, times: int) -> None:
     """Exit status 130, no traceback, no process and no file left; pressed twice, too."""
     process = demo.start("--orders", demo.orders)
@@ -123,7 +132,16 @@ def test_ctrl_c_ends_the_run_at_any_moment(demo: Demo, moment: str, times: int) 
     assert_nothing_left(demo, process)
 
 
-@pytest.mark.parametrize("module", ["attr._make", "trio._core._run", "aegis_core", "cyclopts.core", "exchange.view"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param("attr._make", marks=pytest.mark.thorough),
+        "trio._core._run",
+        pytest.param("aegis_core", marks=pytest.mark.thorough),
+        pytest.param("cyclopts.core", marks=pytest.mark.thorough),
+        "exchange.view",
+    ],
+)
 def test_ctrl_c_during_the_imports_shows_no_traceback(demo: Demo, module: str) -> None:
     """The first half second is a moment like any other."""
     process = demo.start("--orders", demo.orders, PYTHONPROFILEIMPORTTIME="1")
@@ -139,7 +157,7 @@ def test_ctrl_c_during_the_imports_shows_no_traceback(demo: Demo, module: str) -
     assert_nothing_left(demo, process)
 
 
-@pytest.mark.parametrize("backend", ["memory", "nats"])
+@pytest.mark.parametrize("backend", ["memory", pytest.param("nats", marks=pytest.mark.thorough)])
 def test_a_terminal_shows_a_live_table_and_gets_its_cursor_back(demo: Demo, backend: str) -> None:
     """On a terminal the table is drawn in place; Ctrl-C leaves the terminal as it was, with no process that has it."""
     controller, terminal = pty.openpty()

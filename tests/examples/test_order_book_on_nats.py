@@ -90,7 +90,12 @@ def test_an_instance_that_somebody_else_kills_is_lost_like_any_other(demo: Demo)
 
 @pytest.mark.parametrize(
     ("moment", "times"),
-    [("meet at", 1), ("registered", 2), ("killed", 1), ("leaves in peace", 2)],
+    [
+        pytest.param("meet at", 1, marks=pytest.mark.thorough),
+        pytest.param("registered", 2, marks=pytest.mark.thorough),
+        ("killed", 1),
+        pytest.param("leaves in peace", 2, marks=pytest.mark.thorough),
+    ],
 )
 def test_ctrl_c_ends_all_processes_at_any_moment(demo: Demo, moment: str, times: int) -> None:
     """Exit status 130, no traceback, no process, no server and no file left; pressed twice, too."""
@@ -104,7 +109,7 @@ def test_ctrl_c_ends_all_processes_at_any_moment(demo: Demo, moment: str, times:
     assert_nothing_left(demo, process)
 
 
-@pytest.mark.parametrize("moment", ["meet at", "killed"])
+@pytest.mark.parametrize("moment", [pytest.param("meet at", marks=pytest.mark.thorough), "killed"])
 def test_processes_and_server_go_with_the_demonstration_when_it_is_killed(demo: Demo, moment: str) -> None:
     """With kill -9 it can tell nobody: its children find out by themselves, and say nothing about it."""
     process = demo.start("--orders", demo.orders, "--backend", "nats", "--journal", demo.journals)
@@ -122,6 +127,7 @@ async def streams_of(servers: NatsServers) -> bytes:
         return (await connection.request("$JS.API.STREAM.NAMES", timeout=10.0)).payload
 
 
+@pytest.mark.thorough  # what becomes of the bucket shows also where the demonstration is killed
 def test_a_server_that_runs_gets_a_bucket_for_the_time_of_the_run(demo: Demo, somebodys_server: NatsServers) -> None:
     """It is used as it is, and left as it was."""
     status, printed = demo.run_few("--backend", somebodys_server.url)
