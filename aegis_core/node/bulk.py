@@ -31,6 +31,7 @@ from aegis_core.errors import (
 from aegis_core.events import BulkProgress
 from aegis_core.models import BulkReply, ResourceMetadata, Value
 from aegis_core.node.batches import BatchClaims, Batches, BatchReleases
+from aegis_core.observe.refusals import tell_failures
 
 if TYPE_CHECKING:
     from aegis_core.node.node import Node
@@ -100,7 +101,7 @@ async def bulk_claim(
         batch_size=request.batch_size,
         continue_on_error=request.continue_on_error,
     )
-    return await _Bulk(node, plan, batches, request).run()
+    return _told(batches.operation, await _Bulk(node, plan, batches, request).run(), instance_id)
 
 
 async def bulk_release(
@@ -111,7 +112,12 @@ async def bulk_release(
         raise InvalidRequest.at("$.resource_ids", "expected a list of resource ids, got one string")
     batches = BatchReleases(node, service_name, instance_id)
     plan = await batches.plan(tuple(items), batch_size=request.batch_size, continue_on_error=request.continue_on_error)
-    return await _Bulk(node, plan, batches, request).run()
+    return _told(batches.operation, await _Bulk(node, plan, batches, request).run(), instance_id)
+
+
+def _told(operation: str, reply: BulkReply, instance_id: str) -> BulkReply:
+    tell_failures(operation, instance_id, reply.failed, reply.total_requested)
+    return reply
 
 
 def _item(item: Claimable) -> BulkItem:

@@ -157,7 +157,11 @@ async def commit_claim(
 
         try:
             return await node.committer.decide(
-                decide, timeout=settings.request_timeout, what="the claim", refused=lambda reply: reply.conflicts
+                decide,
+                timeout=settings.request_timeout,
+                what="the claim",
+                refused=lambda reply: reply.conflicts,
+                asked_by=instance.instance_id,
             )
         except (InstanceNotFound, NotOwner) as exc:
             ended = incarnation.lease.ended

@@ -541,7 +541,13 @@ def _log_attempt(order: Order, where: Route) -> None:
         where.instance.instance_id,
         where.reason,
         order.attempts,
-        extra={"trace_id": order.trace_id, "resource_id": order.resource_id},
+        extra={
+            "trace_id": order.trace_id,
+            "service_name": order.service_name,
+            "instance_id": where.instance.instance_id,
+            "resource_id": order.resource_id,
+            "operation": order.method,
+        },
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import attrs
@@ -17,6 +17,7 @@ from aegis_core.models import Outcome, Shown
 from aegis_core.names import target_key
 from aegis_core.node.breaker import CircuitBreaker
 from aegis_core.node.runtime import Runtime
+from aegis_core.observe.refusals import tell_conflicts, tell_refusal
 
 __all__ = ["Attempt", "Committer"]
 
@@ -66,6 +67,7 @@ class Committer:
         writes: bool = True,
         refused: Callable[[A], Iterable[str]] | None = None,
         attempt: Attempt | None = None,
+        asked_by: str | None = None,
     ) -> A:
         """Decide on the view, commit, and decide again when the view turns out to be behind.
 
@@ -78,8 +80,9 @@ class Committer:
             timeout: Seconds until `StoreUnavailable`.
             what: Named in that error.
             writes: Whether it may write; False for a mere question, which then is decided once, after the `sync`.
-            refused: The targets that an answer refuses, where a part of it may be a refusal.
+            refused: The targets that an answer refuses, where a part of it may be a refusal; a mapping says whose they are.
             attempt: Where to note how far it came, for who tells the parts of an answer apart.
+            asked_by: The instance that wants it, or "": refusals are logged then; None for what may well be refused.
 
         Raises:
             StoreUnavailable: With outcome MAYBE_EXECUTED when the fate of a commit could not be learnt, in time or at all.
@@ -95,16 +98,23 @@ class Committer:
                 answer = await self._decide(decide, attempt, fresh=not writes)
             except AegisError as exc:
                 if not attempt.in_doubt:
+                    if asked_by is not None:
+                        tell_refusal(what, asked_by, exc)
                     raise
                 raise _in_doubt(what, exc.message) from exc
-            if refused is not None and any(map(attempt.doubts, refused(answer))):
+            parts = () if refused is None else refused(answer)
+            if any(map(attempt.doubts, parts)):
                 raise _in_doubt(what, "part of it is refused")
+            if asked_by is not None and isinstance(parts, Mapping):
+                tell_conflicts(what, asked_by, parts)
             return answer
         self._tell_timeout(attempt)
         outcome = Outcome.MAYBE_EXECUTED if attempt.in_doubt else Outcome.NOT_SENT
         raise StoreUnavailable(reason=f"{what} did not finish within {timeout:g} s", outcome=outcome)
 
-    async def check(self, decide: Callable[[Snapshot], Decision[object]], *, timeout: float, what: str) -> None:
+    async def check(
+        self, decide: Callable[[Snapshot], Decision[object]], *, timeout: float, what: str, asked_by: str | None = None
+    ) -> None:
         """Raise the refusal of *decide*, on fresh evidence, and commit nothing.
 
         Raises:
@@ -116,7 +126,7 @@ class Committer:
             decide(view)
             return answered(None)
 
-        await self.decide(look, timeout=timeout, what=what, writes=False)
+        await self.decide(look, timeout=timeout, what=what, writes=False, asked_by=asked_by)
 
     async def _decide(self, decide: Callable[[Snapshot], Decision[A]], attempt: Attempt, *, fresh: bool) -> A:
         contended = False
@@ -151,7 +161,12 @@ class Committer:
             return decision.answer(revisions)
 
     async def commit(
-        self, writes: Sequence[Write], *, urgent: bool = False, attempt: Attempt | None = None
+        self,
+        writes: Sequence[Write],
+        *,
+        urgent: bool = False,
+        attempt: Attempt | None = None,
+        failed: Callable[[AegisError], None] | None = None,
     ) -> tuple[int, ...]:
         """Commit *writes* as one transaction, repeat it while its fate is open, fold it into the view.
 
@@ -161,6 +176,7 @@ class Committer:
             writes: What to write.
             urgent: Try it even while the store's circuit is open (renewals).
             attempt: Where to note how far it came, for who bounds it.
+            failed: Told of each time that it has to be repeated.
 
         Raises:
             Conflict: Nothing was changed, unless *attempt* says that this is in doubt.
@@ -184,6 +200,8 @@ class Committer:
                     raise
                 except (Indeterminate, StoreUnavailable) as exc:
                     is_open = unanswered = unanswered or isinstance(exc, Indeterminate)
+                    if failed is not None:
+                        failed(exc)
                     if self._instruments is not None:
                         self._instruments.retried(exc)
                     await self.pause(pause)

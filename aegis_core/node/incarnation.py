@@ -143,6 +143,7 @@ class Incarnation:
                         ),
                         timeout=runtime.settings.request_timeout,
                         what=f"the registration of {instance.instance_id}",
+                        asked_by=instance.instance_id,
                     )
                 except InstanceConflict as exc:
                     if node.hosted.get((record.service_name, record.instance_id), instance) is instance:

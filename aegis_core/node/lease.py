@@ -28,10 +28,11 @@ import trio
 
 from aegis_core.backend import Conflict
 from aegis_core.engine import instances
-from aegis_core.errors import Forbidden
+from aegis_core.errors import AegisError, Forbidden
 from aegis_core.models import EndReason, ServiceInstance
 from aegis_core.node.commit import Committer
 from aegis_core.node.runtime import Runtime
+from aegis_core.observe.refusals import tell_failed_heartbeat
 
 __all__ = ["Lease", "margin"]
 
@@ -208,15 +209,24 @@ class Lease:
                 self._wake(waiters)
 
     async def _renew(self) -> None:
-        runtime = self._runtime
+        runtime, record = self._runtime, self.record
         clock = runtime.clock
         pause = _FIRST_PAUSE
         sent = clock.now()
+        is_told = False
+
+        def failed(error: AegisError) -> None:
+            nonlocal is_told
+            if not is_told:
+                tell_failed_heartbeat(record.service_name, record.instance_id, error)
+            is_told = True
+
         while True:
             write = instances.renew(self._describe(self.record), at=runtime.wall())
             try:
-                await self._committer.commit((write,), urgent=True)
-            except (Conflict, Forbidden):
+                await self._committer.commit((write,), urgent=True, failed=failed)
+            except (Conflict, Forbidden) as exc:
+                failed(exc)
                 # Somebody else wrote the record, or it is gone: the view knows, once it is level.
                 await self._committer.sync(urgent=True)
                 self.verify()

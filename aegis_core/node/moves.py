@@ -98,8 +98,11 @@ class Moves:
         if hosted is None:
             record = await self.find(service_name, instance_id, until=until)
             if not has_scopes(record):
-                return await self._node.committer.decide(decide, timeout=runtime.left(until), what="the release")
-            await self._node.committer.check(decide, timeout=runtime.left(until), what="the release")
+                return await self._node.committer.decide(
+                    decide, timeout=runtime.left(until), what="the release", asked_by=instance_id
+                )
+            check = self._node.committer.check
+            await check(decide, timeout=runtime.left(until), what="the release", asked_by=instance_id)
             params = {"resource_ids": list(ids)}
             await self._node.errands.ask(record, "release", params, until=until + runtime.settings.drain)
             return ReleaseReply(released=ids)
@@ -124,12 +127,12 @@ class Moves:
         what, timeout = "the release", self._runtime.settings.request_timeout
         only = instance.claims_table.get(ids[0]) if len(ids) == 1 else None
         if only is None or not only.held:
-            await self._node.committer.check(decide, timeout=timeout, what=what)
+            await self._node.committer.check(decide, timeout=timeout, what=what, asked_by=instance.instance_id)
         await self.release_here(instance, ids)
         if only is not None and not only.deleted and not only.is_mine:
             _check_known([only])
             # Nothing was asked before, because releasing the only one proves that it was held; this did not.
-            await self._node.committer.check(decide, timeout=timeout, what=what)
+            await self._node.committer.check(decide, timeout=timeout, what=what, asked_by=instance.instance_id)
 
     async def release_here(self, instance: Instance, ids: Sequence[str]) -> None:
         """Release those of *ids* that an instance of this node owns, letting calls finish within the drain time.
@@ -221,7 +224,9 @@ class Moves:
 
         with ExitStack() as stack:
             room = stack.enter_context(self._runtime.reservations.reserve(instance.service.name, to, wanted))
-            await self._node.committer.check(check, timeout=settings.request_timeout, what="the transfer")
+            who = str(requested_by).rpartition(":")[2]
+            timeout = settings.request_timeout
+            await self._node.committer.check(check, timeout=timeout, what="the transfer", asked_by=who)
             # From here on it is kept, also from who asks next: what has ended for the transfer must not come too late.
             room.promise()
             kept = stack.pop_all()

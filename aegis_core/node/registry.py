@@ -14,7 +14,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, TypeVar, Unpack
+from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
 import attrs
 
@@ -57,6 +57,11 @@ A = TypeVar("A")
 
 _OWNERS_WORD: Final = 1.0
 """Seconds that `Registry.explain` waits for what the owner says of its calls."""
+
+
+class _Options(TypedDict, total=False):
+    until: float  # on the node's clock; the request timeout from now by default
+    asked_by: str  # see `Committer.decide`
 
 
 class Registry:
@@ -135,6 +140,7 @@ class Registry:
                 view, candidate, role=role, resource_id=resource_id, min_ttl=min_ttl, now=runtime.clock.now(), at=at
             ),
             f"the registration of {instance_id}",
+            asked_by=instance_id,
         )
         return Registration(
             service_name=service_name,
@@ -176,6 +182,7 @@ class Registry:
                 view, service_name, instance_id, lease=tag, status=status, metadata=metadata, at=self._runtime.wall()
             ),
             f"the heartbeat of {instance_id}",
+            asked_by=instance_id,
         )
 
     async def deregister(self, service_name: str, instance_id: str, *, lease_id: str | None = None) -> tuple[str, ...]:
@@ -357,7 +364,11 @@ class Registry:
 
         with self._runtime.reservations.reserve(service_name, instance_id, resource_ids) as room:
             return await self._node.committer.decide(
-                decide, timeout=settings.request_timeout, what="the claim", refused=lambda reply: reply.conflicts
+                decide,
+                timeout=settings.request_timeout,
+                what="the claim",
+                refused=lambda reply: reply.conflicts,
+                asked_by=instance_id,
             )
 
     async def release(self, service_name: str, instance_id: str, *resource_ids: str) -> ReleaseReply:
@@ -540,16 +551,14 @@ class Registry:
         """
         now = self._runtime.clock.now
         return await self._ask(
-            lambda view: queries.get_owner(view, resource_id, now=now()), f"the owner of {resource_id}"
+            lambda view: queries.get_owner(view, resource_id, now=now()), f"the owner of {resource_id}", asked_by=""
         )
 
     async def explain(self, resource_id: str) -> Explanation:
         """Everything known about *resource_id*; the owner is asked for its calls, and left out if it does not answer soon."""
         now, until = self._runtime.clock.now, self._runtime.request_deadline()
         known = await self._ask(
-            lambda view: queries.explain(view, resource_id, now=now()),
-            f"explaining {resource_id}",
-            until=until,
+            lambda view: queries.explain(view, resource_id, now=now()), f"explaining {resource_id}", until=until
         )
         if known.owner is None or not has_scopes(known.owner):
             return known
@@ -577,14 +586,15 @@ class Registry:
     def _hosted(self, service_name: str, instance_id: str) -> Instance | None:
         return self._node.hosted.get((service_name, instance_id))
 
-    async def _ask(self, ask: Callable[[Snapshot], A], what: str, *, until: float | None = None) -> A:
-        """The answer of *ask* to a view that is level with the store; until *until* as of `_decide`."""
-        return await self._decide(lambda view: answered(ask(view)), what, until=until, writes=False)
+    async def _ask(self, ask: Callable[[Snapshot], A], what: str, **options: Unpack[_Options]) -> A:
+        """The answer of *ask* to a view that is level with the store."""
+        return await self._decide(lambda view: answered(ask(view)), what, writes=False, **options)
 
     async def _decide(
-        self, decide: Callable[[Snapshot], Decision[A]], what: str, *, until: float | None = None, writes: bool = True
+        self, decide: Callable[[Snapshot], Decision[A]], what: str, *, writes: bool = True, **options: Unpack[_Options]
     ) -> A:
-        """Decide and commit, until *until* on the node's clock; within the request timeout by default."""
-        runtime = self._runtime
-        timeout = runtime.settings.request_timeout if until is None else runtime.left(until)
-        return await self._node.committer.decide(decide, timeout=timeout, what=what, writes=writes)
+        """Decide and commit."""
+        until, asked_by = options.get("until"), options.get("asked_by")
+        timeout = self._runtime.settings.request_timeout if until is None else self._runtime.left(until)
+        decided = self._node.committer.decide
+        return await decided(decide, timeout=timeout, what=what, writes=writes, asked_by=asked_by)

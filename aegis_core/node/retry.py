@@ -39,6 +39,7 @@ from aegis_core.errors import (
     Unavailable,
 )
 from aegis_core.models import ABSENT, Outcome, Shown
+from aegis_core.observe.refusals import tell_unknown
 
 if TYPE_CHECKING:
     from aegis_core.node.runtime import Runtime
@@ -161,6 +162,7 @@ class Retry:
             problem = None if order.resource_id is None else names.resource_id_problem(order.resource_id)
             if problem is not None:
                 raise InvalidRequest.at("$.resource_id", problem)
+            tell_unknown(f"{order.service_name}.{order.method}", order.trace_id, exc)
             order.end(exc)
         failure = StoreUnavailable(reason="it did not say in time who there is", outcome=Outcome.NOT_SENT)
         with trio.move_on_at(order.until):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -251,6 +252,10 @@ def make_instruments(settings: Settings) -> Instruments | None:
             problem = f"{exc}; install it with: pip install 'aegis-ipc[metrics]'"
             raise ConfigError(key="metrics.enabled", problem=problem) from exc
         made.append(Metrics(settings.metrics))
+    if settings.log.level == "DEBUG" or logging.getLogger("aegis.operations").isEnabledFor(logging.DEBUG):
+        from aegis_core.observe.operation_log import OperationLog  # noqa: PLC0415 - where it is asked for
+
+        made.append(OperationLog())
     return Instruments(made) if made else None
 
 

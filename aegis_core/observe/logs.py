@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from aegis_core.errors import ConfigError
 from aegis_core.events import Event
 from aegis_core.hookspecs import ObserverRegistrar, hookimpl
 from aegis_core.models import Health
+from aegis_core.node.call import current_call
 
 __all__ = [
     "FIELDS",
@@ -80,8 +82,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        given = vars(record)
-        line |= {name: given[name] for name in FIELDS if given.get(name) not in (None, "")}
+        line |= _fields_of(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
@@ -94,9 +95,22 @@ class _TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        given = vars(record)
-        fields = [f"{name}={given[name]}" for name in FIELDS if given.get(name) not in (None, "")]
+        fields = [f"{name}={value}" for name, value in _fields_of(record).items()]
         return " ".join([super().formatMessage(record), *fields])
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, object]:
+    """Those of `FIELDS` that *record* has; and what it is logged in the middle of, where it says nothing itself."""
+    given = vars(record)
+    found = {name: given[name] for name in FIELDS if given.get(name) not in (None, "")}
+    # Loaded only where spans are made; then the trace of what is going on is theirs.
+    tracing = sys.modules.get("aegis_core.observe.tracing")
+    around: Mapping[str, str] = tracing.current_ids() if tracing is not None else {}
+    call = current_call.get()
+    if not around and call is not None:
+        around = {"trace_id": call.trace_id}
+    known = {**around, **found}
+    return {name: known[name] for name in FIELDS if name in known}
 
 
 # --- The setting log.* -------------------------------------------------------------------------

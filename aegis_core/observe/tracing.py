@@ -33,7 +33,7 @@ from aegis_core.observe.instruments import CallStart, End, Instrument, Operation
 if TYPE_CHECKING:
     from aegis_core.node.node import Node
 
-__all__ = ["Tracing"]
+__all__ = ["Tracing", "current_ids"]
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _MOST_CLAIMS: Final = 10_000
@@ -129,8 +129,7 @@ class Tracing(Instrument):
 
     def trace_id(self) -> str:
         """The current trace; "" where there is none."""
-        found = trace.get_current_span().get_span_context()
-        return trace.format_trace_id(found.trace_id) if found.is_valid else ""
+        return current_ids().get("trace_id", "")
 
     def _remember(self, answer: object, span: SpanContext) -> None:
         """Which claims were acquired under *span*, as far as *answer* says."""
@@ -167,6 +166,14 @@ class Tracing(Instrument):
             attributes={name: value for name, value in attributes.items() if value},
             links=links,
         )
+
+
+def current_ids() -> dict[str, str]:
+    """Trace and span that the current task works in, as logs have them; empty where there is none."""
+    found = trace.get_current_span().get_span_context()
+    if not found.is_valid:
+        return {}
+    return {"trace_id": trace.format_trace_id(found.trace_id), "span_id": trace.format_span_id(found.span_id)}
 
 
 class _Under:
