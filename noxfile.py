@@ -210,14 +210,14 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation, built without a network; a warning is an error."""
-    install_wheel(session, "cli", "test", group="docs")
+    install_wheel(session, "cli", "metrics", "test", group="docs")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """The table of speeds; fails when a ceiling is missed."""
-    install_wheel(session, "cli", "http", "nats", "test", group="bench")
+    install_wheel(session, "cli", "http", "metrics", "nats", "otel", "test", group="bench")
     session.run("python", "tests/benchmarks/run.py", *session.posargs)
 
 
