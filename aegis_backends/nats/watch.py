@@ -177,7 +177,8 @@ class Watch:
             self._begin(bucket)
             try:
                 with trio.CancelScope() as self._life:
-                    self._hears = True
+                    # What the connection before had begun to read, it may not have come to the end of.
+                    self._hears, self._has_heard = True, False
                     made = await self._jetstream.create_consumer(self._stream, self._consumer(name, inbox))
                     if self.mirror.loading and bucket.current is not None and made.server not in bucket.current:
                         # It takes over silently what was deleted: a snapshot from before that would keep it for ever.
