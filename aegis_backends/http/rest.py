@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, cast
 
+import attrs
 import trio
 
 from aegis_backends.http import wire
@@ -122,23 +123,29 @@ class Rest:
         return f"<Rest of {self._management!r}>"
 
     async def _show(self, operation: Operation, request: Request) -> Response:
-        asked = map_of_url(operation.request, request.parameters, read_query(request.scope["query_string"]))
-        return tagged(request, await self._run(operation, request, asked), wire.JSON)
+        query = read_query(request.scope["query_string"])
+        asked = operation.read(map_of_url(operation.request, request.parameters, query))
+        reply = await self._run(operation, request, asked)
+        if hasattr(reply, "trace_id"):
+            # One that was minted for this request alone would make each answer another one.
+            traced = cast("Any", reply)  # replies are classes of attrs, each its own
+            reply = attrs.evolve(traced, trace_id=getattr(asked, "trace_id", ""))
+        return tagged(request, self._bytes(reply), wire.JSON)
 
     async def _do(self, operation: Operation, request: Request) -> Response:
         if request.header(b"content-type").partition(b";")[0].strip().lower() != wire.JSON:
             # A page of another site may send forms and text without asking first, but no JSON.
             return told(415, f"This takes {wire.JSON.decode()}.")
-        asked = map_of_body(await request.body(self._most), request.parameters)
-        body = await self._run(operation, request, asked)
+        asked = operation.read(map_of_body(await request.body(self._most), request.parameters))
+        body = self._bytes(await self._run(operation, request, asked))
         return Response(body=body, content_type=wire.JSON, headers=[(b"cache-control", b"no-store")])
 
-    async def _run(self, operation: Operation, request: Request, asked: object) -> bytes:
+    async def _run(self, operation: Operation, request: Request, asked: object) -> object:
         traceparent = request.header(b"traceparent").decode("latin-1")
-        reply = await self._management.run(
-            request.principal, operation.name, operation.read(asked), traceparent=traceparent
-        )
-        return self._json(reply).encode(errors="replace")
+        return await self._management.run(request.principal, operation.name, asked, traceparent=traceparent)
+
+    def _bytes(self, value: object) -> bytes:
+        return self._json(value).encode(errors="replace")
 
     async def _describe(self, request: Request) -> Response:
         await trio.lowlevel.checkpoint()

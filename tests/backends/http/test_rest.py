@@ -133,6 +133,10 @@ async def test_answer_is_not_sent_again_while_it_stays_the_same() -> None:
     """Its tag is that of its bytes: every router that knows the same has the same."""
     async with open_managed() as router:
         await router.node.registry.register("svc", "one")
+        for path in ("/resources", "/resources?trace_id=t-1", "/transfers"):
+            answers = [await router.get(path) for _ in range(2)]
+            assert answers[0].headers["etag"] == answers[1].headers["etag"]
+        assert (await router.get("/resources", trace_id="t-1")).json()["trace_id"] == "t-1"
         first = await router.get("/services")
         tag = first.headers["etag"]
         assert first.headers["cache-control"] == "no-cache"
