@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import attrs
 import pytest
@@ -39,6 +39,8 @@ from aegis_core.hookspecs import BackendRegistrar, hookimpl
 from aegis_core.observe.gauges import SLICE
 from aegis_core.observe.metrics import Metrics, exposition
 from aegis_core.observe.series import Counts, Sample
+from aegis_core.router.operations import OPERATIONS
+from aegis_core.router.router import open_router
 from tests.node.faulty import Faults, names_key
 from tests.node.scene import RESOURCE, scene
 from tests.node.wires import answer
@@ -331,6 +333,20 @@ async def test_calls_are_counted_by_outcome(autojump_clock: trio.testing.MockClo
         ("account-service", "error", "who"): 1,
     }
     assert page.value("ipc_call_duration_seconds_count", service_name="account-service") == 5
+
+
+async def test_calls_for_clients_of_a_router_are_counted_like_its_own(autojump_clock: trio.testing.MockClock) -> None:
+    """Once each, and under names that clients cannot make up."""
+    async with pair() as both, open_router(both.node) as router:
+        for method in ("who", "made-up"):
+            operation = OPERATIONS["route.request"]
+            request = operation.read({"service_name": "account-service", "method": method})
+            with suppress(InvalidRequest):
+                await operation.carry_out(router, request, None)
+        page = await scrape(both.node)
+    labels = {"service_name": "account-service"}
+    assert page.value("ipc_calls_total", **labels, method="who", outcome="ok") == 1
+    assert page.value("ipc_calls_total", **labels, method="other", outcome="error") == 1
 
 
 async def test_names_that_callers_make_up_are_no_labels(autojump_clock: trio.testing.MockClock) -> None:

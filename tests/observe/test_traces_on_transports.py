@@ -20,10 +20,12 @@ from aegis_backends.nats.server import NatsServers
 from aegis_core import Node, open_node
 from aegis_core.router.gate import Gate
 from aegis_core.router.management import Management
-from aegis_core.router.router import Router
+from aegis_core.router.router import Router, open_router
+from aegis_core.router.wire import serve_subjects
 from aegis_pytest.nats import running_servers
 from tests.observe.spans import ON, id_of, parent_of, recorded, trace_of
 from tests.observe.test_tracing import METHOD, service
+from tests.router.wired import Client, packed
 
 PATIENCE = 30
 
@@ -123,3 +125,27 @@ async def test_routed_call_is_one_trace_from_caller_over_router_to_handler(backe
     assert parent_of(call) == id_of(routed)
     assert parent_of(handler) == id_of(call)
     assert {trace_of(span) for span in (routed, call, handler)} == {inside.trace_id}
+
+
+@pytest.mark.parametrize("backend", ["nats", "memory"])
+async def test_message_of_a_client_is_routed_in_its_trace(backend: str, server: NatsServers) -> None:
+    """On ``ipc.route.request``, with the trace context as a header of the message, as other programs send it."""
+    url = "memory://" if backend == "memory" else f"{server.url}?storage=memory&bucket=b{token_hex(4)}"
+    with recorded() as spans, trio.fail_after(PATIENCE):
+        async with (
+            open_node(url, config=ON) as of_router,
+            open_node(url, config=ON) as host,
+            host.serve(service(), instance_id="a"),
+            open_router(of_router) as router,
+        ):
+            assert router.bus is not None
+            await of_router.runtime.directory.sync()
+            request = packed({"service_name": "account-service", "method": "who"})
+            headers = {"traceparent": f"00-{17:032x}-{4:016x}-01"}
+            async with serve_subjects(router, router.bus):
+                answer = await Client(router.bus).ask_raw("route.request", request, headers)
+    assert answer["success"] is True
+    routed, call = spans.one("aegis route.request"), spans.one(METHOD, SpanKind.CLIENT)
+    assert (trace_of(routed), parent_of(routed)) == (17, 4)
+    assert parent_of(call) == id_of(routed)
+    assert parent_of(spans.one(METHOD, SpanKind.SERVER)) == id_of(call)
