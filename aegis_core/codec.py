@@ -318,8 +318,9 @@ def _plain(value: object) -> object:
     from uuid import UUID  # noqa: PLC0415
 
     kind = type(value)
-    if attrs.has(kind):
-        return {field.name: getattr(value, field.name) for field in attrs.fields(kind) if field.init}
+    names = _field_names(kind)
+    if names is not None:
+        return {name: getattr(value, name) for name in names}
     match value:
         case Mapping():
             return dict(value)
@@ -353,7 +354,19 @@ def encode_plain(value: object) -> bytes:
         TypeError: *value* holds an object that has no form on the wire.
         ValueError: It is nested too deeply, holds a number past 64 bits, or half a surrogate pair.
     """
+    names = _field_names(type(value))
+    if names is not None:
+        # A reply, with few fields that are more than plain: made plain here, they are packed in one go.
+        value = {name: item.isoformat() if type(item := getattr(value, name)) is datetime else item for name in names}
     return _pack(value)
+
+
+def _read_field_names(kind: type) -> tuple[str, ...] | None:
+    """The fields of a class that travel; None for what is no class of attrs."""
+    return tuple(field.name for field in attrs.fields(kind) if field.init) if attrs.has(kind) else None
+
+
+_field_names: Final[Callable[[type], tuple[str, ...] | None]] = functools.lru_cache(maxsize=1024)(_read_field_names)
 
 
 def decode_plain(data: bytes, *, most: int) -> object:
@@ -364,6 +377,11 @@ def decode_plain(data: bytes, *, most: int) -> object:
     Raises:
         DecodeError: It is none, or has more.
     """
+    if len(data) <= most:  # Each value takes a byte at least.
+        try:
+            return _unpack(data)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise DecodeError(f"not MessagePack: {_reason(exc)}") from exc
     left = most
 
     def count(found: list[object] | dict[object, object]) -> list[object] | dict[object, object]:

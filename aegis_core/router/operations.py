@@ -56,7 +56,13 @@ OPERATIONS: Final[Mapping[str, Operation[Any, Any]]] = MappingProxyType(
                 reply=replies.HeartbeatTaken,
                 action=registrations.heartbeat,
             ),
-            Operation(name="route.request", request=requests.RouteRequest, reply=replies.Routed, action=calls.route),
+            Operation(
+                name="route.request",
+                request=requests.RouteRequest,
+                reply=replies.Routed,
+                action=calls.route,
+                read_quickly=requests.read_route,
+            ),
             Operation(
                 name="resource.register",
                 request=requests.RegisterResources,
