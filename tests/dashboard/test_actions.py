@@ -132,7 +132,7 @@ def test_many_targets_are_searched(scene: Scene, visit: Callable[..., Visit]) ->
     for number in range(12):
         scene.serve("carts", f"carts-target-{number:02}")
     seen = visit(scene.url)
-    expect(seen.page.locator("#count-instances")).to_have_text("13")
+    expect(seen.page.locator("#count-instances")).to_have_text("14")
     seen.row("resources", "cart:1").get_by_role("button", name="Transfer cart:1").click()
     dialog = seen.page.get_by_role("dialog", name="Transfer cart:1")
     expect(dialog.get_by_role("option")).to_have_count(12)

@@ -25,18 +25,15 @@ WATCH_HEIR = """
 """
 
 
-def test_empty_router_says_that_it_is_empty(scene: Scene, visit: Callable[..., Visit]) -> None:
-    """Not that it loads for ever."""
+def test_router_that_knows_nobody_says_so(scene: Scene, visit: Callable[..., Visit]) -> None:
+    """Not that it loads for ever; what is there is its own instance, which tells events to clients of other languages."""
     seen = visit(scene.url)
     seen.expect_live()
-    for text in (
-        "No service is registered.",
-        "No instance is registered.",
-        "No resource is owned.",
-        "Nobody is active",
-    ):
-        expect(seen.page.get_by_text(text)).to_be_visible()
-    expect(seen.page.locator("#count-services")).to_have_text("0")
+    expect(seen.page.locator("#count-services")).to_have_text("1")
+    expect(seen.row("resources", "aegis:events")).to_be_visible()
+    expect(seen.page.get_by_text("What happens from now on")).to_be_visible()
+    seen.page.get_by_role("searchbox", name="Filter instances").fill("nobody")
+    expect(seen.page.get_by_text("No instance has that in its id.")).to_be_visible()
 
 
 def test_services_instances_lines_and_resources_are_shown(scene: Scene, visit: Callable[..., Visit]) -> None:
@@ -46,7 +43,7 @@ def test_services_instances_lines_and_resources_are_shown(scene: Scene, visit: C
     scene.serve("engine", "engine-c", role=Role.STANDBY, priority=2)
     seen = visit(scene.url)
     page = seen.page
-    expect(page.locator("#count-instances")).to_have_text("3")
+    expect(page.locator("#count-instances")).to_have_text("4")
     expect(seen.row("instances", "engine-a").get_by_text("active", exact=True)).to_be_visible()
     expect(seen.row("instances", "engine-b").get_by_text("standby", exact=True)).to_be_visible()
     line = page.get_by_role("listitem").filter(has_text="engine · group")
@@ -103,10 +100,10 @@ def test_resources_are_searched_by_the_router(scene: Scene, visit: Callable[...,
     scene.serve("accounts", "accounts-b", *[f"account:{number:03}" for number in range(40, 50)])
     seen = visit(scene.url)
     page = seen.page
-    expect(page.locator("#resources-pager")).to_contain_text("1–15 of 50")
+    expect(page.locator("#resources-pager")).to_contain_text("1–15 of 51")
     page.get_by_role("button", name="Next resources").click()
     expect(seen.row("resources", "account:015")).to_be_visible()
-    expect(page.locator("#resources-pager")).to_contain_text("16–30 of 50")
+    expect(page.locator("#resources-pager")).to_contain_text("16–30 of 51")
     page.get_by_role("searchbox", name="Search resources by id").fill("t:04")
     expect(seen.row("resources", "account:049")).to_be_visible()
     expect(page.locator("#resources-rows tr")).to_have_count(10)
@@ -117,9 +114,9 @@ def test_resources_are_searched_by_the_router(scene: Scene, visit: Callable[...,
     page.get_by_role("searchbox", name="Search resources by id").fill("")
     page.get_by_role("button", name="Resources of accounts-b").click()
     expect(page.locator("#resources-rows tr")).to_have_count(10)
-    expect(page.locator("#count-resources")).to_have_text("50")
+    expect(page.locator("#count-resources")).to_have_text("51")
     page.get_by_role("button", name="Only those of accounts-b: show all again").click()
-    expect(page.locator("#resources-pager")).to_contain_text("1–15 of 50")
+    expect(page.locator("#resources-pager")).to_contain_text("1–15 of 51")
 
 
 def test_events_can_be_paused(scene: Scene, visit: Callable[..., Visit]) -> None:
@@ -146,5 +143,5 @@ def test_page_fits_its_window(scene: Scene, visit: Callable[..., Visit], width: 
     name = "a-service-with-a-name-that-is-as-long-as-names-can-be-and-longer"
     scene.serve(name, f"{name}-{'0123456789' * 6}", f"resource:{'abcdefgh/' * 20}")
     seen = visit(scene.url, width=width)
-    expect(seen.page.locator("#resources-rows tr")).to_have_count(1)
+    expect(seen.page.locator("#resources-rows tr")).to_have_count(2)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
