@@ -395,9 +395,9 @@ class Instance:
         """*record* with what this instance says of itself now; what the next renewal writes."""
         return attrs.evolve(record, role=self.role, health=self._health, draining=self.membership.draining)
 
-    async def _measure(self, name: str, ids: Sequence[str], work: Callable[..., Awaitable[R]], *args: object) -> R:
+    def _measure(self, name: str, ids: Sequence[str], work: Callable[..., Awaitable[R]], *args: object) -> Awaitable[R]:
         service_name, instance_id = self._service.name, self.instance_id
-        return await self._runtime.measure(
+        return self._runtime.measure(
             name, work, *args, service_name=service_name, instance_id=instance_id, resource_ids=ids
         )
 

@@ -136,7 +136,7 @@ class Runtime(Shown):
         """A new random id of *nbytes* bytes in hex, from the node's own generator."""
         return self.random.randbytes(nbytes).hex()
 
-    async def measure(
+    def measure(
         self,
         name: str,
         work: Callable[..., Awaitable[R]],
@@ -146,14 +146,17 @@ class Runtime(Shown):
         resource_ids: Sequence[str] = (),
         traceparent: str = "",
         asked: bool = False,
-    ) -> R:
-        """Await ``work(*args)``, which is the operation *name*; see `aegis_core.observe.instruments.Operation`."""
+    ) -> Awaitable[R]:
+        """``work(*args)`` to be awaited, which is the operation *name*; see `aegis_core.observe.instruments.Operation`.
+
+        No coroutine itself, but the maker of one: where nothing is measured, there is nothing around the work.
+        """
         if self.instruments is None:
-            return await work(*args)
+            return work(*args)
         from aegis_core.observe.instruments import Operation  # noqa: PLC0415 - loaded where there are any
 
         operation = Operation(name, service_name, instance_id, resource_ids, traceparent, asked)
-        return await self.instruments.measure(operation, work, *args)
+        return self.instruments.measure(operation, work, *args)
 
     def trace_of(self, record: Ownership) -> str:
         """W3C trace context of the transfer that brought *record*, for who takes it over; "" where nobody traces."""

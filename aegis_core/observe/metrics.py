@@ -169,8 +169,9 @@ class Metrics(Instrument, Collector):
     def _time_failover(self, event: events.RoleChanged) -> None:
         what = event.service_name, event.resource_id or f"%{event.group}"
         if event.old is Role.ACTIVE and event.reason == "lease_expired":
-            if len(self._failing_over) < _MOST_FAILING_OVER:
-                self._failing_over[what] = self._now()
+            self._failing_over[what] = self._now()
+            if len(self._failing_over) > _MOST_FAILING_OVER:  # nobody takes the oldest over
+                del self._failing_over[next(iter(self._failing_over))]
         elif event.new is Role.ACTIVE and (began := self._failing_over.pop(what, None)) is not None:
             self.counted.failover_seconds.observe(self._now() - began)
 

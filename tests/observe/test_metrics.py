@@ -21,6 +21,7 @@ from prometheus_client import generate_latest
 from aegis_backends.memory import open_memory
 from aegis_core import Call, Claim, Health, Instance, Node, ResourceMetadata, Role, Service, open_node
 from aegis_core.backend import Backend, BackendAddress
+from aegis_core.config import MetricsSettings
 from aegis_core.errors import (
     AegisError,
     CallTimeout,
@@ -35,6 +36,7 @@ from aegis_core.errors import (
     ServiceNotFound,
     StoreUnavailable,
 )
+from aegis_core.events import RoleChanged
 from aegis_core.hookspecs import BackendRegistrar, hookimpl
 from aegis_core.observe.gauges import SLICE
 from aegis_core.observe.metrics import Metrics, exposition
@@ -302,6 +304,22 @@ async def test_lost_leases_roles_and_fail_overs_are_seen(autojump_clock: trio.te
     assert page.value("ipc_role_transitions_total", **promoted) == 1
     lost = {**labels, "from_role": "ACTIVE", "to_role": "none", "reason": "lease_expired"}
     assert page.value("ipc_role_transitions_total", **lost) == 1
+
+
+async def test_roles_that_nobody_takes_over_are_forgotten(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest ends of actives are remembered, so many and no more; a fail-over after that is still timed."""
+    monkeypatch.setattr("aegis_core.observe.metrics._MOST_FAILING_OVER", 2)
+    metrics = Metrics(MetricsSettings())
+    for at in range(5):
+        lost = {"old": Role.ACTIVE, "reason": "lease_expired", "group": f"g-{at}"}
+        metrics.on_event(RoleChanged(service_name="account-service", **lost))
+    for at in (0, 4):
+        taken = RoleChanged(service_name="account-service", new=Role.ACTIVE, reason="promoted", group=f"g-{at}")
+        metrics.on_event(taken)
+    (count,) = (value for suffix, _, value in metrics.counted.failover_seconds.samples() if suffix == "_count")
+    assert count == 1
 
 
 # --- Calls -------------------------------------------------------------------------------------
