@@ -18,7 +18,7 @@ from nats.errors import NoRespondersError, TimeoutError  # noqa: A004 - as nats-
 
 WHO = {"service_name": "thin", "instance_id": f"thin-{secrets.token_hex(4)}", "lease_id": secrets.token_hex(16)}
 CALLERS = 8
-TRIES = 12
+TRIES = 20
 
 
 class Load:
@@ -35,7 +35,7 @@ class Load:
         """The answer of a router, the next one where one does not answer."""
         for _ in range(TRIES):
             try:
-                answer = await self.client.request(f"ipc.{subject}", msgpack.packb(fields), timeout=1.5)
+                answer = await self.client.request(f"ipc.{subject}", msgpack.packb(fields), timeout=2.0)
             except (TimeoutError, NoRespondersError):
                 self.counts["repeats"] += 1
                 await asyncio.sleep(0.1)
@@ -55,7 +55,8 @@ class Load:
         """Call, one call after the other; each has an id, so that it may be asked for again."""
         while self.going_on:
             message = {"service_name": "counter", "method": "count", "message_id": secrets.token_hex(16)}
-            answer = await self.ask("route.request", **message, timeout=1.0)
+            # The call has more time than each attempt to hear of it: who asks again joins the one that is under way.
+            answer = await self.ask("route.request", **message, timeout=20.0)
             self.count("calls", answer, success=answer["success"])
             if answer["success"]:
                 self.results.append(answer["result"])
@@ -88,7 +89,7 @@ async def main(url: str) -> None:
     """Do it."""
     client = await nats.connect(url)
     load = Load(client)
-    registered = await load.ask("service.register", **WHO, ttl=10)
+    registered = await load.ask("service.register", **WHO, ttl=60)
     assert registered["success"], registered
     tasks = [asyncio.create_task(load.call()) for _ in range(CALLERS)]
     tasks += [asyncio.create_task(work()) for work in (load.claim, load.beat, load.report)]
