@@ -1,6 +1,7 @@
 """Every interleaving of commands, expiries and stale views in small worlds, judged state by state.
 
-The depths are chosen so that all of it takes a minute or two. Each mutant at the end plants one bug into the engine and
+The depths are chosen so that all of it takes a minute or two; what takes longest is for the thorough run, and a smaller
+world or depth of the kind for every one. Each mutant at the end plants one bug into the engine and
 shows that the search is sharp enough to find it.
 """
 
@@ -42,12 +43,24 @@ def world(
     )
 
 
+OWNED = "claim release transfer deregister sweep"
+TWO_NODES = world("claim join", "lose glimpse", nodes=2, resources=1)
+
+
 @pytest.mark.parametrize(
     ("small", "depth"),
     [
         pytest.param(world("claim claim_some release transfer deregister", "lose abandon glimpse"), 6, id="everything"),
         pytest.param(
-            world("claim release transfer deregister sweep", "lose abandon glimpse", held=2), 6, id="everything-owned"
+            world(OWNED, "lose abandon glimpse", resources=1, held=1),
+            6,
+            id="everything-of-one-that-is-owned",
+        ),
+        pytest.param(
+            world(OWNED, "lose abandon glimpse", held=2),
+            6,
+            id="everything-owned",
+            marks=pytest.mark.thorough,
         ),
         pytest.param(world("claim release", "lose"), 8, id="claims-and-expiries"),
         pytest.param(world("claim release join", "lose abandon glimpse"), 6, id="lines"),
@@ -55,7 +68,8 @@ def world(
         pytest.param(world("join", "lose abandon", held=1), 7, id="promotions-of-what-is-owned"),
         pytest.param(world("claim", "lose glimpse", registered=1), 7, id="registrations"),
         pytest.param(world("claim", "lose glimpse", registered=0), 8, id="from-nothing"),
-        pytest.param(world("claim join", "lose glimpse", nodes=2, resources=1), 9, id="two-nodes-one-resource"),
+        pytest.param(TWO_NODES, 8, id="two-nodes-one-resource"),
+        pytest.param(TWO_NODES, 9, id="two-nodes-one-resource-deeper", marks=pytest.mark.thorough),
     ],
 )
 def test_no_interleaving_leads_to_what_must_not_be(
