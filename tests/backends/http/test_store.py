@@ -197,7 +197,7 @@ async def test_what_is_no_router_is_not_opened(body: bytes) -> None:
 
 
 async def test_watch_that_breaks_is_resumed() -> None:
-    """After the revision up to which everything was told; nothing is told twice."""
+    """After the revision up to which everything was told; nothing is told twice, and each time is counted."""
     queries: list[bytes] = []
     router = Scripted()
     watches = [
@@ -219,6 +219,7 @@ async def test_watch_that_breaks_is_resumed() -> None:
         assert await feed.receive() == [Change("b", b"2", 2)]
         assert await feed.receive() == [Change("a", b"3", 3), Synced(3)]
         assert queries == [b"", b"", b"after=1", b"after=1", b"after=1"]
+        assert store._routers.reconnects == 3
 
 
 async def test_watch_that_begins_anew_is_told_as_such() -> None:
