@@ -20,6 +20,7 @@ from aegis_core.errors import InvalidRequest, Problem
 __all__ = ["map_of_body", "map_of_url", "read_query"]
 
 _MOST_PARAMETERS: Final = 2000
+_EXACT: Final = 1 << 53
 _WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 _BOOLEANS: Final = {"true": True, "false": False}
 
@@ -86,12 +87,18 @@ def map_of_body(body: bytes, path: Mapping[str, str]) -> object:
         InvalidRequest: It is no JSON, or has text that is none.
     """
     try:
-        read = json.loads(body or b"{}", parse_constant=_refuse_constant)
+        read = json.loads(body or b"{}", parse_float=_number, parse_constant=_refuse_constant)
         if b"\\u" in body:
             json.dumps(read, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
     except (ValueError, RecursionError) as exc:
         raise InvalidRequest.at("$", f"not JSON: {exc}") from exc
     return {**read, **path} if type(read) is dict else read
+
+
+def _number(text: str) -> float:
+    """The number that *text* is: JSON does not tell 2.0 from 2."""
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) < _EXACT else number
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -74,7 +74,7 @@ async def test_many_resources_are_claimed_and_released_at_once() -> None:
         assert [failed["resource_id"], failed["error_code"], failed["current_owner"]] == [
             *("taken", "RESOURCE_CONFLICT", "two"),
         ]
-        bulk = await post(router, "/resources/bulk_release", **owner, resource_ids=["a", "b"])
+        bulk = await post(router, "/resources/bulk_release", **owner, resource_ids=["a", "b"], batch_size=2.0)
         assert [bulk.json()["released"], bulk.json()["rollback_performed"]] == [["a", "b"], False]
 
 
@@ -122,6 +122,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "too deep": (b"[" * 100_000, "$"),
     "a field is missing": (b'{"service_name": "a"}', "$.method"),
     "another type": (b'{"service_name": "a", "method": 1}', "$.method"),
+    "half of one": (b'{"service_name": "a", "method": "m", "require_ack": 1.5}', "$.require_ack"),
     "out of bounds": (b'{"service_name": "a", "method": "m", "timeout": 301}', "$.timeout"),
     "null without a default": (b'{"service_name": null, "method": "m"}', "$.service_name"),
 }
