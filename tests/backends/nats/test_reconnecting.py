@@ -179,8 +179,8 @@ async def test_frozen_server_is_found_out_and_left(tmp_path: Path) -> None:
 async def test_silence_of_others_is_no_reason_to_leave(tmp_path: Path) -> None:
     """A server that answers our PINGs is alive, however little there is to say."""
     with running(tmp_path) as server:
-        async with open_connection([server.url], ConnectOptions(ping_interval=0.02)) as connection:
-            await trio.sleep(0.3)
+        async with open_connection([server.url], ConnectOptions(ping_interval=0.1)) as connection:
+            await trio.sleep(0.5)
             assert connection.connects == 1
 
 
