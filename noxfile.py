@@ -150,12 +150,9 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """The contract of the ports, against every backend that this machine can run, and what else is thorough."""
+    """The contract of the ports, against every backend that this machine can run."""
     install_wheel(session, "cli", "nats", "test", group="tests")
     run_pytest(session, options=["-m", ""], tests="tests/conformance")
-    if not session.posargs:
-        rest = [f"--ignore={CHECKOUT / 'tests' / part}" for part in ("chaos", "conformance")]
-        run_pytest(session, options=["-m", "thorough", *rest])
 
 
 @nox.session
