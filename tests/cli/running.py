@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import attrs
 import trio
@@ -18,7 +19,8 @@ __all__ = ["BACKEND", "PATIENCE", "PROGRAM", "Town", "rooms", "run_command", "ru
 
 BACKEND = "memory://town"
 PATIENCE = 60.0
-PROGRAM = (sys.executable, "-c", "import sys; from aegis_core.cli.launcher import main; sys.exit(main())")
+PROGRAM = (str(Path(sys.executable).with_name("aegis")),)
+"""The program as it is installed."""
 
 rooms = Service("rooms", version="1.2.0")
 

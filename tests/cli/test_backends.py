@@ -24,7 +24,8 @@ async def test_commands_work_through_a_router_and_on_nats(one_server: NatsServer
             env = {"AEGIS_BACKEND": url}
             done = await run_program("services", "--json", env=env)
             assert (done.returncode, done.stderr) == (0, b"")
-            (service,) = json.loads(done.stdout)["services"]
+            router_itself, service = json.loads(done.stdout)["services"]
+            assert router_itself["service_name"] == "aegis-router"
             assert [(one["instance_id"], one["resources"]) for one in service["instances"]] == [("a", 2), ("b", 0)]
             done = await run_program("explain", "room:2", env=env)
             assert b"rooms/a" in done.stdout
