@@ -22,10 +22,9 @@ __all__ = ["with_fresh_fixtures"]
 def with_fresh_fixtures(item: pytest.Item, inner_test: Callable[..., Awaitable[object]]) -> Callable[..., object]:
     """Wrap the *inner_test* of a hypothesis test: a Trio run for each example, by the ``run`` of *item*'s marks.
 
-    What was wrapped before (a parametrized test has one inner test) is returned as it is.
+    A parametrized test has one inner test, which may have been wrapped for another item, whose ``run`` is not this one's.
     """
-    if getattr(inner_test, "_trio_test_runner_wrapped", False):
-        return inner_test
+    inner_test = getattr(inner_test, "_aegis_inner_test", inner_test)
     run_test = _trio_test_runner_factory(
         SimpleNamespace(obj=noting_failure(inner_test), iter_markers=item.iter_markers)
     )
@@ -35,6 +34,7 @@ def with_fresh_fixtures(item: pytest.Item, inner_test: Callable[..., Awaitable[o
         run_test(**_fresh(kwargs, {}))
 
     run_example._trio_test_runner_wrapped = True  # type: ignore[attr-defined]  # how pytest-trio knows its own
+    run_example._aegis_inner_test = inner_test  # type: ignore[attr-defined]
     return run_example
 
 

@@ -190,6 +190,7 @@ class NatsServer:
 
     async def _wait_ended(self) -> None:
         # Not in a thread: one that waits for a hanging process could not be cancelled.
+        await trio.lowlevel.checkpoint()
         while self.running:  # noqa: ASYNC110 - no event tells of it
             await trio.sleep(_LOOK)
 

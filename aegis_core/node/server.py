@@ -149,7 +149,7 @@ class Server:
             self._respond(job, self._refusal(job))
         elif timeout == 0:
             self._respond(job, self._timed_out(job))
-        elif self.running < self._most_running:
+        elif self.has_room:
             self.running += 1
             if self.called is None:
                 self.called = self.assign(job)
@@ -352,6 +352,9 @@ class Server:
         """Send the answer of a job that ran."""
         self._respond(job, answer)
         self.running -= 1
+        self._tell_drained()
+
+    def _tell_drained(self) -> None:
         if not self.running and self._drained is not None and not self.queue:
             self._drained.set()
             self._drained = None
@@ -445,6 +448,11 @@ class Server:
 
     # -- workers ----------------------------------------------------------------------------------
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another request may begin."""
+        return self.running < self._most_running
+
     def next_job(self) -> _Job | None:
         """The next queued job that is still worth running."""
         while self.queue:
@@ -452,16 +460,20 @@ class Server:
             if job.deadline > trio.current_time():
                 return job
             self._respond(job, self._timed_out(job))
+        self._tell_drained()
         return None
 
-    def leave(self, worker: _Worker) -> None:
-        """*worker* ends; another one takes the next queued job."""
-        del self._workers[worker]
-        worker.hand_on()
-        job = self.next_job()
-        if job is not None:
+    def refill(self) -> None:
+        """Let others take what is queued, as far as there is room: one worker may have made room for many."""
+        while self.has_room and (job := self.next_job()) is not None:
             self.running += 1
             self.assign(job)
+
+    def leave(self, worker: _Worker) -> None:
+        """*worker* ends; others take what is queued."""
+        del self._workers[worker]
+        worker.hand_on()
+        self.refill()
 
 
 class _Worker:
@@ -502,9 +514,14 @@ class _Worker:
                     while jobs:
                         job = self.job = jobs.popleft()
                         try:
-                            result = self._take_step(job) if jobs else await server.begin(job, scope)
-                            if type(result) is Begun:
-                                result = await result
+                            if jobs:
+                                result = self._take_step(job)
+                                if type(result) is Begun:
+                                    result = await result
+                            else:
+                                if server.queue:
+                                    server.refill()
+                                result = await server.begin(job, scope)
                             answer = server.conclude(job, scope, result)
                         except Exception as exc:  # noqa: BLE001 - the edge of the handler, which is user code
                             answer = server.fail(job, scope, exc)
@@ -538,6 +555,7 @@ class _Worker:
         result = take_step(context, context.run(self._server.begin, job, self.scope))
         if type(result) is Begun:
             self.hand_on()
+            self._server.refill()
             self.task.context = context
         return result
 
@@ -547,12 +565,15 @@ class _Worker:
             self._server.assign(self.jobs.popleft())
 
     async def _take_queued(self) -> None:
-        """Go on with a queued job, unless the scope is used up, after the others had their turn."""
-        job = None if self.scope.cancel_called else self._server.next_job()
-        if job is not None:
-            self._server.running += 1
+        """Go on with what is queued, as far as there is room, unless the scope is used up, after the others had their turn."""
+        server = self._server
+        if self.scope.cancel_called:
+            return
+        while server.has_room and (job := server.next_job()) is not None:
+            server.running += 1
             self.jobs.append(job)
-            self.run_until(job)
+        if self.jobs:
+            self.run_until(self.jobs[0])
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _stop_waiting(self, _raise_cancel: object) -> trio.lowlevel.Abort:

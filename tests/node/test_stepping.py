@@ -137,6 +137,40 @@ async def test_who_has_to_wait_holds_up_nobody(autojump_clock: MockClock) -> Non
     assert set(seen.marks) == {""}
 
 
+@pytest.mark.parametrize(
+    "first",
+    [("quick", "quick"), ("quick", "slow"), ("slow", "quick")],
+    ids=["no one waits", "the last waits", "the first waits"],
+)
+async def test_room_that_a_turn_has_made_is_taken_by_all_for_whom_it_does(
+    first: tuple[str, str], autojump_clock: MockClock
+) -> None:
+    """What is queued waits for nothing but room: as many begin as may."""
+    seen = Seen()
+    async with served(noting(seen), limits={"handlers": 2}) as it:
+        asked = ask_together(it, *first, "slow", "slow")
+        assert len(it.server.queue) == 2
+        await trio.testing.wait_all_tasks_blocked()
+        assert it.server.running == 2
+        assert len(it.server.queue) == first.count("slow")
+        await trio.sleep(2.5)  # a slow one takes two seconds
+        assert [each.answer is not None for each in asked] == [True, True, True, first.count("slow") == 0]
+        await trio.sleep(2)
+        assert asked[-1].result == "slow"
+
+
+async def test_drain_ends_when_what_is_left_has_run_out_of_time(autojump_clock: MockClock) -> None:
+    """It is answered, and nobody waits for it any longer."""
+    seen = Seen()
+    async with served(noting(seen), limits={"handlers": 1}) as it:
+        (running,) = ask_together(it, "slow")
+        (queued,) = ask_together(it, "quick", timeout=0.5)
+        with trio.fail_after(2.1):
+            await it.server.drained()
+        assert running.result == "slow"
+        assert isinstance(queued.result, CallTimeout)
+
+
 async def test_place_where_a_handler_waits_can_be_found(autojump_clock: MockClock) -> None:
     """As for any coroutine: by the frames behind its task."""
     seen = Seen()

@@ -141,3 +141,22 @@ def test_missing_part_is_told_before_any_test_runs(
     result = pytester.runpython("test_missing_part_is_told_before_any_test_runs.py")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([told])
+
+
+def test_examples_of_hypothesis_run_by_the_clock_of_their_backend(run_tests: RunTests) -> None:
+    """Whichever backend the test ran on before."""
+    result = run_tests(
+        """
+        from hypothesis import HealthCheck, given, settings
+        from hypothesis import strategies as st
+        from trio.testing import MockClock
+
+        @settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+        @given(number=st.integers())
+        async def test_clock(aegis_cluster, aegis_backend, number):
+            is_virtual = isinstance(trio.lowlevel.current_clock(), MockClock)
+            assert is_virtual is (aegis_backend == "memory")
+        """.replace("\n        ", "\n"),
+        "--aegis-backend=memory,http",
+    )
+    result.assert_outcomes(passed=2)
