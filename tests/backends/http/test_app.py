@@ -203,6 +203,18 @@ async def test_watch_shows_that_it_is_alive() -> None:
             await trio.open_tcp_stream("127.0.0.1", router.port)
 
 
+async def test_head_of_a_watch_is_all_that_is_told() -> None:
+    """It ends, so that whoever asks for many of them holds none."""
+    async with (
+        open_router() as router,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{router.port}", timeout=PATIENCE) as client,
+    ):
+        for _ in range(3):
+            response = await client.head(wire.WATCH)
+            assert (response.status_code, response.content) == (200, b"")
+            assert response.headers["content-type"] == wire.MSGPACK.decode()
+
+
 async def test_router_without_tokens_serves_this_machine_alone() -> None:
     """Elsewhere it refuses to begin; with tokens it does not."""
     async with MemoryCluster("app").open() as backend:
