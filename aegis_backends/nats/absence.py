@@ -20,6 +20,9 @@ __all__ = ["LONGEST", "Absence"]
 LONGEST: Final = MARKER_TTL / 2
 """Seconds after which a deletion may have been forgotten before it was told: half of those that it is remembered for."""
 
+_OVERDUE: Final = 5.0
+"""Seconds after which a consumer with nothing else to deliver should have shown what was stored: far more than it takes."""
+
 _PROOF_AFTER: Final = LONGEST / 3
 """Seconds without a proof after which one is wanted: early enough for a leader to be elected, and for another try."""
 
@@ -36,6 +39,8 @@ class Absence:
         # The oldest revision that the view has yet to show, and when what has it was sent. The newest would not do: where
         # much is sent, there would always be a newer one before it is shown.
         self._awaited: tuple[int, float] | None = None
+        # Since when that can be expected to be shown.
+        self._expected_at = since
 
     def __repr__(self) -> str:
         return f"<Absence since {self._since:.1f}>"
@@ -52,15 +57,24 @@ class Absence:
         """Whether it is time to store something, so that the view can show it."""
         return self._awaited is None and now - self._since > _PROOF_AFTER
 
+    def is_overdue(self, now: float) -> bool:
+        """Whether what was stored should have been shown by now, by a consumer that has nothing else to deliver."""
+        return self._awaited is not None and now - self._expected_at > _OVERDUE
+
+    def expect(self, now: float) -> None:
+        """Another consumer is there to show it."""
+        self._expected_at = now
+
     def begin(self, now: float) -> None:
         """The whole bucket is being read from now on: a snapshot lacks nothing of what was before it."""
         self._since = now
         self._awaited = None
 
-    def stored(self, revision: int, sent_at: float) -> None:
+    def stored(self, revision: int, sent_at: float, now: float) -> None:
         """What was sent from here at *sent_at* was given *revision*."""
         if self._awaited is None:
             self._awaited = revision, sent_at
+            self._expected_at = now
 
     def shown(self, revision: int) -> None:
         """The view is level at *revision*."""

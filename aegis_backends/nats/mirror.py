@@ -44,6 +44,7 @@ _MARKER: Final = MARKER.encode()
 _TRANSACTION: Final = TRANSACTION.encode()
 _GONE: Final = (b"PURGE", b"DEL")
 _CONTROL: Final = 100
+_FLOW_CONTROL: Final = "$JS.FC."
 # Graves beyond this are swept when there are twice as many as after the last sweep.
 _FEW: Final = 1000
 _NANO: Final = 1_000_000_000
@@ -125,7 +126,7 @@ class Mirror:
         """How often a whole snapshot became the view."""
         self.behind = True
         """Whether the consumer had more to deliver when it was last heard of."""
-        self._prefix: Final = len(prefix)
+        self._prefix: Final = prefix
         self._tell = tell
         self._shown = _Contents()
         self._filled = self._shown
@@ -201,6 +202,8 @@ class Mirror:
         delivery = parse_delivery(message.reply)
         if delivery is None:
             return self._control(message)
+        if not message.subject.startswith(self._prefix):
+            return _NOTHING  # Anybody may publish to an inbox; on the bucket's subjects, only the stream delivers here.
         if delivery.consumer != self._consumed + 1:
             return (Renew(f"message {delivery.consumer} of the consumer came after {self._consumed}"),)
         self._consumed = delivery.consumer
@@ -211,7 +214,7 @@ class Mirror:
             self._wants_fence = False
         self._seen = sequence
         self._newest = delivery.stored_at
-        key = message.subject[self._prefix :]
+        key = message.subject[len(self._prefix) :]
         is_shown = self._filled is self._shown
         if is_shown and _BATCH in message.head:
             self._hold(message, key, sequence, delivery.stored_at)
@@ -231,13 +234,13 @@ class Mirror:
         if message.status != _CONTROL:
             return _NOTHING
         if message.reply:
-            return (Answer(message.reply),)
+            return _answer(message.reply)
         last = first_value(message.head, b"Nats-Last-Consumer")
         if last is not None and last != b"%d" % self._consumed:
             return (Renew(f"the server delivered {last[:20]!r} messages, {self._consumed} came"),)
         stalled = first_value(message.head, b"Nats-Consumer-Stalled")
         if stalled:
-            return (Answer(stalled.decode("utf-8", "surrogateescape")),)
+            return _answer(stalled.decode("utf-8", "surrogateescape"))
         # Nothing is left to deliver, whatever the last message said: what it counted may have been forgotten since.
         self.behind = False
         self._delivered_all = True
@@ -374,6 +377,11 @@ class Mirror:
             return False
         self._shown.graves[key] = Grave(sequence, headers.get(TRANSACTION, "").encode(), sequence, 0)
         return True
+
+
+def _answer(subject: str) -> Sequence[Action]:
+    """The answer that the server waits for; anybody else may want anything to be published in our name."""
+    return (Answer(subject),) if subject.startswith(_FLOW_CONTROL) else _NOTHING
 
 
 def _origin(head: bytes) -> bytes:

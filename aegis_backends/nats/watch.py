@@ -131,7 +131,7 @@ class Watch:
     def acknowledge(self, revision: int, *, sent_at: float) -> None:
         """Note that what was committed from here was given *revision*, and that it was sent at `now` or later."""
         self.acknowledged = max(self.acknowledged, revision)
-        self._absence.stored(revision, sent_at)
+        self._absence.stored(revision, sent_at, self._clock.now())
 
     async def catch_up(self) -> None:
         """Wait until the view shows all that anybody was told of before this call.
@@ -187,6 +187,7 @@ class Watch:
                         )
                         return
                     self._heard_at = self._clock.now()
+                    self._absence.expect(self._heard_at)
                     self._act(self.mirror.began(made.pending))
                     self._notice()
                     while not self._is_lost():
@@ -204,6 +205,10 @@ class Watch:
         now = self._clock.now()
         if now - self._heard_at >= _SILENCE:
             _log.info("the consumer of %s fell silent", self._stream)
+            return True
+        if self._absence.is_overdue(now) and not self.mirror.behind and not self.mirror.loading:
+            # It lives on a server that has lost the others, say; elsewhere there is one that has not.
+            _log.info("the consumer of %s does not show what was stored", self._stream)
             return True
         return self._absence.too_long(now)
 
@@ -278,7 +283,7 @@ class Watch:
         self._life.cancel()
 
     def _stored(self, revision: int, sent_at: float) -> None:
-        self._absence.stored(revision, sent_at)
+        self._absence.stored(revision, sent_at, self._clock.now())
         self._notice()
 
     def _act(self, actions: Sequence[Action]) -> None:

@@ -52,6 +52,7 @@ class Cluster:
         places: Where the next consumers are made; the last of them again and again.
         made: The configuration of each consumer.
         fences: How many were asked for.
+        is_stalled: The consumer's server hears nothing new, and says that there is nothing; the next consumer's does.
     """
 
     contents: dict[str, int] = attrs.Factory(lambda: {"kept": 101, "ghost": 102})
@@ -60,6 +61,7 @@ class Cluster:
     places: list[str] = attrs.Factory(lambda: ["n1"])
     made: list[dict[str, object]] = attrs.Factory(list)
     fences: int = 0
+    is_stalled: bool = False
     client: Client | None = None
     sid: int = 0
     inbox: str = ""
@@ -91,6 +93,7 @@ class Cluster:
         elif operation.startswith("CONSUMER.CREATE"):
             config = json.loads(event.payload)["config"]
             self.made.append(config)
+            self.is_stalled = False
             place = self.places.pop(0) if len(self.places) > 1 else self.places[0]
             start = config.get("opt_start_seq", 0)
             waiting = [(key, revision) for key, revision in self.contents.items() if revision >= start]
@@ -108,7 +111,8 @@ class Cluster:
             if not key.startswith("~"):
                 self.contents[key] = self.last
             await self._answer(event, {"stream": SETTINGS.stream, "seq": self.last})
-            await self._deliver(key, self.last, 0)
+            if not self.is_stalled:
+                await self._deliver(key, self.last, 0)
 
     async def beat(self) -> None:
         """Say what a consumer that lives says, all the time."""
@@ -223,6 +227,26 @@ async def test_commits_prove_the_view_whole() -> None:
         assert watch.mirror.loads == 1
 
 
+async def test_consumer_that_does_not_show_what_was_stored_is_left() -> None:
+    """It says all the time that there is nothing new; what was acknowledged says that there is. The view goes on elsewhere."""
+    cluster, clock = Cluster(), ShiftedClock()
+    async with open_cluster(cluster, clock) as store, store.watch() as feed:
+        assert told(await feed.receive()) == ["kept", "ghost"]
+        watch, begun = store._watch, len(cluster.made)
+        cluster.is_stalled = True
+        await store.commit(Transaction("t1", [Put("new", b"v", ABSENT)]))
+        clock.ahead = 4.0
+        hear(watch, cluster.heartbeat())
+        assert not watch._is_lost()
+        clock.ahead = 6.0
+        hear(watch, cluster.heartbeat())
+        assert watch._is_lost()
+        while "new" not in told(await feed.receive()):
+            pass
+        assert len(cluster.made) == begun + 1
+        assert watch.mirror.loads == 1
+
+
 async def test_snapshot_is_read_from_no_server_whose_copy_is_old() -> None:
     """By the leader's word: the consumer is made again until it is elsewhere."""
     cluster = Cluster(places=["n3", "n3", "n2"])
@@ -237,8 +261,8 @@ def test_absence_ends_when_the_view_shows_what_was_sent() -> None:
     absence = Absence(1000.0)
     absence.shown(7)
     assert absence.seconds(1010.0) == 10.0
-    absence.stored(8, 1020.0)
-    absence.stored(9, 1030.0)
+    absence.stored(8, 1020.0, 1021.0)
+    absence.stored(9, 1030.0, 1031.0)
     absence.shown(7)
     assert absence.seconds(1040.0) == 40.0
     absence.shown(8)
@@ -252,7 +276,7 @@ def test_proof_is_wanted_long_before_it_is_too_late() -> None:
     assert not absence.wants_proof(0.3 * LONGEST)
     assert absence.wants_proof(0.4 * LONGEST)
     assert not absence.too_long(LONGEST)
-    absence.stored(8, 100.0)
+    absence.stored(8, 100.0, 101.0)
     assert not absence.wants_proof(0.9 * LONGEST)
     assert absence.too_long(1.1 * LONGEST)
     absence.begin(2 * LONGEST)

@@ -319,3 +319,17 @@ def test_deletion_by_a_stranger_is_told_whatever_its_headers_are() -> None:
     assert consumer.told[-1] == (Change("a", None, 12, DeleteReason.DELETED),)
     grave = consumer.mirror.graves["a"]
     assert (grave.transaction, grave.until) == (b"\xff", 0)
+
+
+def test_stranger_who_publishes_to_the_inbox_is_not_believed() -> None:
+    """Neither about the bucket, nor about what to publish."""
+    consumer = Consumer()
+    consumer.load()
+    forged = Message("inbox", 1, f"$JS.ACK.KV_reg.c.1.{1 << 62}.{consumer.delivered + 1}.0.0", b"v")
+    assert consumer.mirror.feed(forged) == ()
+    assert (consumer.mirror.level, consumer.mirror.revision) == (True, 10)
+    purge = "$JS.API.STREAM.PURGE.KV_reg"
+    assert consumer.mirror.feed(Message("inbox", 1, purge, b"", b"NATS/1.0 100 FlowControl Request\r\n\r\n")) == ()
+    assert consumer.heartbeat(Nats_Consumer_Stalled=purge) == ()
+    consumer.say("a", 11)
+    assert consumer.mirror.revision == 11
