@@ -391,7 +391,9 @@ class Connection:
                 self._leave(interest)
 
     async def _say_goodbye(self, interests: Sequence[Interest], seconds: float) -> None:
-        """Unsubscribe, and wait until all has come that was sent before that."""
+        """Unsubscribe, and wait until all has come that was sent before that; where there is no server, nothing comes."""
+        if self._supervisor.link is None:
+            return
         for interest in interests:
             if self._supervisor.interests.has(interest):
                 self._unsubscribe(interest, 0)

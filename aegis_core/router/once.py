@@ -221,4 +221,6 @@ def _left_no_trace(exc: AegisError) -> bool:
     """Whether nothing was executed of a call that ended in *exc*."""
     if isinstance(exc, Unavailable):
         return exc.outcome is not Outcome.MAYBE_EXECUTED
-    return isinstance(exc, NotFound | Overloaded | InvalidRequest) and not isinstance(exc, RemoteError)
+    # An instance that says so may have let its method say so, after it had done something.
+    says_so_itself = isinstance(exc, NotFound | InvalidRequest) and not exc.answered_by
+    return isinstance(exc, Overloaded) or (says_so_itself and not isinstance(exc, RemoteError))

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from aegis_core.backend import ANY, Indeterminate, Put, Transaction
-from aegis_core.errors import AegisError
+from aegis_core.errors import AegisError, InvalidRequest
 from aegis_core.node.call import Call
 from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
@@ -33,6 +33,7 @@ class Rooms:
     calls: int = 0
     seconds: float = 0.0
     fails: bool = False
+    refuses: bool = False
 
     @property
     def service(self) -> Service:
@@ -46,6 +47,8 @@ class Rooms:
             await trio.sleep(self.seconds)
             if self.fails:
                 raise ValueError("all taken")
+            if self.refuses:
+                raise InvalidRequest.at("$.guest", "is known already")
             return number
 
         return service
@@ -123,6 +126,15 @@ async def test_an_error_of_the_method_is_the_end_of_the_message(autojump_clock: 
         assert rooms.calls == 1
         state = await do(other, "message.status", message_id="m-1")
         assert (state.state, state.last_error) == ("failed", "all taken")
+
+
+async def test_a_refusal_by_the_method_is_its_end_too(autojump_clock: MockClock) -> None:
+    """Although the same error of the router says that nothing was executed."""
+    rooms = Rooms(refuses=True)
+    async with routers(2) as (one, other), one.node.serve(rooms.service), other.node.serve(rooms.service):
+        for router in (one, other, one):
+            assert (await refused(router))["code"] == "VALIDATION_ERROR"
+        assert rooms.calls == 1
 
 
 async def test_what_was_not_executed_may_come_again(autojump_clock: MockClock) -> None:

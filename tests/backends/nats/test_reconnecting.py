@@ -317,3 +317,13 @@ async def test_no_server_at_the_first_connect_fails_in_time() -> None:
     with trio.fail_after(5), pytest.raises(ConnectionFailed):
         async with open_connection(["nats://127.0.0.1:1"], QUICK):
             pass
+
+
+async def test_goodbye_is_said_to_nobody_where_there_is_no_server(tmp_path: Path) -> None:
+    """Nothing can be on the way, so that nothing is waited for."""
+    with running(tmp_path) as server:
+        async with open_connection([server.url]) as connection:
+            with trio.fail_after(30):
+                async with connection.listen("a", lambda _: None, goodbye=3600.0):
+                    server.kill()
+                    await connection.wait_state(ConnectionState.RECONNECTING)
