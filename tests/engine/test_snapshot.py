@@ -56,6 +56,20 @@ def test_an_empty_view_is_not_whole(driver: Driver) -> None:
     assert driver.view.by_lease("nobody") is None
 
 
+def test_what_changes_while_the_first_snapshot_comes_is_no_news() -> None:
+    """Only what it has become counts, once all is there."""
+    view = Snapshot()
+    key = TargetKey("x")
+    assert not view.put(key, ownership("x", "a"), 1, now=0.0, at=AT)
+    assert not view.put(key, ownership("x", "b"), 2, now=0.0, at=AT)
+    held = view.held("x")
+    assert held is not None
+    assert held.instance_id == "b"
+    assert not view.delete(key, 3, expired=False, now=0.0, at=AT)
+    view.advance(3, now=0.0, at=AT)
+    assert view.held("x") is None
+
+
 def test_what_comes_into_an_empty_store_is_news() -> None:
     """Also when the store's revisions begin at 0: that the first snapshot was empty is known all the same."""
     view = Snapshot()
