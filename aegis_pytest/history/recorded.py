@@ -27,7 +27,7 @@ from aegis_core.node.node import Node
 from aegis_pytest.history.recorder import Recorder
 from aegis_pytest.history.records import Answer, Kind
 
-__all__ = ["RecordedInstance"]
+__all__ = ["RecordedInstance", "what_is_known"]
 
 _Came = tuple[Answer, str, int, str]
 
@@ -90,12 +90,14 @@ class RecordedInstance:
         return await self._operate(get_owner, Kind.GET_OWNER, key)
 
     @asynccontextmanager
-    async def own(self, key: str, *, role: Role = Role.STANDBY, wait: float = math.inf) -> AsyncIterator[Claim]:
+    async def own(
+        self, key: str, *, role: Role = Role.STANDBY, priority: int = 0, wait: float = math.inf
+    ) -> AsyncIterator[Claim]:
         """`Instance.own`, whose acquisition is noted as a claim."""
         number = self.recorder.invoke(Kind.CLAIM, key, instance=self.instance.instance_id)
         answered = False
         try:
-            async with self.instance.own(key, role=role, wait=wait) as claim:
+            async with self.instance.own(key, role=role, priority=priority, wait=wait) as claim:
                 answered = True
                 self.recorder.answer(number, Answer.DONE, epoch=claim.epoch)
                 yield claim

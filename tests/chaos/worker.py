@@ -28,24 +28,15 @@ import attrs
 import trio
 
 from aegis_core import AegisError, Call, Instance, LeaseLost, Node, Outcome, Role, Service, open_node
-from aegis_core.errors import (
-    Forbidden,
-    InvalidRequest,
-    LimitExceeded,
-    NotFound,
-    NotOwner,
-    ResourceConflict,
-    ResourceNotFound,
-    Unavailable,
-)
+from aegis_core.errors import Unavailable
 from aegis_core.events import Event, InstanceLost, InstanceRegistered, LeaseEnded, ResourceRegistered
 from aegis_core.node.subscription import EventStream
 from aegis_pytest.history import Answer, Kind, Recorder, record_to, watch_beliefs
+from aegis_pytest.history.recorded import RecordedInstance, what_is_known
 
 SERVICE: Final = "chaos"
 _PATIENCE: Final = 20.0
 
-Came = tuple[Answer, str, int, str]
 Settings = Mapping[str, object]
 Told = dict[str, object]
 
@@ -88,6 +79,10 @@ class Worker:
     moved: trio.lowlevel.ParkingLot = attrs.Factory(trio.lowlevel.ParkingLot)
     done: int = 0
     kept: set[str] = attrs.Factory(set)
+    recorded: RecordedInstance = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.recorded = RecordedInstance(self.node, self.instance, self.recorder, patience=_PATIENCE)
 
     async def carry_out(self, command: dict[str, object]) -> None:
         """Carry *command* out and answer it."""
@@ -104,41 +99,19 @@ class Worker:
 
     async def do_claim(self, key: str) -> Told:
         """Claim *key*."""
-
-        async def claim() -> Came:
-            (made,) = await self.instance.claim(key)
-            return Answer.DONE, self.instance.instance_id, made.epoch, ""
-
-        return await self._operate(claim, Kind.CLAIM, key)
+        return _told(await self.recorded.claim(key))
 
     async def do_release(self, key: str) -> Told:
         """Release *key*."""
-
-        async def release() -> Came:
-            await self.instance.release(key)
-            return Answer.DONE, "", 0, ""
-
-        return await self._operate(release, Kind.RELEASE, key, epoch=self._epoch(key))
+        return _told(await self.recorded.release(key))
 
     async def do_transfer(self, key: str, to: str) -> Told:
         """Transfer *key* to *to*."""
-
-        async def transfer() -> Came:
-            reply = await self.instance.transfer(key, to=to)
-            if key in reply.transferred:
-                return Answer.DONE, to, reply.epochs[key], ""
-            return Answer.UNKNOWN, "", 0, reply.failed[0].reason
-
-        return await self._operate(transfer, Kind.TRANSFER, key, to=to, epoch=self._epoch(key))
+        return _told(await self.recorded.transfer(key, to))
 
     async def do_get_owner(self, key: str) -> Told:
         """Who owns *key*."""
-
-        async def get_owner() -> Came:
-            found = await self.node.registry.get_owner(key)
-            return Answer.DONE, found.owner_instance_id, found.epoch, ""
-
-        return await self._operate(get_owner, Kind.GET_OWNER, key)
+        return _told(await self.recorded.get_owner(key))
 
     async def do_call(self, key: str, *, timeout: float = _PATIENCE) -> object:
         """Call the owner of *key*."""
@@ -182,7 +155,7 @@ class Worker:
             try:
                 reply = await self.node.registry.claim(SERVICE, instance_id, key)
             except Unavailable as exc:
-                self.recorder.answer(number, _failure(exc), said=str(exc))
+                self.recorder.answer(number, what_is_known(exc), said=str(exc))
                 return
             if key in reply.registered:
                 self.recorder.answer(number, Answer.DONE, epoch=reply.epochs[key])
@@ -293,66 +266,21 @@ class Worker:
         standbys = (await self.node.explain(key)).standbys
         return standbys.index(self.instance.instance_id) + 1 if self.instance.instance_id in standbys else 0
 
-    def _epoch(self, key: str) -> int:
-        claim = self.instance.claims.get(key)
-        return 0 if claim is None else claim.epoch
-
-    async def _operate(
-        self, act: Callable[[], Awaitable[Came]], kind: Kind, key: str, *, to: str = "", epoch: int = 0
-    ) -> Told:
-        number = self.recorder.invoke(kind, key, instance=self.instance.instance_id, to=to, epoch=epoch)
-        try:
-            with trio.fail_after(_PATIENCE):
-                answer, owner, shown, said = await act()
-        except ResourceConflict as exc:
-            # A conflict with oneself is one of two tasks of this process, and tells nothing of the registry.
-            held = kind is Kind.CLAIM and exc.owner not in {"", self.instance.instance_id}
-            self.recorder.answer(number, Answer.HELD if held else Answer.FAILED, owner=exc.owner, said=str(exc))
-            raise
-        except NotOwner as exc:
-            self.recorder.answer(number, Answer.HELD, owner=exc.owner, said=str(exc))
-            raise
-        except ResourceNotFound as exc:
-            self.recorder.answer(number, Answer.FREE, said=str(exc))
-            raise
-        except AegisError as exc:
-            self.recorder.answer(number, _failure(exc), said=str(exc))
-            raise
-        except (trio.TooSlowError, trio.Cancelled):
-            self.recorder.answer(number, Answer.UNKNOWN, said="nobody waits any longer")
-            raise
-        self.recorder.answer(number, answer, owner=owner, epoch=shown, said=said)
-        return {"answer": answer.value, "owner": owner, "epoch": shown}
-
     async def _own(self, key: str, role: Role, priority: int) -> None:
         while True:
-            number = self.recorder.invoke(Kind.CLAIM, key, instance=self.instance.instance_id)
-            answered = False
             try:
-                async with self.instance.own(key, role=role, priority=priority) as claim:
-                    answered = True
-                    self.recorder.answer(number, Answer.DONE, epoch=claim.epoch)
+                async with self.recorded.own(key, role=role, priority=priority) as claim:
                     self.tell({"event": "owns", "key": key, "epoch": claim.epoch, "at": time.monotonic()})
                     await trio.sleep_forever()
             except LeaseLost as exc:
-                if not answered:
-                    self.recorder.answer(number, Answer.UNKNOWN, said=str(exc))
                 self.tell({"event": "lost", "key": key, "reason": exc.reason.value, "at": time.monotonic()})
-            except AegisError as exc:
-                if not answered:
-                    self.recorder.answer(number, _failure(exc), said=str(exc))
+            except AegisError:
                 return
-            except trio.Cancelled:
-                if not answered:
-                    self.recorder.answer(number, Answer.UNKNOWN, said="the process ends")
-                raise
 
 
-def _failure(exc: AegisError) -> Answer:
-    """What is known of an operation that *exc* ended."""
-    if isinstance(exc, Unavailable):
-        return Answer.UNKNOWN if exc.outcome is Outcome.MAYBE_EXECUTED else Answer.FAILED
-    return Answer.FAILED if isinstance(exc, Forbidden | InvalidRequest | LimitExceeded | NotFound) else Answer.UNKNOWN
+def _told(came: tuple[Answer, str, int]) -> Told:
+    answer, owner, epoch = came
+    return {"answer": answer.value, "owner": owner, "epoch": epoch}
 
 
 def make_service(recorder: Recorder, storage: Storage, tell: Callable[[Settings], None]) -> Service:
