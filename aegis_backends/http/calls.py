@@ -17,7 +17,7 @@ import contextvars
 import hmac
 import json
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import unquote
@@ -27,6 +27,7 @@ import trio
 
 from aegis_backends.http import wire
 from aegis_backends.http.asgi import BodyTooLarge, Message, Receive, Scope, Send, header, read_body, respond
+from aegis_backends.http.same_site import check_same_site
 from aegis_core import codec
 from aegis_core.backend import Inbound
 from aegis_core.errors import AegisError, CallTimeout, InvalidRequest, RemoteError, TransportUnavailable, Unauthorized
@@ -195,13 +196,15 @@ class CallServer:
     """An ASGI application: the instances that this node serves.
 
     Args:
-        token: What a caller has to show as bearer token; "" for nothing.
+        token: What a caller has to show as bearer token; "" for nothing. Pages of other sites are refused then.
+        names: What this machine is called by who asks without a token; see `aegis_backends.http.same_site`.
         patience: Seconds that one call by itself has for its answer, whatever it says; many calls on one connection are
             for programs, which see to their own.
     """
 
-    def __init__(self, token: str = "", *, patience: float = LONGEST_CALL) -> None:
+    def __init__(self, token: str = "", *, names: Collection[str] = (), patience: float = LONGEST_CALL) -> None:
         self._patience = patience
+        self._names = frozenset(names)
         self._listeners: dict[bytes, _Listener] = {}
         self._expected = f"Bearer {token}".encode() if token else b""
 
@@ -231,7 +234,9 @@ class CallServer:
         path = scope["raw_path"].decode("latin-1")
         authorization = header(scope, b"authorization")
         try:
-            if self._expected and not hmac.compare_digest(authorization, self._expected):
+            if not self._expected:
+                check_same_site(scope, self._names)
+            elif not hmac.compare_digest(authorization, self._expected):
                 raise Unauthorized(operation=f"{scope['method']} {path}")
             if scope["method"] == "POST" and path == CALLS:
                 await self._converse(scope, receive, send)

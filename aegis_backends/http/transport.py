@@ -316,9 +316,10 @@ class HttpTransport(HttpCaller):
     ) -> None:
         super().__init__(nursery, token=token, tls=client_tls)
         self._base = base
-        self._scheme = urlsplit(base).scheme
+        parts = urlsplit(base)
+        self._scheme = parts.scheme
         self._listener = listener
-        self._calls = CallServer(token)
+        self._calls = CallServer(token, names=() if parts.hostname is None else (parts.hostname,))
         self._server = HttpServer(self._calls, limits=limits, tls=server_tls)
 
     def __repr__(self) -> str:

@@ -34,7 +34,7 @@ from aegis_core.backend import Inbound
 from aegis_core.errors import AegisError, ResourceNotFound
 from tests.backends.http.peers import PATIENCE, Served, eventually, open_server, read_until
 
-CONVERSE = b"POST /calls HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+CONVERSE = b"POST /calls HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def chunk(data: bytes) -> bytes:
@@ -184,6 +184,25 @@ async def test_caller_shows_its_token() -> None:
         assert (await serving.client.post("/instances/one", content=b"x", headers=wrong)).status_code == 401
         right = {"authorization": "Bearer secret"}
         assert (await serving.client.post("/instances/one", content=b"x", headers=right)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/instances/one", "/instances/one/tag", "/calls"])
+@pytest.mark.parametrize("headers", [{"origin": "http://evil.example"}, {"origin": "null"}, {"host": "evil.example"}])
+async def test_page_of_another_site_calls_nobody(path: str, headers: dict[str, str]) -> None:
+    """In the browser of somebody who reaches an instance that asks for no token."""
+    async with open_serving() as serving:
+        answer = await serving.client.post(path, content=b"x", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (403, "FORBIDDEN")
+        assert "access-control-allow-origin" not in answer.headers
+        assert serving.received == []
+
+
+async def test_instance_with_a_token_has_any_name() -> None:
+    """No page knows the token."""
+    headers = {"host": "one.example", "origin": "http://other.example", "authorization": "Bearer secret"}
+    async with open_serving(token="secret") as serving:
+        serving.answer = result(1)
+        assert (await serving.client.post("/instances/one", content=b"x", headers=headers)).status_code == 200
 
 
 async def test_nobody_listens_twice_under_one_path() -> None:

@@ -22,12 +22,24 @@ def test_this_machine_is_known_by_its_own_names(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8700", "localhost.evil.example", "10.0.0.1", "[::2]:1", ":1", "::1"]
+    "host",
+    ["evil.example", "evil.example:8700", "localhost.evil.example", "10.0.0.1", "[::2]:1", ":1", "::1", "[", "[]"],
 )
 def test_other_names_are_refused(host: str) -> None:
     """Whose owner may have made them point here."""
     with pytest.raises(Forbidden, match="loopback"):
         check_same_site(make_scope(headers=[(b"host", host.encode())]))
+
+
+@pytest.mark.parametrize("host", ["node.example", "NODE.example:1", "10.1.2.3:8700", "[2001:db8::1]"])
+def test_own_names_are_known(host: str) -> None:
+    """What a server is known by elsewhere, and the address that the request came to."""
+    scope = make_scope(headers=[(b"host", host.encode())])
+    scope["server"] = ("2001:db8::1" if "::" in host else "10.1.2.3", 8700)
+    check_same_site(scope, {"node.example"})
+    scope["server"] = ("10.9.9.9", 8700)
+    with pytest.raises(Forbidden, match="loopback"):
+        check_same_site(scope, {"other.example"})
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
+import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in its place
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -14,18 +16,19 @@ from aegis_backends.http import transport as transport_module
 from aegis_backends.http.asgi import Receive, Scope, Send, respond
 from aegis_backends.http.calls import ANSWERED, SIGN_OF_LIFE, answer_frame
 from aegis_backends.http.transport import HttpTransport
+from aegis_core import codec
 from aegis_core.backend import TransportUnavailable
 from aegis_core.models import Outcome
 from tests.backends.http.peers import PATIENCE, Served, open_server
 
 
 @asynccontextmanager
-async def open_transport() -> AsyncIterator[HttpTransport]:
-    """A transport on loopback."""
+async def open_transport(name: str = "127.0.0.1") -> AsyncIterator[HttpTransport]:
+    """A transport on loopback, which others know by *name*."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
-        transport = HttpTransport(listener, nursery, base=f"http://127.0.0.1:{port}")
+        transport = HttpTransport(listener, nursery, base=f"http://{name}:{port}")
         await nursery.start(transport.run)
         with trio.fail_after(PATIENCE):
             await trio.lowlevel.checkpoint()
@@ -168,3 +171,18 @@ async def test_calls_end_with_the_node() -> None:
             under_way(call, client, there)
             await wait_all_tasks_blocked(0.05)
     assert failures[0].outcome is Outcome.MAYBE_EXECUTED
+
+
+async def test_instance_is_called_by_the_name_that_it_advertises() -> None:
+    """By that, and by no other one that leads here."""
+    answer = codec.encode_plain({"success": True, "result": 1})
+    async with (
+        open_transport("Node.example") as transport,
+        transport.listen("a-1", "t", lambda inbound: inbound.respond(answer)) as here,
+    ):
+        assert urlsplit(here).hostname == "node.example"
+        port = urlsplit(here).port
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            for name, status in (("node.example", 200), (f"Node.example:{port}", 200), ("evil.example", 403)):
+                response = await client.post("/instances/a-1", headers={"host": name})
+                assert (name, response.status_code) == (name, status)
