@@ -19,7 +19,7 @@ from typing import BinaryIO, Final, cast
 
 import trio
 
-from aegis_core.cli.guard import DONE, OPEN, notice
+from aegis_core.cli.guard import DONE, OPEN, READY, notice
 from aegis_core.node.claims import Claim
 
 __all__ = ["run_under"]
@@ -160,13 +160,16 @@ async def _open_guard() -> AsyncIterator[trio.Process]:
     guard = await trio.lowlevel.open_process(
         _PYTHON,
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # what is sent to our group is not for it
         cwd="/",
     )
     assert guard.stdin is not None
+    assert guard.stdout is not None
     try:
+        async with guard.stdout:
+            await guard.stdout.receive_some(len(READY))  # or its end: then nobody can be told, and nothing runs
         yield guard
     finally:
         with trio.CancelScope(shield=True):

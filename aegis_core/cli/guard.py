@@ -6,6 +6,9 @@ that time has come without a later one, or the input ends without the word "done
 
 And lest ``aegis claim`` be killed when the command runs already and the guard has not heard of it, the command begins
 behind a gate (`pass_gate`), which opens when the guard has been told.
+
+Signals that ask for an end are often sent to all processes of a service at once. They are for the command, which
+``aegis claim`` passes them on to: the guard stays until both are done.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["DONE", "OPEN", "guard", "notice", "pass_gate"]
+__all__ = ["DONE", "OPEN", "READY", "guard", "notice", "pass_gate"]
 
 DONE: Final = b"done\n"
 """What dismisses the guard."""
@@ -28,6 +31,10 @@ DONE: Final = b"done\n"
 OPEN: Final = b"open\n"
 """What opens the gate."""
 
+READY: Final = b"ready\n"
+"""What the guard says when no signal can keep it from its duty but SIGKILL."""
+
+_ASKING: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _AT_ONCE: Final = 65536
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -82,6 +89,9 @@ def pass_gate(source: int, command: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
+        for asking in _ASKING:
+            signal.signal(asking, signal.SIG_IGN)
+        os.write(sys.stdout.fileno(), READY)
         guard(sys.stdin.fileno())
     else:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -5,7 +5,7 @@ are plain numbers (`aegis_core.observe.series`); prometheus-client writes them d
 thousands of series takes a tenth of a second.
 
 No label is made up by who calls: a service counts by its name while it is known here, a method once an instance has
-answered under its name, and reasons and outcomes are words of the library. All else is ``unknown`` or ``other``.
+answered well under its name, or one of a node with what the method raised, and reasons and outcomes are words of the library. All else is ``unknown`` or ``other``.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Metrics(Instrument, Collector):
 
         def end(_: object, error: BaseException | None) -> None:
             outcome = _outcome(error)
-            service, method = self._named(call, proven=outcome == "ok" or isinstance(error, RemoteError))
+            service, method = self._named(call, proven=error is None or self._is_raised(call.service_name, error))
             self.counted.calls.add(service, method, outcome)
             self.counted.call_seconds.observe(self._now() - began, service)
             if call.resource_id is not None:
@@ -267,6 +267,13 @@ class Metrics(Instrument, Collector):
             self._services[name] = None
             return name
         return _UNKNOWN
+
+    def _is_raised(self, service_name: str, error: BaseException) -> bool:
+        """Whether a method raised *error*. Instances of other programs say what they like of methods that they do not have."""
+        if not isinstance(error, RemoteError):
+            return False
+        instance = self._view.instance(service_name, error.answered_by)
+        return instance is not None and bool(instance.endpoints)
 
     def _named(self, call: CallStart, *, proven: bool) -> tuple[str, str]:
         service = self._service(call.service_name)

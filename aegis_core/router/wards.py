@@ -29,6 +29,7 @@ __all__ = ["Wards"]
 _log: Final = logging.getLogger("aegis.router")
 
 _PAUSE: Final = 1.0
+_FORGOTTEN: Final = 64
 _LATER: Final = 0.25
 """Seconds by which each router ends what has its own TTL later than the one before it."""
 
@@ -82,17 +83,13 @@ class Wards:
         if isinstance(key, StandbyKey):
             self._watch_line(key.target)
         elif isinstance(key, TargetKey):
-            owned = view.owner(key.target)
-            if owned is not None:
-                self._watch_limit(*owned)
+            self._look_at(view, key.target)
         elif key is None:
             for service_name in view.services():
                 for target in view.lines(service_name):
                     self._watch_line(target)
-            for record in view.limited():
-                owned = view.owner(record.target)
-                if owned is not None:
-                    self._watch_limit(*owned)
+            for target in [*self._marks, *(record.target for record in view.limited())]:
+                self._look_at(view, target)
 
     def _order(self) -> int:
         """How many routers come before this one."""
@@ -168,19 +165,31 @@ class Wards:
 
     # -- time to live -------------------------------------------------------------------------------------------
 
-    def _watch_limit(self, record: Ownership, owner: ServiceInstance) -> None:
-        """End *record* when it has lasted as long as it may, where that is a router's to do.
+    def _look_at(self, view: Snapshot, target: str) -> None:
+        """End *target* when it has lasted as long as it may, where that is a router's to do."""
+        owned = view.owner(target)
+        ttl = None if owned is None or has_scopes(owned[1]) else owned[0].metadata.ttl_seconds
+        if owned is None or ttl is None:
+            self._marks.pop(target, None)
+        else:
+            self._watch_limit(owned[0], ttl)
+        if len(self._limited) > 2 * len(self._marks) + _FORGOTTEN:
+            # Most of them were released, or changed, long before their time.
+            self._limited = [each for each in self._limited if self._is_meant(each)]
+            heapq.heapify(self._limited)
 
-        How long it has lasted already, the time of day tells: a router that has just been started knows no better.
-        """
-        ttl = record.metadata.ttl_seconds
+    def _watch_limit(self, record: Ownership, ttl: float) -> None:
+        """How long it has lasted already, the time of day tells: a router that has just been started knows no better."""
         known = (record.epoch, ttl)
-        if ttl is not None and not has_scopes(owner) and self._marks.get(record.target) != known:
+        if self._marks.get(record.target) != known:
             self._marks[record.target] = known
             age = (self._runtime.wall() - record.registered_at).total_seconds()
             due = self._runtime.clock.now() + ttl - min(max(0.0, age), ttl)
             heapq.heappush(self._limited, _Limit(due, next(self._numbers), record.target, record.epoch, ttl))
             self._sleeping.cancel()
+
+    def _is_meant(self, limit: _Limit) -> bool:
+        return self._marks.get(limit.target) == (limit.epoch, limit.ttl)
 
     async def _end_limited(self) -> None:
         clock = self._runtime.clock
@@ -189,7 +198,7 @@ class Wards:
                 await clock.sleep_until(self._limited[0].due if self._limited else math.inf)
             while self._limited and self._limited[0].due <= clock.now():
                 limit = heapq.heappop(self._limited)
-                if self._marks.get(limit.target) == (limit.epoch, limit.ttl):
+                if self._is_meant(limit):
                     del self._marks[limit.target]
                 owned = self._runtime.directory.snapshot.owner(limit.target)
                 # Where it was changed since, or is another's, there is another limit.

@@ -6,6 +6,9 @@ instance is believed by its id where it shows no lease.
 A message is answered in a task of its own, so that one whose instance is mute delays nobody else, and always: also what
 cannot be read. What comes without a reply subject is carried out all the same. Leaving, a router first gives its subjects
 up, takes what is on the way, and ends what it has begun.
+
+What a router has under way is limited by number and by size, for each queue group by itself: a call may wait for minutes
+for an instance that is mute, and however many do, heartbeats are taken.
 """
 
 from __future__ import annotations
@@ -33,7 +36,10 @@ __all__ = ["SUBJECTS", "Subject", "serve_subjects"]
 _log: Final = logging.getLogger("aegis.router")
 
 MOST_AT_ONCE: Final = 10_000
-"""Requests that one router has under way; what comes on top is answered `Overloaded`."""
+"""Requests of one queue group that one router has under way; what comes on top is answered `Overloaded`."""
+
+MOST_BYTES: Final = 256 * 1024 * 1024
+"""What these may take together, as they were sent; what comes on top is answered `Overloaded`."""
 
 _MOST_RESTING: Final = 100
 _MOST_VALUES: Final = 1_000_000
@@ -75,6 +81,29 @@ SUBJECTS: Final = (
 """All of them."""
 
 
+@attrs.define(eq=False)
+class _Room:
+    """What is under way of one queue group.
+
+    Args:
+        requests: How many.
+        size: Bytes of all of them.
+    """
+
+    requests: int = 0
+    size: int = 0
+
+    def refusal(self, size: int) -> Overloaded | None:
+        """Why a request of so many bytes is not taken; None where it is."""
+        asked = self.requests + 1
+        if asked > MOST_AT_ONCE:
+            return Overloaded(limit=MOST_AT_ONCE, asked=asked, what="the router")
+        if self.requests and self.size + size > MOST_BYTES:
+            what = f"the router, by their size of {self.size} bytes,"
+            return Overloaded(limit=self.requests, asked=asked, what=what)
+        return None
+
+
 @asynccontextmanager
 async def serve_subjects(router: Router, bus: Bus) -> AsyncIterator[None]:
     """Answer on all subjects while the block runs.
@@ -108,6 +137,7 @@ class _Wire:
         self._router = router
         self._bus = bus
         self._nursery = router.node.runtime.nursery
+        self._rooms = {subject.queue: _Room() for subject in SUBJECTS}
         self._under_way = 0
         self._idle = trio.Event()
         self._resting: list[trio.lowlevel.Task] = []
@@ -121,10 +151,13 @@ class _Wire:
 
     def receive(self, subject: Subject, message: Message) -> None:
         """Begin to answer *message*."""
-        if self._under_way >= MOST_AT_ONCE:
-            error = Overloaded(limit=MOST_AT_ONCE, asked=self._under_way + 1, what="the router")
+        room, size = self._rooms[subject.queue], len(message.payload)
+        error = room.refusal(size)
+        if error is not None:
             self._refuse(message, subject.shape, error, {}, trio.current_time())
             return
+        room.requests += 1
+        room.size += size
         self._under_way += 1
         if self._resting:
             worker = self._resting.pop()
@@ -163,7 +196,7 @@ class _Wire:
             raw = _fields(message.payload)
         except AegisError as exc:
             self._refuse(message, shape if shape is shapes.releases else shapes.plainly, exc, {}, began)
-            self._end()
+            self._end(subject, message)
             return
         # Not one try around another: each coroutine and block around a wait costs every call.
         try:
@@ -179,10 +212,13 @@ class _Wire:
             _log.error("%s failed", subject.name, exc_info=exc)
             self._refuse(message, shape, RemoteError(kind=type(exc).__name__), raw, began)
         finally:
-            self._end()
+            self._end(subject, message)
 
-    def _end(self) -> None:
-        """One request less is under way."""
+    def _end(self, subject: Subject, message: Message) -> None:
+        """*message* is no longer under way."""
+        room = self._rooms[subject.queue]
+        room.requests -= 1
+        room.size -= len(message.payload)
         self._under_way -= 1
         if not self._under_way:
             self._idle.set()

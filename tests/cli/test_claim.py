@@ -267,9 +267,27 @@ async def test_when_the_program_can_do_nothing_any_more_its_guard_does(worker: W
             await process.wait()
 
 
-def guards() -> list[int]:
-    """The guards that this process has started."""
-    by_thread = Path("/proc/self/task").glob("*/children")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=["TERM", "HUP", "INT"])
+async def test_a_guard_stays_when_all_are_asked_to_end(worker: Worker, number: signal.Signals) -> None:
+    """A signal to each process of a service is for the command; what it guards is guarded still."""
+    process = await trio.lowlevel.open_process([*PROGRAM, "claim", "--backend", BACKEND, "x", "--", *worker.command])
+    try:
+        with trio.fail_after(PATIENCE):
+            await worker.wait_up()
+            (guarding,) = guards(process.pid)
+            process.send_signal(signal.SIGSTOP)  # so that it cannot end what lost its guard
+            os.kill(guarding, number)
+            process.kill()
+            assert await worker.wait_dead() == ""
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+def guards(starter: int | str = "self") -> list[int]:
+    """The guards that a process has started: this one, or that of an id."""
+    by_thread = Path(f"/proc/{starter}/task").glob("*/children")
     children = [int(pid) for thread in by_thread for pid in thread.read_text().split()]
     return [pid for pid in children if b"guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 

@@ -20,7 +20,7 @@ from prometheus_client import generate_latest
 
 from aegis_backends.memory import open_memory
 from aegis_core import Call, Claim, Health, Instance, Node, ResourceMetadata, Role, Service, open_node
-from aegis_core.backend import Backend, BackendAddress
+from aegis_core.backend import Backend, BackendAddress, Message
 from aegis_core.config import MetricsSettings
 from aegis_core.errors import (
     AegisError,
@@ -47,6 +47,7 @@ from tests.node.faulty import Faults, names_key
 from tests.node.scene import RESOURCE, scene
 from tests.node.wires import answer
 from tests.observe.scraping import parse, scrape
+from tests.router.wired import open_wire, packed, unpacked
 
 ON = {"metrics": {"enabled": True}}
 
@@ -382,6 +383,25 @@ async def test_names_that_callers_make_up_are_no_labels(autojump_clock: trio.tes
         text = await exposition(both.node)
     assert b"made-up" not in text
     assert text.count(b"\n") - before < 100
+
+
+async def test_errors_of_other_programs_prove_no_method(autojump_clock: trio.testing.MockClock) -> None:
+    """They answer methods that they do not have in their own way; what one of them answered well counts by its name."""
+    async with open_wire("others", **ON) as wire:
+        await wire.client.ask("service.register", service_name="rooms", instance_id="old", ttl=1000)
+
+        def receive(message: Message) -> None:
+            method = unpacked(message.payload)["method"]
+            error = {"code": "NO_SUCH_METHOD", "type": "AttributeError", "message": method}
+            result = {"success": True, "result": 1} if method == "book" else {"success": False, "error": error}
+            wire.bus.publish(message.reply, packed(result))
+
+        async with wire.bus.subscribe("ipc.instance.old.inbox", receive):
+            for method in ("made-up-1", "made-up-2", "book"):
+                await wire.client.ask("route.request", service_name="rooms", method=method)
+        page = await scrape(wire.node)
+    found = {tuple(sorted(dict(labels).values())): value for labels, value in page.series("ipc_calls_total").items()}
+    assert found == {("error", "other", "rooms"): 2, ("book", "ok", "rooms"): 1}
 
 
 async def test_calls_under_way_and_waiting_are_shown(autojump_clock: trio.testing.MockClock) -> None:

@@ -135,6 +135,25 @@ async def test_a_resource_with_a_time_to_live_is_released(autojump_clock: MockCl
         assert owner(wire, "again") == ""
 
 
+async def test_times_to_live_of_what_was_released_are_forgotten(autojump_clock: MockClock) -> None:
+    """However far away their ends are, a router keeps about as many as there are resources that have one."""
+    async with open_wire() as wire, trio.open_nursery() as nursery:
+        await register(wire, "a")
+        wards = Wards(wire.node, "x")
+        nursery.start_soon(wards.run)
+        a_year = {"ttl_seconds": 31_536_000}
+        await claim(wire, "a", "kept", metadata={"kept": a_year})
+        for number in range(300):
+            name = f"r-{number % 3}"
+            await claim(wire, "a", name, metadata={name: a_year})
+            await wire.client.ask("resource.release", service_name="rooms", instance_id="a", resource_ids=[name])
+            assert int(repr(wards).split()[3]) < 70
+        await claim(wire, "a", "short", metadata={"short": {"ttl_seconds": 10}})
+        await trio.sleep(11)
+        assert (owner(wire, "kept"), owner(wire, "short")) == ("a", "")
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("seconds", [0.0, 3.0], ids=["at once", "a moment later"])
 async def test_when_a_router_dies_another_one_does_its_chores(seconds: float, aegis_cluster: Cluster) -> None:
     """Nothing of them is known to it alone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import attrs
 import pytest
@@ -52,21 +53,70 @@ class Cut:
 async def test_more_than_a_router_takes_at_once_is_refused(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the shape of the subject, at once."""
+    """In the shape of the subject, at once; what is asked on subjects of another queue group is answered."""
     monkeypatch.setattr(wire_module, "MOST_AT_ONCE", 2)
     async with open_wire() as wire, trio.open_nursery() as nursery:
         await wire.client.ask("service.register", **A)
         async with OldInstance(wire.bus, "a", answers=False).listen():
             for _ in range(2):
-                nursery.start_soon(
-                    lambda: wire.client.ask("route.request", service_name="rooms", method="x", timeout=9)
-                )
+                nursery.start_soon(lambda: call(wire.client, timeout=9))
             await trio.sleep(1)
-            refused = await wire.client.ask("route.request", service_name="rooms", method="x")
+            refused = await call(wire.client)
             assert (refused["error"]["type"], refused["error"]["code"]) == ("OverloadedError", 429)
-            assert (await wire.client.ask("resource.query"))["error"]["code"] == "OVERLOADED"
-            await trio.sleep(9)
+            assert (await wire.client.ask("message.status", message_id="m"))["error"]["code"] == "OVERLOADED"
             assert "resources" in await wire.client.ask("resource.query")
+            await trio.sleep(9)
+            assert (await call(wire.client))["error"]["type"] == "InstanceTimeoutError"
+
+
+async def test_heartbeats_are_taken_by_a_router_that_is_full_of_mute_calls(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that nobody loses what it holds because somebody else does not answer."""
+    monkeypatch.setattr(wire_module, "MOST_AT_ONCE", 3)
+    async with open_wire() as wire, trio.open_nursery() as nursery:
+        for name in ("a", "b"):
+            await wire.client.ask("service.register", service_name="rooms", instance_id=name)
+        assert (await wire.client.ask("resource.register", **A, resource_ids=["hall"]))["success"]
+        async with OldInstance(wire.bus, "a", answers=False).listen():
+            for _ in range(3):
+                nursery.start_soon(lambda: call(wire.client, resource_id="hall", timeout=300))
+            for _ in range(10):
+                await trio.sleep(10)
+                assert (await call(wire.client))["error"]["type"] == "OverloadedError"
+                beat = {"service_name": "rooms", "instance_id": "a", "status": "healthy"}
+                wire.bus.publish("ipc.service.heartbeat", packed(beat))
+            owned = wire.node.owner_of("hall")
+            assert owned is not None
+            assert owned.owner_instance_id == "a"
+            assert wire.node.runtime.directory.snapshot.instance("rooms", "b") is None
+            assert (await wire.client.ask("service.register", service_name="rooms", instance_id="c"))["success"]
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_a_router_holds_is_limited_by_its_size(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few large calls are as much as many small ones; one alone is taken whatever its size."""
+    monkeypatch.setattr(wire_module, "MOST_BYTES", 1000)
+    async with open_wire() as wire, trio.open_nursery() as nursery:
+        await wire.client.ask("service.register", **A)
+        async with OldInstance(wire.bus, "a", answers=False).listen():
+            nursery.start_soon(lambda: call(wire.client, params={"text": "x" * 2000}, timeout=9))
+            await trio.sleep(1)
+            refused = await call(wire.client, params={})
+            assert refused["error"]["type"] == "OverloadedError"
+            assert "bytes" in refused["error"]["message"]
+            await trio.sleep(9)
+            for _ in range(2):
+                nursery.start_soon(lambda: call(wire.client, params={"text": "x" * 100}, timeout=9))
+            await trio.sleep(1)
+            assert (await call(wire.client, timeout=1))["error"]["type"] == "InstanceTimeoutError"
+
+
+async def call(client: Client, **fields: object) -> Any:  # noqa: ANN401 - whatever is answered
+    """The answer to a call of the service ``rooms``."""
+    return await client.ask("route.request", service_name="rooms", method="x", **fields)
 
 
 async def test_an_error_of_ours_is_answered(
