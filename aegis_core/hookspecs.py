@@ -245,7 +245,8 @@ def aegis_authorize(principal: Principal, operation: str, target: Target) -> boo
 
     Args:
         principal: Who asks.
-        operation: The name of the operation, e.g. ``transfer`` or ``drain``; ``force`` for a forced claim or transfer.
+        operation: The name of the operation, e.g. ``transfer`` or ``drain``; ``force`` for a forced claim or transfer;
+            ``watch`` for reading a router's whole store, as nodes on HTTP do.
         target: What it concerns.
     """
 

@@ -74,7 +74,7 @@ BUILTINS: Final = (
 _HOOKS: Final = tuple(hook for hook in hookspecs.__all__ if hook.startswith("aegis_"))
 _FOR_ALL: Final = frozenset({
     "list_services", "get_service", "get_instance", "list_roles", "query_resources", "get_owner", "explain",
-    "list_transfers", "events", "call", "message_status", "register",
+    "list_transfers", "events", "watch", "call", "message_status", "register",
 })  # fmt: skip
 
 

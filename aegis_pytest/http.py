@@ -72,7 +72,9 @@ class HttpHarness(Harness):
                 (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
                 self._ports.append(listener.socket.getsockname()[1])
                 commit: Commit = Gate(node).commit if self._judges else partial(_commit_unjudged, store)
-                await nursery.start(serve_router, RouterApp(store, commit, tokens=self._tokens), [listener])
+                await nursery.start(
+                    serve_router, RouterApp(store, commit, node.require, tokens=self._tokens), [listener]
+                )
             async with self._open(self._ports) as backend:
                 yield backend
             nursery.cancel_scope.cancel()

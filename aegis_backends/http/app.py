@@ -12,6 +12,7 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final
 
 import trio
@@ -25,14 +26,17 @@ from aegis_backends.http.server import HttpServer, Limits
 from aegis_backends.http.tokens import Tokens
 from aegis_core.backend import Store, Transaction
 from aegis_core.errors import AegisError, ConfigError, Indeterminate, InvalidRequest, StoreUnavailable, Unauthorized
-from aegis_core.hookspecs import Principal
+from aegis_core.hookspecs import Principal, Target
 
-__all__ = ["Commit", "RouterApp", "serve_router"]
+__all__ = ["Commit", "Permit", "RouterApp", "serve_router"]
 
 _log = logging.getLogger("aegis.http")
 
 Commit = Callable[[Principal, Transaction], Awaitable[tuple[int, ...]]]
 """Commits a transaction in the name of a principal, or refuses; raises as `aegis_core.backend.Store.commit` does."""
+
+Permit = Callable[[Principal, str, Target], None]
+"""Lets a principal carry out an operation on something, or raises `Forbidden`; see `aegis_core.hookspecs.aegis_authorize`."""
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*")
 _LONGEST_KEY: Final = 3500
@@ -45,6 +49,7 @@ class RouterApp:
     Args:
         store: What clients read.
         commit: What clients change it by.
+        permit: Asked before anything of the store is told, by the name of ``watch``.
         tokens: Who may ask; None: everybody may do everything.
         heartbeat: Seconds after which a watch that has nothing to tell says that it is alive.
         patience: Seconds that the store has for one answer.
@@ -55,6 +60,7 @@ class RouterApp:
         self,
         store: Store,
         commit: Commit,
+        permit: Permit,
         *,
         tokens: Tokens | None = None,
         heartbeat: float = 5.0,
@@ -65,6 +71,7 @@ class RouterApp:
         self.tokens: Final = tokens or Tokens()
         self._store = store
         self._commit = commit
+        self._permit = permit
         self._heartbeat = heartbeat
         self._patience = patience
         self.body: Final = body
@@ -72,10 +79,10 @@ class RouterApp:
         self._open: set[Endpoint] = set()
         self._closing: list[Callable[[], None]] = [self.relay.close]
         self.add_route("POST", wire.COMMIT, self._take_commit)
-        self.add_route("POST", wire.SYNC, self._sync)
-        self.add_route("GET", wire.STORE, self._describe_store)
-        self.add_route("GET", wire.WATCH, self._watch)
-        self.add_route("GET", f"{wire.KEYS}/{{key}}", self._get)
+        self.add_route("POST", wire.SYNC, partial(self._read, self._sync))
+        self.add_route("GET", wire.STORE, partial(self._read, self._describe_store))
+        self.add_route("GET", wire.WATCH, partial(self._read, self._watch))
+        self.add_route("GET", f"{wire.KEYS}/{{key}}", partial(self._read, self._get))
         self.add_route("GET", "/health", self._ready, is_open=True)
         self.add_route("GET", "/health/live", self._live, is_open=True)
         self.add_route("GET", "/health/ready", self._ready, is_open=True)
@@ -139,6 +146,15 @@ class RouterApp:
         return self.tokens.principal(header(scope, b"authorization"), f"{scope['method']} {scope['path']}")
 
     # -- the store -----------------------------------------------------------------------------------
+
+    async def _read(self, endpoint: Endpoint, request: Request) -> Response | None:
+        """Let *endpoint* answer who may read the store: all of it, because nothing in it is for some alone.
+
+        Raises:
+            Forbidden: It may not.
+        """
+        self._permit(request.principal, "watch", Target())
+        return await endpoint(request)
 
     async def _describe_store(self, _request: Request) -> Response:
         most = self.body

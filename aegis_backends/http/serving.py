@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from aegis_backends.http.app import Commit, RouterApp, serve_router
+from aegis_backends.http.app import Commit, Permit, RouterApp, serve_router
 from aegis_backends.http.dashboard import add_dashboard
 from aegis_backends.http.opening import read_host_and_port, read_secret, shown_host
 from aegis_backends.http.rest import Management, Rest
@@ -61,6 +61,7 @@ def read_tokens(path: Path) -> Tokens:
 async def serve_http(
     store: Store,
     commit: Commit,
+    permit: Permit,
     management: Management,
     metrics: Metrics | None,
     address: str,
@@ -81,6 +82,7 @@ async def serve_http(
     Args:
         store: What clients read.
         commit: What clients change it by.
+        permit: Says who may read it.
         management: What people see and do.
         metrics: What ``/metrics`` tells; None where nothing is counted.
         address: ``HOST:PORT``.
@@ -111,7 +113,7 @@ async def serve_http(
     except OSError as exc:
         raise ConfigError(source="aegis serve", key="http", problem=f"{address}: {exc}") from exc
     limits = Limits(rate=rate)
-    app = RouterApp(store, commit, tokens=known, body=limits.body)
+    app = RouterApp(store, commit, permit, tokens=known, body=limits.body)
     Rest(management, app)
     add_swagger(app)
     add_dashboard(app)

@@ -16,7 +16,7 @@ from aegis_core.backend import Store, Transaction
 from aegis_core.errors import ConfigError
 from aegis_core.node.node import Node, open_node
 from aegis_core.node.runtime import Way
-from aegis_core.principals import Principal
+from aegis_core.principals import Principal, Target
 from aegis_core.router.gate import Gate
 from aegis_core.router.management import Management
 from aegis_core.router.router import open_router
@@ -33,6 +33,9 @@ class _Commit(Protocol):
     async def __call__(self, principal: Principal, transaction: Transaction, /) -> tuple[int, ...]: ...
 
 
+_Permit = Callable[[Principal, str, Target], None]
+"""Says who may do what."""
+
 _Metrics = Callable[[], Awaitable[tuple[str, bytes]]]
 """A page of metrics: its content type, and its bytes."""
 
@@ -44,6 +47,7 @@ class _ServeHttp(Protocol):
         self,
         store: Store,
         commit: _Commit,
+        permit: _Permit,
         management: Management,
         metrics: _Metrics | None,
         address: str,
@@ -119,6 +123,7 @@ async def serve(
                             await serve_http(
                                 node.runtime.store,
                                 Gate(node).commit,
+                                node.require,
                                 Management(router),
                                 _metrics_of(node),
                                 http,

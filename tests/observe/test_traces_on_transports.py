@@ -40,7 +40,7 @@ def server() -> Iterator[NatsServers]:
 @asynccontextmanager
 async def routing(node: Node) -> AsyncIterator[str]:
     """A router over HTTP on *node*: its URL."""
-    app = RouterApp(node.runtime.store, Gate(node).commit)
+    app = RouterApp(node.runtime.store, Gate(node).commit, node.require)
     Rest(Management(Router(node)), app)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]

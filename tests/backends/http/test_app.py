@@ -22,7 +22,7 @@ from aegis_core import codec
 from aegis_core.backend import Entry, Store, Transaction
 from aegis_core.errors import ConfigError, Forbidden
 from aegis_core.hookspecs import Principal
-from tests.backends.http.peers import PATIENCE, read_all, read_until
+from tests.backends.http.peers import PATIENCE, permit_all, read_all, read_until
 
 WORKER = Principal("token", "worker")
 PUT = codec.encode_plain(["t-1", [["a.b", 0, b"v", None]], []])
@@ -86,7 +86,7 @@ async def open_router(tokens: Tokens | None = None, *, heartbeat: float = 5.0) -
     async with MemoryCluster("app").open() as backend, trio.open_nursery() as nursery:
         assert backend.store is not None
         store = Slow(backend.store)
-        app = RouterApp(store, store.commit, tokens=tokens, heartbeat=heartbeat, patience=0.2, body=1000)  # type: ignore[arg-type]
+        app = RouterApp(store, store.commit, permit_all, tokens=tokens, heartbeat=heartbeat, patience=0.2, body=1000)  # type: ignore[arg-type]
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port, stop = listener.socket.getsockname()[1], trio.Event()
         server = await nursery.start(partial(serve_router, app, [listener], stop=stop))
@@ -180,7 +180,7 @@ async def test_health_tells_whether_the_store_is_known() -> None:
     async with MemoryCluster("app").open() as backend:
         assert backend.store is not None
         store = Slow(backend.store)
-        app = RouterApp(backend.store, store.commit)
+        app = RouterApp(backend.store, store.commit, permit_all)
         transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
             assert (await client.get("/health/live")).json() == {"status": "live"}
@@ -222,8 +222,8 @@ async def test_router_without_tokens_serves_this_machine_alone() -> None:
         commit = Slow(backend.store).commit
         listeners = await trio.open_tcp_listeners(0, host="0.0.0.0")
         with pytest.raises(ConfigError, match=r"0\.0\.0\.0: give it tokens"):
-            await serve_router(RouterApp(backend.store, commit), listeners)
-        app = RouterApp(backend.store, commit, tokens=Tokens({"secret": WORKER}))
+            await serve_router(RouterApp(backend.store, commit, permit_all), listeners)
+        app = RouterApp(backend.store, commit, permit_all, tokens=Tokens({"secret": WORKER}))
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_router, app, listeners)
             nursery.cancel_scope.cancel()

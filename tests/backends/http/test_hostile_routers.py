@@ -17,7 +17,7 @@ from aegis_backends.http.tokens import Tokens
 from aegis_backends.memory import MemoryCluster
 from aegis_core.backend import ANY, Put, Transaction
 from aegis_core.hookspecs import Principal
-from tests.backends.http.peers import PATIENCE, SHORT, Served, eventually, read_all, read_until
+from tests.backends.http.peers import PATIENCE, SHORT, Served, eventually, permit_all, read_all, read_until
 
 COMMIT = f"POST {wire.COMMIT} HTTP/1.1\r\nHost: localhost\r\n".encode()
 WATCH = f"GET {wire.WATCH} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
@@ -36,7 +36,7 @@ async def open_router(limits: Limits, *, tokens: Tokens | None = None, fill: int
             return await store.commit(transaction)
 
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        app = RouterApp(store, commit, tokens=tokens, body=limits.body)
+        app = RouterApp(store, commit, permit_all, tokens=tokens, body=limits.body)
         server = await nursery.start(partial(serve_router, app, [listener], limits=limits))
         yield Served(server, listener.socket.getsockname()[1])
         nursery.cancel_scope.cancel()

@@ -22,7 +22,7 @@ async def test_page_of_metrics_is_fetched_from_a_router() -> None:
         async def metrics(_request: Request) -> Response:
             return Response(body=await exposition(node), content_type=CONTENT_TYPE.encode())
 
-        app = RouterApp(node.runtime.store, Gate(node).commit)
+        app = RouterApp(node.runtime.store, Gate(node).commit, node.require)
         app.add_route("GET", "/metrics", metrics)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         async with (

@@ -20,7 +20,7 @@ from aegis_core.backend import ABSENT, Put, Transaction
 from aegis_core.config import parse_backend
 from aegis_core.errors import ConfigError, StoreUnavailable
 from aegis_core.hookspecs import Principal
-from tests.backends.http.peers import PATIENCE
+from tests.backends.http.peers import PATIENCE, permit_all
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ async def test_routers_and_instances_may_be_reached_by_tls_and_tokens(tmp_path: 
             return await store.commit(transaction)
 
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        app = RouterApp(store, commit, tokens=tokens)
+        app = RouterApp(store, commit, permit_all, tokens=tokens)
         server = await nursery.start(partial(serve_router, app, [listener], tls=tls))
         port = listener.socket.getsockname()[1]
         router = f"https://127.0.0.1:{port}?ca_file={tmp_path}/ca.pem"
@@ -167,7 +167,7 @@ async def test_address_is_chosen_taken_or_open_to_all(caplog: pytest.LogCaptureF
         async def commit(_principal: Principal, transaction: Transaction) -> tuple[int, ...]:
             raise NotImplementedError
 
-        await nursery.start(serve_router, RouterApp(memory.store, commit), [listener])
+        await nursery.start(serve_router, RouterApp(memory.store, commit, permit_all), [listener])
         with pytest.raises(ConfigError, match="listen"):
             async with open_http(parse_backend(f"http://{at}?listen={at}")):
                 pass

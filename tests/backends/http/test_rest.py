@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from aegis_backends.http import wire
 from aegis_backends.http.rest import ADMIN
 from aegis_backends.http.tokens import Tokens
 from aegis_core import ResourceMetadata, Role, Service
@@ -151,13 +152,18 @@ async def test_answer_is_not_sent_again_while_it_stays_the_same() -> None:
         assert (head.content, head.headers["etag"]) == (b"", changed.headers["etag"])
 
 
+def showing(token: str) -> dict[str, str]:
+    """The headers of a client with *token*."""
+    return {"authorization": f"Bearer {token}"} if token else {}
+
+
 class Discreet:
     """Shows services to nobody but admins."""
 
     @hookimpl
     def aegis_authorize(self, principal: Principal, operation: str, target: Target) -> bool | None:
         """What it says."""
-        hidden = operation in {"list_services", "events"} or target.resource_ids == ("secret",)
+        hidden = operation in {"list_services", "events", "watch"} or target.resource_ids == ("secret",)
         return principal.is_admin if hidden else None
 
 
@@ -173,10 +179,24 @@ async def test_who_may_read_is_a_plugins_to_say() -> None:
         }
         for path, by_token in expected.items():
             for token, status in by_token.items():
-                headers = {"authorization": f"Bearer {token}"} if token else {}
-                answer = await router.client.get(ADMIN + path, headers=headers)
+                answer = await router.client.get(ADMIN + path, headers=showing(token))
                 assert (path, token, answer.status_code) == (path, token, status)
         assert (await router.client.get("/openapi.json")).status_code == 200
+
+
+async def test_who_may_read_the_store_is_a_plugins_to_say() -> None:
+    """By whichever path, because each of them would show what is hidden elsewhere; by default all tokens may."""
+    tokens = Tokens({"a": Principal("token", "admin", is_admin=True), "w": Principal("token", "worker")})
+    reading = [("GET", wire.STORE), ("GET", f"{wire.KEYS}/resources.secret"), ("POST", wire.SYNC), ("HEAD", wire.WATCH)]
+    async with open_managed(tokens, plugins=(Discreet(),)) as discreet, open_managed(tokens) as router:
+        for method, path in reading:
+            for token, statuses in {"a": [200, 200], "w": [403, 200], "": [401, 401]}.items():
+                answers = [
+                    await each.client.request(method, path, headers=showing(token)) for each in (discreet, router)
+                ]
+                assert (path, token, [answer.status_code for answer in answers]) == (path, token, statuses)
+        answer = await discreet.client.get(wire.WATCH, headers=showing("w"))
+        assert answer.json()["details"]["operation"] == "watch"
 
 
 async def test_what_json_cannot_hold_is_told_as_text() -> None:

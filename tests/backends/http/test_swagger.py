@@ -74,6 +74,6 @@ async def test_page_in_process() -> None:
 
 def _served() -> RouterApp:
     """An application with the page alone; it has no store, which the page does not ask for."""
-    app = RouterApp(None, None)  # type: ignore[arg-type]
+    app = RouterApp(None, None, None)  # type: ignore[arg-type]
     add_swagger(app)
     return app
