@@ -47,7 +47,7 @@ async def route(asked: Asked[requests.RouteRequest]) -> replies.Routed:
             result, instance = await forward(None, None)
             by = instance.instance_id
         else:
-            result, by = await Once(router, router.messages, request, forward).run()
+            result, by = await Once(router, router.messages, request, forward, asked.principal).run()
     except AegisError as exc:
         _acknowledge(asked, exc.answered_by, began, exc)
         raise

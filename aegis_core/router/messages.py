@@ -7,6 +7,9 @@ again, here or at another router, knows whom to wait for, or what to answer.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Final, Literal
 
@@ -21,6 +24,9 @@ from aegis_core.names import escape
 from aegis_core.node.runtime import Runtime
 
 __all__ = ["Kept", "MessageNotFound", "Messages"]
+
+MOST_KNOWN: Final = 10_000
+"""Messages of other routers of which one remembers since when it has known them."""
 
 _PAUSE: Final = 0.05
 # Of a record's size, what everything but the answer may take.
@@ -49,6 +55,7 @@ class Kept(Value):
         service_name: Which service it calls.
         method: Which method.
         resource_id: Which resource, or nil.
+        asked: A digest of who asked for it, and with which parameters; "" where an older router wrote it.
         router: Tag of the lease of the router that carries it out.
         token: Of that router, as of `aegis_core.router.inboxes.Inboxes.hears`; "" where it has no subjects.
         instance_id: Who was chosen.
@@ -69,6 +76,7 @@ class Kept(Value):
     service_name: str
     method: str
     resource_id: str | None = None
+    asked: str = ""
     router: str
     token: str = ""
     instance_id: str
@@ -97,9 +105,37 @@ class Messages:
         self._runtime = runtime
         self._store = store
         self._retention = max(runtime.settings.message_retention, store.capabilities.min_ttl)
+        self._carried: dict[str, int] = {}
+        self._known: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Messages in {self._store!r}>"
+
+    @contextmanager
+    def carrying(self, message_id: str) -> Iterator[None]:
+        """Show in `is_carried` that this router has the message under way, or tries to, while the block runs."""
+        self._carried[message_id] = self._carried.get(message_id, 0) + 1
+        try:
+            yield
+        finally:
+            self._carried[message_id] -= 1
+            if not self._carried[message_id]:
+                del self._carried[message_id]
+
+    def is_carried(self, message_id: str) -> bool:
+        """Whether this router has the message under way."""
+        return message_id in self._carried
+
+    def known_for(self, message_id: str, revision: int) -> float:
+        """Seconds since this router was first asked this about the message's record at *revision*."""
+        now = self._runtime.clock.now()
+        known = self._known.get(message_id)
+        if known is None or known[0] != revision:
+            known = self._known[message_id] = revision, now
+            self._known.move_to_end(message_id)
+            if len(self._known) > MOST_KNOWN:
+                self._known.popitem(last=False)
+        return now - known[1]
 
     async def find(self, message_id: str) -> tuple[Kept | None, int]:
         """The record of a message and its revision; None and `ABSENT` where there is none. Perhaps a moment behind.

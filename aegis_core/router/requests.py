@@ -126,7 +126,8 @@ class RouteRequest(Request):
         method: The method.
         params: Its parameters by name.
         timeout: Seconds for all of it.
-        message_id: Equal ids run once, whichever router they come to, for as long as the router keeps them.
+        message_id: Equal ids run once, whichever router they come to, for as long as the router keeps them. It is its
+            caller's, and of one call: with other parameters, or by somebody else, it is refused.
         resource_id: Go to its owner.
         require_ack: Tell of the call's end on ``ipc.ack.{message_id}``.
         excluded_instances: Instances that are not to be chosen; an owner is asked all the same.

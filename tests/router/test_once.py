@@ -1,8 +1,11 @@
-"""Messages with an id: carried out once, whichever routers they come to, and whichever of them die."""
+"""Messages with an id: carried out once, whichever routers they come to, and whichever of them die.
+
+It is one long file because every way in which a message can be lost needs the same few routers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -11,11 +14,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aegis_core.backend import ANY, Indeterminate, Put, Transaction
+from aegis_core.backend import ABSENT, ANY, Indeterminate, Put, Transaction
 from aegis_core.errors import AegisError, InvalidRequest
 from aegis_core.node.call import Call
 from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
+from aegis_core.principals import Principal
+from aegis_core.router import messages as messages_module
 from aegis_core.router.messages import MessageNotFound
 from aegis_core.router.operations import OPERATIONS
 from aegis_core.router.router import Router, open_router
@@ -159,6 +164,61 @@ async def test_an_id_is_one_messages(autojump_clock: MockClock) -> None:
         assert (told["code"], told["problems"][0]["path"]) == ("VALIDATION_ERROR", "$.message_id")
 
 
+@pytest.mark.parametrize(
+    "params",
+    [{"guest": "b"}, {"guest": b"a"}, {"guest": {1: "a"}}, {"guest": {1: "a", "1": "b"}}, {}],
+    ids=["another", "bytes", "a map", "a map of any keys", "none"],
+)
+async def test_an_id_is_one_content_s(params: dict[str, object], autojump_clock: MockClock) -> None:
+    """With other parameters it is another call, whose answer the first one's is not."""
+    async with open_wire("once") as wire:
+        await wire.client.ask("service.register", service_name="rooms", instance_id="old", ttl=100)
+        old = OldInstance(wire.bus, "old")
+        async with old.listen():
+            await do(wire.router, "route.request", **BOOK, params={"guest": "a"})
+            told = await refused(wire.router, params=params)
+            assert (told["code"], told["problems"][0]["path"]) == ("VALIDATION_ERROR", "$.message_id")
+            await do(wire.router, "route.request", **{**BOOK, "message_id": "m-2"}, params=params)
+            assert (await do(wire.router, "route.request", **{**BOOK, "message_id": "m-2"}, params=params)).result
+            assert len(old.asked) == 2
+
+
+async def test_the_order_of_parameters_is_no_content(autojump_clock: MockClock) -> None:
+    """Some languages give maps another order each time."""
+    async with open_wire("once") as wire:
+        await wire.client.ask("service.register", service_name="rooms", instance_id="old", ttl=100)
+        old = OldInstance(wire.bus, "old")
+        async with old.listen():
+            for params in ({"a": {"x": 1, "y": 2}, "b": 3}, {"b": 3, "a": {"y": 2, "x": 1}}):
+                await do(wire.router, "route.request", **BOOK, params=params)
+            assert len(old.asked) == 1
+
+
+async def test_parameters_without_a_form_are_refused(autojump_clock: MockClock) -> None:
+    """Nothing is written of such a message."""
+    async with routers(1) as (router,):
+        deep: list[object] = []
+        for _ in range(2000):
+            deep = [deep]
+        told = await refused(router, params={"x": deep})
+        assert (told["code"], told["problems"][0]["path"]) == ("VALIDATION_ERROR", "$.params")
+        with pytest.raises(MessageNotFound):
+            await do(router, "message.status", message_id="m-1")
+
+
+async def test_an_id_is_one_caller_s(autojump_clock: MockClock) -> None:
+    """Nobody gets the answer to a call of somebody else; whoever may publish on the subjects is one caller."""
+    rooms = Rooms()
+    mine, yours = Principal("token", "mine"), Principal("token", "yours")
+    async with routers(1) as (router,), router.node.serve(rooms.service):
+        assert (await do(router, "route.request", mine, **BOOK)).result == 1
+        operation = OPERATIONS["route.request"]
+        for other in (yours, None):
+            with pytest.raises(InvalidRequest, match="another caller"):
+                await operation.carry_out(router, operation.read(BOOK), other)
+        assert (await do(router, "route.request", mine, **BOOK)).result == 1
+
+
 async def test_status_tells_what_became_of_a_message(autojump_clock: MockClock) -> None:
     """From its first attempt on."""
     rooms = Rooms(seconds=4)
@@ -172,6 +232,119 @@ async def test_status_tells_what_became_of_a_message(autojump_clock: MockClock) 
             told = (state.state, state.service_name, state.method, state.instance_id, state.retry_count)
             assert told == ("pending", "rooms", "book", "a", 0)
         assert (await do(other, "message.status", message_id="m-1")).state == "acknowledged"
+
+
+# --- Ends that are not recorded ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["at the same router", "at another router"])
+@pytest.mark.parametrize("remembers", [True, False], ids=["an instance that remembers", "an instance that forgets"])
+async def test_a_message_whose_end_is_not_recorded_is_not_pending_for_ever(
+    remembers: bool,  # noqa: FBT001
+    same: bool,  # noqa: FBT001
+    autojump_clock: MockClock,
+) -> None:
+    """Its router lives and has forgotten it: who repeats it gets the instance's answer, or hears that nobody knows."""
+    rooms = Rooms()
+    async with routers(2) as (one, other), AsyncExitStack() as stack:
+        assert other.bus is not None
+        old = OldInstance(other.bus, "old")
+        if remembers:
+            await stack.enter_async_context(other.node.serve(rooms.service, instance_id="own"))
+        else:
+            await do(other, "service.register", service_name="rooms", instance_id="old", ttl=1000)
+            await stack.enter_async_context(old.listen())
+        heal = forget_ends(one)
+        await do(one, "route.request", **BOOK)
+        heal()
+        assert (await do(other, "message.status", message_id="m-1")).state == "pending"
+        if not same:
+            told = await refused(other, timeout=1)
+            assert (told["code"], told["outcome"]) == ("TIMEOUT", "MAYBE_EXECUTED")
+            await trio.sleep(10)  # The time that it had, and some more.
+        began = trio.current_time()
+        again = one if same else other
+        if remembers:
+            assert (await do(again, "route.request", **BOOK)).result == 1
+        else:
+            for _ in range(2):
+                told = await refused(again)
+                assert (told["code"], told["outcome"]) == ("TIMEOUT", "MAYBE_EXECUTED")
+        assert trio.current_time() - began < 1
+        assert (len(old.asked), rooms.calls) == ((0, 1) if remembers else (1, 0))
+
+
+async def test_since_when_messages_are_known_is_remembered_of_some(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those that were asked for last; a record that was written again is another one."""
+    monkeypatch.setattr(messages_module, "MOST_KNOWN", 2)
+    async with routers(1) as (router,):
+        messages = router.messages
+        assert messages is not None
+        assert [messages.known_for(name, 1) for name in ("a", "b")] == [0, 0]
+        await trio.sleep(5)
+        assert [messages.known_for("a", 2), messages.known_for("b", 1), messages.known_for("c", 1)] == [0, 5, 0]
+        await trio.sleep(5)
+        assert [messages.known_for(name, 2) for name in ("a", "b")] == [5, 0]
+
+
+async def test_who_gives_a_message_up_too_late_tells_what_was_written_meanwhile(autojump_clock: MockClock) -> None:
+    """Somebody else has ended it: that is its end."""
+    async with open_wire("once") as wire:
+        router = wire.router
+        assert router.messages is not None
+        await wire.client.ask("service.register", service_name="rooms", instance_id="old", ttl=1000)
+        async with OldInstance(wire.bus, "old").listen():
+            heal = forget_ends(router)
+            await do(router, "route.request", **BOOK)
+            heal()
+            kept, revision = await router.messages.find("m-1")
+            assert kept is not None
+            ended, store = attrs.evolve(kept, state="acknowledged", result="late"), router.messages._store
+
+            async def overtaken(transaction: Transaction) -> tuple[int, ...]:
+                assert router.messages is not None
+                router.messages._store = store
+                await router.messages.put(ended, revision, until=trio.current_time() + 1)
+                return await store.commit(transaction)
+
+            router.messages._store = Doubtful(store, overtaken)  # type: ignore[assignment]
+            assert (await do(router, "route.request", **BOOK)).result == "late"
+
+
+async def test_a_message_that_cannot_be_given_up_is_answered_all_the_same(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next one who repeats it finds it as it was."""
+    async with open_wire("once") as wire:
+        await wire.client.ask("service.register", service_name="rooms", instance_id="old", ttl=1000)
+        async with OldInstance(wire.bus, "old").listen():
+            forget_ends(wire.router)
+            await do(wire.router, "route.request", **BOOK)
+            caplog.clear()
+            assert (await refused(wire.router))["outcome"] == "MAYBE_EXECUTED"
+            assert "the end of message m-1 is not recorded" in caplog.text
+
+
+def forget_ends(router: Router) -> Callable[[], None]:
+    """Let nothing reach the store of messages any more but that one has begun; what heals it."""
+    assert router.messages is not None
+    messages, store = router.messages, router.messages._store
+
+    async def commit(transaction: Transaction) -> tuple[int, ...]:
+        (write,) = transaction.operations
+        if write.expect == ABSENT:
+            return await store.commit(transaction)
+        await trio.lowlevel.checkpoint()
+        raise Indeterminate(reason="by the test")
+
+    messages._store = Doubtful(store, commit)  # type: ignore[assignment]
+
+    def heal() -> None:
+        messages._store = store
+
+    return heal
 
 
 # --- Routers that die ----------------------------------------------------------------------------------------------
