@@ -225,7 +225,7 @@ class Store(Protocol):
         """Apply *transaction* wholly, and return the revision of each operation in order (`ABSENT` for a check).
 
         Raises:
-            Conflict, Forbidden: An expectation did not hold, or a guarded store refuses it; this call changed nothing.
+            Conflict, Forbidden, ResourceLimitExceeded: An expectation or a guard refuses; this call changed nothing.
             Indeterminate: The fate is unknown; repeat.
             StoreUnavailable: Nothing was sent.
             ValueError: Too many operations, too large a value, too small a TTL, or a key outside the alphabet.

@@ -7,7 +7,7 @@ compare-and-set; the line only says who tries first. Whoever returns goes to the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import attrs
@@ -224,6 +224,7 @@ def set_role(
     chosen = _members(view, service_name, role, instance_ids, group, lease=lease, admin=admin)
     writes: list[Write] = []
     changed: list[str] = []
+    moved: dict[str, tuple[ServiceInstance | None, ServiceInstance | None]] = {}
     leaving: ServiceInstance | None
     successor: ServiceInstance | None
     for instance, target in chosen:
@@ -238,15 +239,19 @@ def set_role(
         else:
             leaving, successor = instance, _next_in_line(view, target, but=[i for i, _ in chosen])
         changed.append(instance.instance_id)
+        moved[target] = (leaving, successor)
         writes += _hand_over(view, target, leaving, successor, record, at)
     if not writes:
         return answered(())
-    old = changed if role is Role.STANDBY else []
-    new = changed if role is Role.ACTIVE else []
-    targets = tuple(dict.fromkeys(target for _, target in chosen))
-    writes.append(audit_write(audit, kind="role", ids=targets, old=", ".join(old), new=", ".join(new), at=at))
+    old, new = (_named(ends) for ends in zip(*moved.values(), strict=True))
+    writes.append(audit_write(audit, kind="role", ids=tuple(moved), old=old, new=new, at=at))
     answer = tuple(changed)
     return Decision(tuple(writes), lambda _: answer, refuses=len(changed) < len(chosen))
+
+
+def _named(instances: Iterable[ServiceInstance | None]) -> str:
+    """Them together, as an audit record names them."""
+    return ", ".join(dict.fromkeys(i.instance_id for i in instances if i is not None))
 
 
 def _members(

@@ -21,7 +21,7 @@ from aegis_core.names import (
     standby_key,
 )
 
-__all__ = ["Swept", "sweep", "sweeper"]
+__all__ = ["Swept", "sweep", "sweep_id", "sweeper"]
 
 R = TypeVar("R", Ownership, Standby)
 
@@ -93,6 +93,11 @@ def sweep(view: View, lease: str, *, audit: Audit, max_transaction: int = 1000, 
     return Decision(tuple(writes), lambda _: swept)
 
 
+def sweep_id(lease: str) -> str:
+    """The id of the one audit record of what *lease* (its tag), which is dead, has left."""
+    return f"transfer_{lease_tag(lease)}"
+
+
 def _dead(view: View, records: Iterable[R]) -> list[R]:
     return [r for r in records if view.holder(r) is None]
 
@@ -106,10 +111,12 @@ def _audit(
     at: datetime,
 ) -> list[Write]:
     """The write of the audit record, unless it is there or there is nothing to tell."""
-    transfer_id = f"transfer_{lease_tag(lease)}"
+    transfer_id = sweep_id(lease)
     known = view.transfer(transfer_id)
     if not targets or (known is not None and set(targets) <= set(known.resource_ids)):
         return []
     named = attrs.evolve(audit, transfer_id=transfer_id)
-    write = audit_write(named, kind="sweep", ids=targets, old=instance_id, new="", at=at)
+    before = known.resource_ids if known is not None and known.kind == "sweep" else ()
+    ids = tuple(dict.fromkeys((*before, *targets)))
+    write = audit_write(named, kind="sweep", ids=ids, old=instance_id, new="", at=at)
     return [attrs.evolve(write, expect=view.expectation(TransferKey(transfer_id)))]

@@ -12,7 +12,7 @@ from aegis_core import codec
 from aegis_core.backend import Conflict, Delete, Indeterminate, Operation, Put, StoreUnavailable, Transaction
 from aegis_core.engine.decision import Decision, NotYetKnown, Write, answered
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError, Forbidden, InvalidRequest
+from aegis_core.errors import AegisError, Forbidden, InvalidRequest, ResourceLimitExceeded
 from aegis_core.models import Outcome, Shown
 from aegis_core.names import target_key
 from aegis_core.node.breaker import CircuitBreaker
@@ -180,7 +180,7 @@ class Committer:
 
         Raises:
             Conflict: Nothing was changed, unless *attempt* says that this is in doubt.
-            Forbidden: The store refuses it; in doubt as a conflict is.
+            Forbidden, ResourceLimitExceeded: The store refuses it; in doubt as a conflict is.
             InvalidRequest: A record is too large for the store.
             StoreUnavailable: The circuit of the store is open (NOT_SENT).
         """
@@ -195,7 +195,7 @@ class Committer:
                 try:
                     is_open = True
                     revisions = await self._ask(attempt, self._commit_once(transaction))
-                except (Conflict, Forbidden):
+                except (Conflict, Forbidden, ResourceLimitExceeded):
                     is_open = unanswered  # applied, and written over by somebody else, it meets a conflict just as well
                     raise
                 except (Indeterminate, StoreUnavailable) as exc:
@@ -245,7 +245,7 @@ class Committer:
         attempt.is_waiting = True
         try:
             answer = await question
-        except (Conflict, Forbidden):
+        except (Conflict, Forbidden, ResourceLimitExceeded):
             self._breaker.success()
             attempt.is_waiting = False
             raise

@@ -7,6 +7,8 @@ at what would be written, and by whom. What an instance may do to its own, it ma
 - a resource or role group: take it for itself where nobody alive holds it; hand on, change, or give up what it holds;
 - its own places in lines; and what names a dead lease, anybody may sweep.
 
+An audit record tells of what its very transaction does, and of nothing else: see `_Judgement._of_audit`.
+
 All else needs a permission, which `judge` names and does not give. What has no form that a node would write (another
 key, a record that cannot be read, an instance record that outlives its lease, a lease of two instances, an
 epoch out of the air) is refused to all.
@@ -29,7 +31,8 @@ import attrs
 
 from aegis_core import codec
 from aegis_core.backend import ANY, Delete, Operation, Put, Transaction
-from aegis_core.engine.decision import NotYetKnown
+from aegis_core.engine.decision import NotYetKnown, Write
+from aegis_core.engine.sweeping import sweep_id
 from aegis_core.engine.view import View
 from aegis_core.errors import Forbidden, InvalidRequest
 from aegis_core.models import ABSENT, Ownership, Record, ServiceInstance, Standby, TransferRecord, Value
@@ -49,7 +52,7 @@ from aegis_core.names import (
 )
 from aegis_core.principals import Target
 
-__all__ = ["Demand", "Verdict", "judge"]
+__all__ = ["Demand", "Gain", "Verdict", "judge"]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -61,16 +64,35 @@ class Demand(Value):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
+class Gain(Value):
+    """What an instance acquires.
+
+    Args:
+        instance: It, as it is or is being registered.
+        targets: Resource ids; role groups are not counted.
+    """
+
+    instance: ServiceInstance
+    targets: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Verdict(Value):
     """What a transaction needs before it is committed.
 
     Args:
         demands: Permissions.
         registrations: New instance records, for the hook `aegis_check_registration`.
+        gains: What instances acquire, which must not be more than they may hold.
+        writes: The operations, read, in their order; none where the transaction can change nothing.
+        shown: The ids of the instances that proved the leases by which they give or take what the transaction is about.
     """
 
     demands: tuple[Demand, ...] = ()
     registrations: tuple[ServiceInstance, ...] = ()
+    gains: tuple[Gain, ...] = ()
+    writes: tuple[Write, ...] = ()
+    shown: frozenset[str] = frozenset()
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -158,6 +180,8 @@ class _Judgement:
         self._given = {(s.new.target, s.new.lease) for s in steps if isinstance(s.new, Ownership)}
         # Whose each lease is that this transaction begins or renews: of one instance.
         self._leased: dict[str, InstanceKey] = {}
+        self._written = {s.new.lease: s.new for s in steps if isinstance(s.new, ServiceInstance)}
+        self._changes = {s.key.target: s for s in steps if isinstance(s.key, TargetKey) and _changes_owner(s)}
 
     def verdict(self) -> Verdict:
         """What it needs."""
@@ -168,7 +192,25 @@ class _Judgement:
                 for s in self._steps
                 if isinstance(s.new, ServiceInstance) and not isinstance(s.old, ServiceInstance)
             ),
+            gains=self._gains(),
+            writes=tuple(
+                Write(s.op.key, s.new, s.op.expect, s.op.ttl if isinstance(s.op, Put) else None) for s in self._steps
+            ),
+            shown=frozenset(
+                record.instance_id
+                for step in self._changes.values()
+                for record in (step.old, step.new)
+                if isinstance(record, Ownership) and record.lease in self._proven
+            ),
         )
+
+    def _gains(self) -> tuple[Gain, ...]:
+        gained: dict[str, list[str]] = {}
+        for target, step in self._changes.items():
+            if isinstance(step.new, Ownership) and not is_role(target):
+                gained.setdefault(step.new.lease, []).append(target)
+        instances = {lease: self._written.get(lease) or self._view.by_lease(lease) for lease in gained}
+        return tuple(Gain(instance=i, targets=tuple(gained[lease])) for lease, i in instances.items() if i is not None)
 
     def _demands(self, step: _Step) -> Iterator[Demand]:
         if isinstance(step.op, Delete) and step.op.expect == ABSENT:
@@ -235,12 +277,42 @@ class _Judgement:
             yield Demand("leave_line", Target(instance_id=key.instance_id, resource_ids=shown))
 
     def _of_audit(self, step: _Step, key: TransferKey) -> Iterator[Demand]:
-        """An audit record tells of something else in its transaction, and is not changed; a sweep may take several."""
-        old = step.old
-        is_told = any(isinstance(other.key, TargetKey) for other in self._steps)
-        is_kept = step.op.expect == ABSENT or (isinstance(old, TransferRecord) and old.kind == "sweep")
-        if step.new is None or not (is_told and is_kept):
+        """An audit record is written once, and is the only one of its transaction, whose changes of owner it tells.
+
+        That of a sweep may be written anew, to name more of what the same lease left.
+        """
+        told = step.new
+        is_true = isinstance(told, TransferRecord) and (
+            self._tells_of_sweep(told, step.old, key)
+            if told.kind == "sweep"
+            else step.op.expect == ABSENT and self._tells_of_changes(told)
+        )
+        if not is_true or sum(1 for other in self._steps if isinstance(other.key, TransferKey)) > 1:
             yield Demand("audit", Target(resource_ids=(key.transfer_id,)))
+
+    def _tells_of_changes(self, told: TransferRecord) -> bool:
+        """Whether each of the ids of *told* changes its owner as it says."""
+        steps = [self._changes[target] for target in set(told.resource_ids) if target in self._changes]
+        if not steps or len(steps) != len(told.resource_ids) or not all(_is_of_kind(told.kind, step) for step in steps):
+            return False
+        owned = [step.old for step in steps if isinstance(step.old, Ownership)]
+        losers = {old.instance_id for old in owned if self._view.holder(old) is not None}
+        named = _names(told.from_instance_id)
+        return losers <= named <= {old.instance_id for old in owned} and _names(told.to_instance_id) == {
+            step.new.instance_id for step in steps if isinstance(step.new, Ownership)
+        }
+
+    def _tells_of_sweep(self, told: TransferRecord, known: Record | None, key: TransferKey) -> bool:
+        """Whether *told* names what one dead lease has left, and all that *known* named of the same."""
+        before = known.resource_ids if isinstance(known, TransferRecord) and known.kind == "sweep" else ()
+        records = [record for target in told.resource_ids if (record := self._view.held(target)) is not None]
+        leases = {lease for lease in {r.lease for r in records} if sweep_id(lease) == key.transfer_id}
+        left = [r for r in records if r.lease in leases and self._view.holder(r) is None]
+        return (
+            set(before) <= set(told.resource_ids) <= {*before, *(r.target for r in left)}
+            and told.from_instance_id in {r.instance_id for r in left}
+            and not told.to_instance_id
+        )
 
     def _shown(self, record: Record | None) -> bool:
         """Whether the lease that *record* names was shown."""
@@ -250,5 +322,34 @@ class _Judgement:
         """Whether *record* names the instance whose lease it names, and that lease was shown."""
         if record.lease not in self._proven:
             return False
-        known = self._view.by_lease(record.lease)
-        return known is None or (known.service_name, known.instance_id) == (record.service_name, record.instance_id)
+        known = self._written.get(record.lease) or self._view.by_lease(record.lease)
+        if known is None:
+            # It would name a dead lease from birth, in whose name anything could be swept and told.
+            raise NotYetKnown(self._view.revision)
+        return (known.service_name, known.instance_id) == (record.service_name, record.instance_id)
+
+
+def _changes_owner(step: _Step) -> bool:
+    """Whether *step*, of a target, gives it to somebody, or takes it from whoever has it."""
+    if isinstance(step.new, Ownership):
+        return not (isinstance(step.old, Ownership) and step.old.lease == step.new.lease)
+    return step.op.expect != ABSENT
+
+
+def _is_of_kind(kind: str, step: _Step) -> bool:
+    """Whether *step*, a change of owner, is one that an audit record of *kind* tells."""
+    match kind:
+        case "transfer" | "forced":
+            return isinstance(step.old, Ownership) and isinstance(step.new, Ownership)
+        case "role":
+            return isinstance(step.key, TargetKey) and is_role(step.key.target)
+        case "expired":
+            ended = step.old if step.new is None and isinstance(step.old, Ownership) else None
+            return ended is not None and ended.metadata.ttl_seconds is not None
+        case _:
+            return False
+
+
+def _names(listed: str) -> set[str]:
+    """The instances that an audit record names together."""
+    return set(listed.split(", ")) - {""}

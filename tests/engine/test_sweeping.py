@@ -101,7 +101,7 @@ def test_a_lease_that_the_view_may_not_judge_is_not_swept(widow: Driver) -> None
 
 
 def test_a_tag_that_dies_twice_is_told_twice(widow: Driver) -> None:
-    """A lease that others write may come back under its old tag; the audit record names what was last swept."""
+    """A lease that others write may come back under its old tag; the one audit record names all that was ever swept."""
     sweep(widow)
     widow.register("a")
     widow.run(claim(widow, "a", "new"))
@@ -109,7 +109,7 @@ def test_a_tag_that_dies_twice_is_told_twice(widow: Driver) -> None:
     sweep(widow)
     (told,) = widow.view.transfers()
     assert isinstance(told, TransferRecord)
-    assert told.resource_ids == ("new",)
+    assert told.resource_ids == (GROUP, "x", "y", "new")
 
 
 def test_the_healthy_instance_with_the_lowest_id_sweeps(driver: Driver) -> None:

@@ -170,8 +170,8 @@ async def test_stepping_up_and_down_is_told_once(asked_at: str, autojump_clock: 
         down = [("c", "red", Role.ACTIVE, Role.STANDBY), ("b", "red", Role.STANDBY, Role.ACTIVE)]
         assert changes(one) == changes(two) == down
         assert [(r.from_instance_id, r.to_instance_id, r.reason) for r in scene.audits()] == [
-            ("", "c", "up"),
-            ("c", "", "down"),
+            ("a", "c", "up"),
+            ("c", "b", "down"),
         ]
         assert (await scene.groups())["red"] == ("b", ("a", "c"))
 

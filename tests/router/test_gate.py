@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from aegis_core.backend import ABSENT, Conflict, Delete, Transaction
-from aegis_core.errors import Forbidden, ResourceNotFound
+from aegis_core import codec
+from aegis_core.backend import ABSENT, Conflict, Delete, Put, Transaction
+from aegis_core.errors import Forbidden, ResourceLimitExceeded, ResourceNotFound
 from aegis_core.hookspecs import Principal, Target, hookimpl
-from aegis_core.models import ServiceInstance
-from aegis_core.names import lease_proof, target_key
+from aegis_core.models import Ownership, ServiceInstance, TransferRecord
+from aegis_core.names import lease_proof, lease_tag, target_key, transfer_key
 from aegis_core.node.node import Node, open_node
 from aegis_core.node.service import Service
 from aegis_core.router.gate import Gate
@@ -45,9 +47,9 @@ class Policy:
 
 
 @asynccontextmanager
-async def open_gate(policy: Policy) -> AsyncIterator[tuple[Gate, Node]]:
-    """A router's gate, and a node beside it."""
-    async with open_node("memory://gate", plugins=[policy]) as router, open_node("memory://gate") as node:
+async def open_gate(policy: Policy, query: str = "") -> AsyncIterator[tuple[Gate, Node]]:
+    """A router's gate, and a node beside it; *query* are the router's settings."""
+    async with open_node(f"memory://gate{query}", plugins=[policy]) as router, open_node("memory://gate") as node:
         yield Gate(router), node
 
 
@@ -116,3 +118,92 @@ async def test_registrations_are_shown_to_the_routers_plug_ins(autojump_clock: M
                 await gate.commit(ADMIN, wanted[0])
             nursery.cancel_scope.cancel()
         assert policy.seen == ["stranger"]
+
+
+def claim(name: str, secret: str, *ids: str) -> Transaction:
+    """How the instance claims what is free."""
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    records = [
+        Ownership(target=i, service_name="svc", instance_id=name, lease=lease_tag(secret), registered_at=at)
+        for i in ids
+    ]
+    puts = [Put(target_key(record.target), codec.encode_record(record), ABSENT) for record in records]
+    return Transaction("-".join(("t", *ids)), tuple(puts), (secret,))
+
+
+async def test_nobody_holds_more_than_the_router_lets_it(autojump_clock: MockClock) -> None:
+    """Whatever limit the client itself may have; each claim counts from when it was committed, an admin's too."""
+    async with open_gate(Policy(), "?max_resources_per_instance=3") as (gate, node):
+        proof, _ = await hold(node)
+        for name in ("a", "b"):
+            await gate.commit(CLIENT, claim("one", proof, name))
+        for principal in (CLIENT, ADMIN):
+            with pytest.raises(ResourceLimitExceeded) as caught:
+                await gate.commit(principal, claim("one", proof, "c"))
+        assert (caught.value.limit, caught.value.held, caught.value.asked) == (3, 3, 1)
+        assert (await node.registry.query_resources()).total_count == 3
+
+
+async def test_claims_at_the_same_time_are_counted_together(autojump_clock: MockClock) -> None:
+    """Which of them comes in is open, but not both."""
+    async with open_gate(Policy(), "?max_resources_per_instance=1") as (gate, node):
+        proof = lease_proof("svc", "one", (await node.registry.register("svc", "one")).lease_id)
+        outcomes: list[str] = []
+
+        async def try_to(name: str) -> None:
+            try:
+                await gate.commit(CLIENT, claim("one", proof, name))
+            except (Conflict, ResourceLimitExceeded) as exc:
+                outcomes.append(type(exc).__name__)
+            else:
+                outcomes.append("held")
+
+        async with trio.open_nursery() as nursery:
+            for name in ("a", "b", "c"):
+                nursery.start_soon(try_to, name)
+        assert outcomes.count("held") == 1
+        assert (await node.registry.query_resources()).total_count == 1
+
+
+async def test_claim_that_depends_on_others_under_way_conflicts(autojump_clock: MockClock) -> None:
+    """Its client decides again: whether there is room is known when the other is settled."""
+    async with open_gate(Policy(), "?max_resources_per_instance=1") as (gate, node):
+        proof = lease_proof("svc", "one", (await node.registry.register("svc", "one")).lease_id)
+        with gate._runtime.reservations.reserve("svc", "one", ["other"]), pytest.raises(Conflict):
+            await gate.commit(CLIENT, claim("one", proof, "a"))
+        assert await gate.commit(CLIENT, claim("one", proof, "a"))
+
+
+@pytest.mark.parametrize(
+    ("principal", "told", "kept"),
+    [
+        (CLIENT, "instance:one", "instance:one"),
+        (CLIENT, "token:client", "token:client"),
+        (CLIENT, "token:admin", "token:admin (says token:client)"),
+        (CLIENT, "instance:two", "instance:two (says token:client)"),
+        (CLIENT, "janitor", "janitor (says token:client)"),
+        (ADMIN, "token:who asked the node", "token:who asked the node"),
+    ],
+)
+async def test_audit_records_name_whom_the_router_knows(
+    principal: Principal, told: str, kept: str, autojump_clock: MockClock
+) -> None:
+    """Or say whose word it is; and they are kept no longer than the router's own."""
+    async with open_gate(Policy(), "?audit_retention=60") as (gate, node):
+        proof, release = await hold(node)
+        two = (await node.registry.register("svc", "two")).lease_id
+        (given,) = claim("two", lease_proof("svc", "two", two), "mine").operations
+        assert isinstance(given, Put)
+        record = TransferRecord(
+            transfer_id="t-1", kind="transfer", resource_ids=("mine",), from_instance_id="one", to_instance_id="two",
+            requested_by=told, at=datetime(2026, 1, 1, tzinfo=UTC),
+        )  # fmt: skip
+        move = (
+            attrs.evolve(given, expect=release.operations[0].expect),
+            Put(transfer_key("t-1"), codec.encode_record(record), ABSENT, 1e9),
+        )
+        await gate.commit(principal, Transaction("t-2", move, (proof,)))
+        await node.runtime.directory.sync()
+        assert [record.requested_by for record in node.runtime.directory.snapshot.transfers()] == [kept]
+        await trio.sleep(61)
+        assert await node.runtime.store.get(transfer_key("t-1")) is None
