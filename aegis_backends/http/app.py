@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -40,6 +41,8 @@ Permit = Callable[[Principal, str, Target], None]
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*")
 _LONGEST_KEY: Final = 3500
+_ANSWERS_WITHIN: Final = 2.0
+_BELIEVED_FOR: Final = 1.0
 _REVISION: Final = re.compile(r"[0-9]{1,19}")
 
 
@@ -72,6 +75,9 @@ class RouterApp:
         self._store = store
         self._commit = commit
         self._permit = permit
+        # Whether the store answered when it was last asked, for the health alone, and when that was.
+        self._answers = True
+        self._asked_at = -math.inf
         self._heartbeat = heartbeat
         self._patience = patience
         self.body: Final = body
@@ -221,10 +227,29 @@ class RouterApp:
         return Response(body=b'{"status": "live"}', content_type=wire.JSON)
 
     async def _ready(self, _request: Request) -> Response:
+        """Whether the router knows its store, and the store answers: a watch says nothing of a store that is lost.
+
+        Everybody may ask, so the store is asked once a second at most; who comes meanwhile is told what was known last.
+        """
         await trio.lowlevel.checkpoint()
         if not self.relay.ready:
             raise StoreUnavailable(reason="the router is reading the store")
+        now = trio.current_time()
+        if now >= self._asked_at + _BELIEVED_FOR:
+            self._asked_at = now
+            self._answers = await self._is_answered()
+        if not self._answers:
+            raise StoreUnavailable(reason="the store does not answer the router")
         return Response(body=b'{"status": "ready"}', content_type=wire.JSON)
+
+    async def _is_answered(self) -> bool:
+        with trio.move_on_after(min(_ANSWERS_WITHIN, self._patience)):
+            try:
+                await self._store.sync()
+            except AegisError:
+                return False
+            return True
+        return False
 
 
 async def _ready_made(response: Response) -> Response:

@@ -21,7 +21,8 @@ from urllib.parse import unquote_to_bytes
 import httptools
 import trio
 
-from aegis_backends.http.asgi import Disconnected, Headers, Scope
+from aegis_backends.http import wire
+from aegis_backends.http.asgi import Disconnected, Headers, Scope, respond
 from aegis_backends.http.exchange import Cut, Exchange, Gone, Refused
 from aegis_backends.http.stream import watch_peer
 
@@ -209,10 +210,11 @@ class Connection:
     async def _answer(
         self, request: Exchange, status: int, headers: Headers | None = None, *, close: bool = False
     ) -> None:
+        """Answer *request* in place of the application, with problem details."""
         request.keep_alive = request.keep_alive and not close
+        body = self.server.refusals[status]
         with suppress(Disconnected):
-            await request.send({"type": "http.response.start", "status": status, "headers": headers or []})
-            await request.send({"type": "http.response.body", "body": b""})
+            await respond(request.send, status, body, content_type=wire.PROBLEM, headers=headers)
 
     async def _close(self) -> None:
         """Say the end of the connection, so that what was sent last is not lost, and do not wait long for the other's."""

@@ -21,7 +21,7 @@ from aegis_backends.http.shapes import shape_of
 from aegis_core import codec, errors
 from aegis_core.errors import AegisError
 
-__all__ = ["Operation", "Route", "describe", "refusals"]
+__all__ = ["Operation", "Route", "describe", "refusals", "too_long"]
 
 _ALWAYS: Final[tuple[type[AegisError], ...]] = (
     errors.InvalidRequest,
@@ -29,6 +29,7 @@ _ALWAYS: Final[tuple[type[AegisError], ...]] = (
     errors.Forbidden,
     errors.Overloaded,
     errors.StoreUnavailable,
+    errors.TransportUnavailable,
 )
 _PROBLEM: Final[Schema] = {
     "type": "object",
@@ -50,7 +51,6 @@ _STATUS: Final[Schema] = {
     "properties": {"status": {"type": "string"}},
     "required": ["status"],
 }
-_LONG: Final[Schema] = {"431": {"description": "Path, query and headers are too long"}}
 _ETAG: Final = {"ETag": {"description": "Names this very answer, on every router.", "schema": _TEXT}}
 
 
@@ -162,7 +162,7 @@ def _operation(route: Route, operation: Operation, schemas: Schemas) -> Schema:
         answer["headers"] = _ETAG
         same: Mapping[str, object] = {"304": {"description": "It is still the answer that `If-None-Match` names."}}
     else:
-        same = {"413": {"description": "The body is too long"}, "415": _problem("The body is not JSON")}
+        same = {"413": _problem("The body is too long"), "415": _problem("The body is not JSON")}
         described["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schemas.of_body(others, says)}},
@@ -170,7 +170,7 @@ def _operation(route: Route, operation: Operation, schemas: Schemas) -> Schema:
     if parameters:
         described["parameters"] = parameters
     refused = refusals((*_ALWAYS, *route.refusals))
-    described["responses"] = dict(sorted({"200": answer, **same, **refused, **_LONG}.items()))
+    described["responses"] = dict(sorted({"200": answer, **same, **refused, **too_long()}.items()))
     return described
 
 
@@ -199,6 +199,11 @@ def refusals(kinds: Iterable[type[AegisError]]) -> dict[str, Schema]:
     return {str(status): _problem(", ".join(dict.fromkeys(named))) for status, named in sorted(codes.items())}
 
 
+def too_long() -> dict[str, Schema]:
+    """The response to a request that is longer than any may be."""
+    return {"431": _problem("Path, query and headers are too long")}
+
+
 def _problem(description: str) -> Schema:
     content = {wire.PROBLEM.decode(): {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {"description": description, "content": content}
@@ -206,20 +211,22 @@ def _problem(description: str) -> Schema:
 
 def _health() -> dict[str, Schema]:
     content = {"application/json": {"schema": _STATUS}}
+    always = (errors.InvalidRequest, errors.Overloaded, errors.TransportUnavailable)
     live = {
         "operationId": "live",
         "tags": ["health"],
         "summary": "Whether the router runs.",
         "security": [],
-        "responses": {"200": {"description": "It does.", "content": content}},
+        "responses": {"200": {"description": "It does.", "content": content}, **refusals(always), **too_long()},
     }
     ready = {
         "tags": ["health"],
-        "summary": "Whether the router knows its store.",
+        "summary": "Whether the router knows its store, and the store answers.",
         "security": [],
         "responses": {
             "200": {"description": "It does.", "content": content},
-            **refusals([errors.StoreUnavailable]),
+            **refusals([*always, errors.StoreUnavailable]),
+            **too_long(),
         },
     }
     return {

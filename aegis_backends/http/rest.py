@@ -19,7 +19,7 @@ from aegis_backends.http.app import RouterApp
 from aegis_backends.http.asgi import Headers
 from aegis_backends.http.asked import map_of_body, map_of_url, read_query
 from aegis_backends.http.event_stream import EVENT_STREAM, KINDS, EventStreams, Source
-from aegis_backends.http.openapi import Operation, Route, describe, refusals
+from aegis_backends.http.openapi import Operation, Route, describe, refusals, too_long
 from aegis_backends.http.routing import Request, Response, told
 from aegis_backends.http.schemas import Schema
 from aegis_backends.http.shapes import JsonText
@@ -164,7 +164,15 @@ def tagged(request: Request, body: bytes, content_type: bytes, headers: Headers 
 
 def _events() -> Schema:
     text: Schema = {"type": "string"}
-    refused = refusals((errors.InvalidRequest, errors.Unauthorized, errors.Forbidden, errors.Overloaded))
+    refused = refusals(
+        (
+            errors.InvalidRequest,
+            errors.Unauthorized,
+            errors.Forbidden,
+            errors.Overloaded,
+            errors.TransportUnavailable,
+        )
+    )
     described: Schema = {
         "operationId": "events",
         "tags": ["events"],
@@ -185,6 +193,7 @@ def _events() -> Schema:
                 "content": {EVENT_STREAM.decode(): {"schema": text}},
             },
             **refused,
+            **too_long(),
         },
     }
     return {"get": described}

@@ -19,7 +19,7 @@ import trio
 from aegis_backends.http import wire
 from aegis_backends.http.stream import HttpStream, open_stream
 from aegis_core.backend import Indeterminate, StoreUnavailable
-from aegis_core.errors import AegisError, Unauthorized
+from aegis_core.errors import AegisError, Overloaded, TransportUnavailable, Unauthorized
 from aegis_core.models import Outcome
 
 __all__ = ["Routers"]
@@ -130,6 +130,8 @@ class Routers:
             if 200 <= status < 300:
                 return body
             error = wire.error_from_problem(body, status)
+            if isinstance(error, (Overloaded, TransportUnavailable)):  # its server is full; nothing was done
+                error = StoreUnavailable(reason=f"{url}: {error}")
             if isinstance(error, StoreUnavailable) and error.outcome is Outcome.NOT_SENT:
                 self.leave(url)
                 failure = error

@@ -24,13 +24,14 @@ import trio
 from aegis_backends.http.asgi import Application
 from aegis_backends.http.connection import Connection
 from aegis_backends.http.exchange import Cut
+from aegis_backends.http.refusals import full, refusals
 
 __all__ = ["HttpServer", "Limits", "Statistics"]
 
 _log = logging.getLogger("aegis.http")
 
 _LONGEST_TICK: Final = 1.0
-_FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
+_FULL: Final = full("as many connections are open as there may be")
 _ADDRESSES: Final = 10_000
 
 
@@ -104,6 +105,7 @@ class HttpServer:
         self.app: Final = app
         self.limits: Final = limits or Limits()
         self.tick: Final = self.limits.tick
+        self.refusals: Final = refusals(self.limits)
         self.requests = 0
         # Read from the clock once per tick, for deadlines that need not be exact.
         self.now = 0.0

@@ -91,13 +91,18 @@ Item = Change | Synced | Resync
 # --- Errors ------------------------------------------------------------------------------------
 
 
-def problem(error: AegisError) -> bytes:
-    """*error* as problem details: the standard's fields, our code and details, and the message as ``detail``."""
+def problem(error: AegisError, *, status: int | None = None) -> bytes:
+    """*error* as problem details: the standard's fields, our code and details, and the message as ``detail``.
+
+    Args:
+        error: What went wrong.
+        status: Of the response, where it is another than that of the error.
+    """
     raw = codec.error_to_wire(error)
     body = {
         "type": f"urn:aegis:error:{raw['code']}",
         "title": str(raw["code"]).replace("_", " ").capitalize(),
-        "status": status_of(error),
+        "status": status_of(error) if status is None else status,
         "detail": raw["message"],
         "code": raw["code"],
         "kind": raw["type"],

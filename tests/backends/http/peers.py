@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -72,6 +74,17 @@ async def read_all(stream: trio.SocketStream) -> bytes:
             found += part
     except trio.BrokenResourceError:
         pass
+    return found
+
+
+def problem_of(response: bytes) -> dict[str, object]:
+    """The problem details that the last response in *response* is."""
+    *_, last = re.finditer(b"HTTP/1.1 [0-9]", response)
+    head, _, body = response[last.start() :].partition(b"\r\n\r\n")
+    assert b"\r\ncontent-type: application/problem+json\r\n" in head + b"\r\n"
+    assert b"\r\ncontent-length: %d\r\n" % len(body) in head + b"\r\n"
+    found: dict[str, object] = json.loads(body)
+    assert head.startswith(b"HTTP/1.1 %d " % found["status"])
     return found
 
 

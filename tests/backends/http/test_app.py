@@ -13,6 +13,7 @@ import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in i
 import pytest
 import trio
 
+from aegis_backends.http import app as app_module
 from aegis_backends.http import wire
 from aegis_backends.http.app import RouterApp, serve_router
 from aegis_backends.http.server import HttpServer
@@ -20,7 +21,7 @@ from aegis_backends.http.tokens import Tokens
 from aegis_backends.memory import MemoryCluster
 from aegis_core import codec
 from aegis_core.backend import Entry, Store, Transaction
-from aegis_core.errors import ConfigError, Forbidden
+from aegis_core.errors import ConfigError, Forbidden, StoreUnavailable
 from aegis_core.hookspecs import Principal
 from tests.backends.http.peers import PATIENCE, permit_all, read_all, read_until
 
@@ -34,6 +35,8 @@ class Slow:
 
     store: Store
     silent: bool = False
+    away: bool = False
+    synced: int = 0
     asked_by: list[Principal] = attrs.field(factory=list)
 
     @property
@@ -47,7 +50,10 @@ class Slow:
 
     async def sync(self) -> int:
         """The store's, or never."""
+        self.synced += 1
         await self._wait()
+        if self.away:
+            raise StoreUnavailable(reason="a test took it away")
         return await self.store.sync()
 
     async def get(self, key: str) -> Entry | None:
@@ -187,6 +193,33 @@ async def test_health_tells_whether_the_store_is_known() -> None:
             answer = await client.get("/health/ready")
             assert answer.status_code == 503
             assert "reading the store" in answer.text
+
+
+async def test_router_is_not_ready_while_its_store_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent or away, and ready again afterwards; its life is another matter."""
+    monkeypatch.setattr(app_module, "_BELIEVED_FOR", 0.0)
+    async with open_router() as router:
+        assert (await router.client.get("/health/ready")).status_code == 200
+        for trouble in ("silent", "away"):
+            setattr(router.store, trouble, True)
+            for path in ("/health", "/health/ready"):
+                answer = await router.client.get(path)
+                assert answer.status_code == 503
+                assert answer.json()["code"] == "STORE_UNAVAILABLE"
+                assert "does not answer" in answer.json()["detail"]
+            assert (await router.client.get("/health/live")).status_code == 200
+            setattr(router.store, trouble, False)
+            assert (await router.client.get("/health/ready")).status_code == 200
+
+
+async def test_many_who_ask_for_the_health_do_not_ask_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it said of late is enough for all of them."""
+    monkeypatch.setattr(app_module, "_BELIEVED_FOR", 3600.0)
+    async with open_router() as router:
+        asked = router.store.synced
+        for _ in range(20):
+            assert (await router.client.get("/health/ready")).status_code == 200
+        assert router.store.synced == asked + 1
 
 
 async def test_watch_shows_that_it_is_alive() -> None:

@@ -10,8 +10,10 @@ import attrs
 import pytest
 
 from aegis_backends.http import wire
+from aegis_backends.http.refusals import full, refusals
 from aegis_backends.http.rest import ADMIN, ROUTES
 from aegis_backends.http.schemas import GRAMMAR, Schemas
+from aegis_backends.http.server import Limits
 from aegis_backends.http.shapes import shape_of
 from aegis_backends.http.tokens import Tokens
 from aegis_core.errors import ResourceNotFound
@@ -72,6 +74,23 @@ async def test_problems_are_as_described() -> None:
     problem = json.loads(wire.problem(ResourceNotFound(resource_id="a")))
     schema = (await describe())["components"]["schemas"]["Problem"]
     assert set(problem) == set(schema["properties"])
+
+
+async def test_refusals_of_the_server_itself_are_as_described() -> None:
+    """Of every operation: its problems have the fields that the document says, under the statuses that it names."""
+    document = await describe()
+    required = set(document["components"]["schemas"]["Problem"]["required"])
+    told = {status: json.loads(body) for status, body in refusals(Limits(rate=5.0)).items()}
+    told[503] = json.loads(full("it is full").partition(b"\r\n\r\n")[2])
+    for status, problem in told.items():
+        assert required <= set(problem)
+        assert problem["status"] == status
+    assert told[429]["details"] == {"limit": 5, "asked": 6, "what": told[429]["details"]["what"]}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            for status in (400, 429, 431, 503, *((413,) if method == "post" else ())):
+                described = operation["responses"][str(status)]["content"]
+                assert (path, list(described)) == (path, ["application/problem+json"])
 
 
 def test_shapes_leave_out_what_is_nobodys_business() -> None:

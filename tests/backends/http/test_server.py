@@ -7,7 +7,16 @@ import trio
 
 from aegis_backends.http.asgi import BodyTooLarge, Message, Receive, Scope, Send, header, read_body, respond
 from aegis_backends.http.server import Limits
-from tests.backends.http.peers import PATIENCE, SHORT, echo, make_identities, open_server, read_all, read_until
+from tests.backends.http.peers import (
+    PATIENCE,
+    SHORT,
+    echo,
+    make_identities,
+    open_server,
+    problem_of,
+    read_all,
+    read_until,
+)
 
 
 def body_of(response: bytes) -> bytes:
@@ -168,7 +177,9 @@ async def test_failure_of_the_application_is_a_500(app: object, caplog: pytest.L
     assert callable(app)
     async with open_server(app) as served:
         for _ in range(2):
-            assert (await served.get()).startswith(b"HTTP/1.1 500 ")
+            problem = problem_of(await served.get())
+            assert (problem["status"], problem["code"]) == (500, "REMOTE_ERROR")
+            assert "mistake" not in str(problem)
         assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 2
 
 

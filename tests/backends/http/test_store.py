@@ -126,7 +126,8 @@ COMMITS: dict[str, tuple[Answer, type[Exception]]] = {
     "very long refusal": (say(bytes((1 << 24) + 1), 409), Indeterminate),
     "fate open": (refuse(Indeterminate(reason="slow")), Indeterminate),
     "proxy without a router": (say(b"bad gateway", 502), StoreUnavailable),
-    "too many requests": (say(b"", 429), StoreUnavailable),
+    "too many requests": (refuse(errors.Overloaded(limit=1, asked=2)), StoreUnavailable),
+    "too many requests of a proxy": (say(b"", 429), StoreUnavailable),
     "unknown token": (refuse(errors.Unauthorized(operation="commit")), StoreUnavailable),
     "conflict": (refuse(errors.Conflict(key="k")), errors.Conflict),
     "refusal": (refuse(errors.Forbidden(operation="commit", target="k", reason="no")), errors.Forbidden),
@@ -146,10 +147,18 @@ async def test_commit_fails_as_what_became_of_it(name: str) -> None:
         assert router.asked == [wire.STORE, wire.COMMIT]
 
 
-async def test_router_that_cannot_answer_is_left_for_the_next() -> None:
+FULL = {
+    "store away": refuse(StoreUnavailable(reason="away", outcome=Outcome.NOT_SENT)),
+    "too many requests": refuse(errors.Overloaded(limit=1, asked=2)),
+    "too many connections": refuse(errors.TransportUnavailable(reason="full")),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+async def test_router_that_cannot_answer_is_left_for_the_next(name: str) -> None:
     """At once where nothing was done; and the next one stays the one that is asked."""
     first, second = Scripted(), Scripted()
-    first.answers[wire.COMMIT] = refuse(StoreUnavailable(reason="away", outcome=Outcome.NOT_SENT))
+    first.answers[wire.COMMIT] = FULL[name]
     second.answers[wire.COMMIT] = say(DONE)
     async with open_store(first, second) as store:
         assert await store.commit(TRANSACTION) == (7,)
