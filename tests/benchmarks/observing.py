@@ -10,7 +10,6 @@ import inspect
 import textwrap
 from collections.abc import Callable, Mapping
 from functools import partial
-from time import thread_time
 from types import FunctionType, MethodType
 from typing import Final
 
@@ -22,6 +21,7 @@ from aegis_core.node.server import Server
 from tests.benchmarks.calling import accounts
 from tests.benchmarks.floors import PARAMS
 from tests.benchmarks.measuring import Arena, Contestant, Times, Watch, at_most
+from tests.benchmarks.scraping import Steps
 
 __all__ = ["MEASURED", "measure"]
 
@@ -130,20 +130,6 @@ def _is_here(name: str) -> bool:
     return True
 
 
-class _Steps(trio.abc.Instrument):
-    """The longest step of any task, in seconds of the processor, which others use too."""
-
-    def __init__(self) -> None:
-        self.longest = self._began = 0.0
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._began = thread_time()
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self._began:
-            self.longest = max(self.longest, thread_time() - self._began)
-
-
 async def _measure_page(arena: Arena) -> None:
     """A page of thousands of samples: how long it takes, and how long it holds up everybody else at a time."""
     from aegis_core.observe.metrics import Metrics, exposition
@@ -158,7 +144,7 @@ async def _measure_page(arena: Arena) -> None:
 
         async def write(operations: int, watch: Watch) -> None:
             for _ in range(operations):
-                steps = _Steps()
+                steps = Steps()
                 watch.start("page")
                 trio.lowlevel.add_instrument(steps)
                 await trio.lowlevel.checkpoint()

@@ -31,18 +31,21 @@ from tests.benchmarks import (
     observing,
     owning,
     registering,
+    scraping,
     table,
     watching,
 )
 from tests.benchmarks.measuring import Arena, Line
+from tests.benchmarks.on_http import calling as http_calling
+from tests.benchmarks.on_http import serving
+from tests.benchmarks.on_nats import administering, failing_over, heartbeating, requesting, routing, viewing
 from tests.benchmarks.on_nats import calling as nats_calling
-from tests.benchmarks.on_nats import failing_over, heartbeating, requesting, viewing
 from tests.benchmarks.on_nats import owning as nats_owning
 
 _ATTEMPTS: Final = 2
 _LONGEST: Final = 900.0
 # What the scenarios' names begin with whose parts run in processes of their own.
-_ELSEWHERE: Final = "nats-"
+_ELSEWHERE: Final = ("http-", "nats-")
 
 
 @attrs.frozen
@@ -69,13 +72,18 @@ SCENARIOS: Final = {
     "clusters": Scenario(clustering.measure, clustering.MEASURED),
     "rest": Scenario(managing.measure, managing.MEASURED),
     "observability": Scenario(observing.measure, observing.MEASURED),
+    "metrics": Scenario(scraping.measure, scraping.MEASURED),
     "imports": Scenario(importing.measure, importing.MEASURED),
+    "http-calls": Scenario(http_calling.measure, http_calling.MEASURED),
+    "http-server": Scenario(serving.measure, serving.MEASURED),
     "nats-calls": Scenario(nats_calling.measure, nats_calling.MEASURED),
     "nats-requests": Scenario(requesting.measure, requesting.MEASURED),
     "nats-claims": Scenario(nats_owning.measure_claims, nats_owning.MEASURED_CLAIMS),
     "nats-many": Scenario(nats_owning.measure_many, nats_owning.MEASURED_MANY),
     "nats-heartbeats": Scenario(heartbeating.measure, heartbeating.MEASURED),
     "nats-view": Scenario(viewing.measure, viewing.MEASURED),
+    "nats-router": Scenario(routing.measure, routing.MEASURED),
+    "nats-router-registry": Scenario(administering.measure, administering.MEASURED),
     "nats-kills": Scenario(failing_over.measure_kills, ()),
     "nats-hand-overs": Scenario(failing_over.measure_hand_overs, failing_over.MEASURED_HAND_OVERS),
     "nats-view-million": Scenario(viewing.measure_million, viewing.MEASURED_MILLION, slow=True),
@@ -84,7 +92,12 @@ SCENARIOS: Final = {
 # Several scenarios by one name.
 GROUPS: Final = {
     "memory": tuple(name for name in SCENARIOS if not name.startswith(_ELSEWHERE)),
-    "nats": tuple(name for name, scenario in SCENARIOS.items() if name.startswith(_ELSEWHERE) and not scenario.slow),
+    **{
+        prefix.rstrip("-"): tuple(
+            name for name, scenario in SCENARIOS.items() if name.startswith(prefix) and not scenario.slow
+        )
+        for prefix in _ELSEWHERE
+    },
 }
 
 

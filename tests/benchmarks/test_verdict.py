@@ -38,7 +38,12 @@ def test_missed_ceiling_is_the_exit_status(
     ("only", "first", "left_out"),
     [
         pytest.param([], "calls", {"nats-view-million"}, id="everything"),
-        pytest.param(["memory"], "calls", {name for name in run.SCENARIOS if name.startswith("nats-")}, id="memory"),
+        pytest.param(
+            ["memory"], "calls", {name for name in run.SCENARIOS if name.startswith(("http-", "nats-"))}, id="memory"
+        ),
+        pytest.param(
+            ["http"], "http-calls", {name for name in run.SCENARIOS if not name.startswith("http-")}, id="http"
+        ),
         pytest.param(
             ["nats", "nats-claims"],
             "nats-calls",

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from tests.benchmarks.on_nats.commands import Commands, Taken
+from tests.benchmarks.parts.commands import Commands, Taken
 
 __all__ = ["RESPONDER", "BareSocket", "ask", "respond"]
 

@@ -1,6 +1,6 @@
 """Calls on NATS by service and by resource, beside nats-py's micro framework, nats-py bridged into Trio, and bare sockets.
 
-All peers echo bytes; see `calls_parts` for what each does besides.
+All peers echo bytes; see `tests.benchmarks.on_nats.calls_parts` for what each does besides.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import attrs
 
 from aegis_backends.nats.server import open_servers
 from tests.benchmarks.measuring import Arena, Check, Contestant, Times, at_least, at_most
-from tests.benchmarks.on_nats.contests import AT_ONCE, contestant
-from tests.benchmarks.on_nats.processes import Process, open_process
+from tests.benchmarks.parts.contests import AT_ONCE, contestant
+from tests.benchmarks.parts.echoes import RESOURCE
+from tests.benchmarks.parts.processes import Process, open_process
 
 __all__ = ["MEASURED", "measure"]
 
@@ -52,18 +53,23 @@ async def measure(arena: Arena) -> None:
         servers = await stack.enter_async_context(open_servers())
         start = partial(_start, stack, arena.watch.profiled, servers.url)
         pairs = {
-            "floor": _Pair(server=await start("bare_socket:respond"), client=await start("bare_socket:ask")),
-            "micro": _Pair(server=await start("calls_parts:serve_micro"), client=await start("calls_parts:ask_micro")),
+            "floor": _Pair(
+                server=await start("on_nats.bare_socket:respond"), client=await start("on_nats.bare_socket:ask")
+            ),
+            "micro": _Pair(
+                server=await start("on_nats.calls_parts:serve_micro"),
+                client=await start("on_nats.calls_parts:ask_micro"),
+            ),
         }
         pairs["packed"] = attrs.evolve(pairs["micro"], arguments={"packed": True})
         if importlib.util.find_spec("trio_asyncio") is not None:
-            server = await start("calls_parts:serve_bridged")
-            pairs["bridged"] = _Pair(server=server, client=await start("calls_parts:ask_bridged"))
+            server = await start("on_nats.calls_parts:serve_bridged")
+            pairs["bridged"] = _Pair(server=server, client=await start("on_nats.calls_parts:ask_bridged"))
         node = f"{servers.url}?storage=memory"
-        server = await _start(stack, arena.watch.profiled, node, "calls_parts:serve")
-        client = await _start(stack, arena.watch.profiled, node, "calls_parts:call")
+        server = await _start(stack, arena.watch.profiled, node, "parts.echoes:serve")
+        client = await _start(stack, arena.watch.profiled, node, "parts.echoes:call")
         pairs["call-service"] = _Pair(client, server, {"resource": None})
-        pairs["call-resource"] = _Pair(client, server, {"resource": "account:42"})
+        pairs["call-resource"] = _Pair(client, server, {"resource": RESOURCE})
         found = await arena.compete(
             *(
                 _contestant(name, pair, size, together)
@@ -86,7 +92,7 @@ def _contestant(name: str, pair: _Pair, size: int, together: int) -> Contestant:
     operations = _OPERATIONS.get(name, _MANY)[together != 1]
     filed = f"nats-{name}-{size}-{together}"
     arguments = {"together": together, "size": size, **pair.arguments}
-    return contestant(filed, operations, pair.client, arguments, server=pair.server)
+    return contestant(filed, operations, pair.client, arguments, servers={"server": pair.server})
 
 
 def _lines(arena: Arena, found: dict[str, Times], size: int, together: int) -> None:

@@ -11,7 +11,7 @@ import trio
 
 from aegis_backends.nats.server import open_servers
 from tests.benchmarks.measuring import Arena, Line, at_most
-from tests.benchmarks.on_nats.processes import Process, number, numbers, open_process
+from tests.benchmarks.parts.processes import Process, number, numbers, open_process
 
 __all__ = ["MEASURED_HAND_OVERS", "measure_hand_overs", "measure_kills"]
 
@@ -36,7 +36,7 @@ async def measure_kills(arena: Arena) -> None:
 
         async def start() -> Process:
             process = await stack.enter_async_context(
-                open_process("failover_parts:be_contender", url=url, many=_PAIRS, ttl=_TTL)
+                open_process("on_nats.failover_parts:be_contender", url=url, many=_PAIRS, ttl=_TTL)
             )
             await process.ask("start")
             return process
@@ -71,7 +71,7 @@ async def _hand_over(arena: Arena, count: int, title: str, settings: str) -> Non
         async def start(part: str, **more: object) -> Process:
             profiled = arena.watch.profiled
             return await stack.enter_async_context(
-                open_process(f"failover_parts:{part}", profiled=profiled, url=url, **more)
+                open_process(f"on_nats.failover_parts:{part}", profiled=profiled, url=url, **more)
             )
 
         active = await start("be_contender", many=1, ttl=30.0)

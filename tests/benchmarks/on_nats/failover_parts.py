@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from aegis_core import AegisError, Call, Instance, Node, Role, Service, open_node
-from tests.benchmarks.on_nats.commands import Commands, obey
+from tests.benchmarks.parts.commands import Commands, obey
 
 __all__ = ["be_caller", "be_contender", "book"]
 

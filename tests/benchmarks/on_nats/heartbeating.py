@@ -6,7 +6,7 @@ from typing import Final
 
 from aegis_backends.nats.server import open_servers
 from tests.benchmarks.measuring import Arena, at_most
-from tests.benchmarks.on_nats.processes import number, open_process
+from tests.benchmarks.parts.processes import number, open_process
 
 __all__ = ["MEASURED", "measure"]
 
@@ -22,7 +22,7 @@ async def measure(arena: Arena) -> None:
     async with (
         open_servers() as servers,
         open_process(
-            "view_parts:beat", profiled=arena.watch.profiled, url=f"{servers.url}?storage=memory", many=many
+            "on_nats.view_parts:beat", profiled=arena.watch.profiled, url=f"{servers.url}?storage=memory", many=many
         ) as process,
     ):
         await process.ask("use", seconds=_SETTLING)

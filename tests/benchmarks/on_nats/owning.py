@@ -17,8 +17,8 @@ from aegis_backends.nats.bucket import BucketSettings, new_config
 from aegis_backends.nats.connection import open_connection
 from aegis_backends.nats.server import open_servers
 from tests.benchmarks.measuring import Arena, Contestant, Times, Watch, at_least, at_most
-from tests.benchmarks.on_nats.contests import AT_ONCE, contestant
-from tests.benchmarks.on_nats.processes import Process, file_taken, open_process
+from tests.benchmarks.parts.contests import AT_ONCE, contestant
+from tests.benchmarks.parts.processes import Process, file_taken, open_process
 
 __all__ = ["MEASURED_CLAIMS", "MEASURED_MANY", "measure_claims", "measure_many"]
 
@@ -53,10 +53,10 @@ async def _scene(arena: Arena) -> AsyncIterator[_Scene]:
 
         node = f"{servers.url}?storage=memory"
         yield _Scene(
-            one=await start("owning_parts:be_member", node, instance_id="one"),
-            other=await start("owning_parts:be_member", node, instance_id="other"),
-            bare=await start("owning_parts:write_bare", servers.url),
-            socket=await start("bare_socket:ask", servers.url),
+            one=await start("on_nats.owning_parts:be_member", node, instance_id="one"),
+            other=await start("on_nats.owning_parts:be_member", node, instance_id="other"),
+            bare=await start("on_nats.owning_parts:write_bare", servers.url),
+            socket=await start("on_nats.bare_socket:ask", servers.url),
         )
 
 

@@ -13,7 +13,7 @@ import trio
 from aegis_backends.nats.connection import open_connection
 from aegis_backends.nats.headers import Headers
 from aegis_core import Claim, Role, Service, open_node
-from tests.benchmarks.on_nats.commands import Commands, Taken, at_once, in_turn, obey
+from tests.benchmarks.parts.commands import Commands, Taken, at_once, in_turn, obey
 
 __all__ = ["be_member", "write_bare"]
 

@@ -12,8 +12,8 @@ from typing import Final
 from aegis_backends.nats.server import open_servers
 from tests.benchmarks.measuring import Arena, at_least
 from tests.benchmarks.on_nats.bare_socket import RESPONDER
-from tests.benchmarks.on_nats.contests import AT_ONCE, contestant
-from tests.benchmarks.on_nats.processes import open_process
+from tests.benchmarks.parts.contests import AT_ONCE, contestant
+from tests.benchmarks.parts.processes import open_process
 
 __all__ = ["MEASURED", "measure"]
 
@@ -34,13 +34,13 @@ async def measure(arena: Arena) -> None:
     async with AsyncExitStack() as stack:
         servers = await stack.enter_async_context(open_servers())
         parts: dict[str, tuple[str, dict[str, object]]] = {
-            "floor": ("bare_socket:ask", {}),
-            "nats-py": ("calls_parts:ask_micro", {"subject": RESPONDER}),
-            "minimal-bare": ("requests_parts:ask_minimal", {"with_timeout": False}),
-            "minimal": ("requests_parts:ask_minimal", {"with_timeout": True}),
-            "request": ("requests_parts:ask_ours", {}),
+            "floor": ("on_nats.bare_socket:ask", {}),
+            "nats-py": ("on_nats.calls_parts:ask_micro", {"subject": RESPONDER}),
+            "minimal-bare": ("on_nats.requests_parts:ask_minimal", {"with_timeout": False}),
+            "minimal": ("on_nats.requests_parts:ask_minimal", {"with_timeout": True}),
+            "request": ("on_nats.requests_parts:ask_ours", {}),
         }
-        await stack.enter_async_context(open_process("bare_socket:respond", url=servers.url))
+        await stack.enter_async_context(open_process("on_nats.bare_socket:respond", url=servers.url))
         clients = {
             name: await stack.enter_async_context(
                 open_process(part, profiled=arena.watch.profiled, url=servers.url, **settings)

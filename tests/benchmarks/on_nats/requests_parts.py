@@ -8,8 +8,8 @@ import trio
 
 from aegis_backends.nats.connection import open_connection
 from tests.benchmarks.on_nats.bare_socket import RESPONDER
-from tests.benchmarks.on_nats.commands import Commands, Taken, at_once, in_turn, obey
 from tests.benchmarks.on_nats.minimal import open_minimal
+from tests.benchmarks.parts.commands import Commands, Taken, obey, rounds
 
 __all__ = ["ask_minimal", "ask_ours"]
 
@@ -24,7 +24,7 @@ def ask_ours(commands: Commands, url: str) -> None:
 
             async def measure(count: int, together: int, size: int) -> Taken:
                 operation = partial(connection.request, RESPONDER, b"x" * size, timeout=_PATIENCE)
-                return await (in_turn(count, operation) if together == 1 else at_once(count, [operation] * together))
+                return await rounds(count, together, operation)
 
             await obey(commands, {"measure": measure})
 
@@ -43,7 +43,7 @@ def ask_minimal(commands: Commands, url: str, *, with_timeout: bool) -> None:
                     operation = partial(minimal.request_within, subject, payload, _PATIENCE)
                 else:
                     operation = partial(minimal.request, subject, payload)
-                return await (in_turn(count, operation) if together == 1 else at_once(count, [operation] * together))
+                return await rounds(count, together, operation)
 
             await obey(commands, {"measure": measure})
 

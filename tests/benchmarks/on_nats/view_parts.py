@@ -20,7 +20,7 @@ from aegis_core import Service, open_node
 from aegis_core.backend import BackendAddress
 from tests.benchmarks.looking_up import fill
 from tests.benchmarks.on_nats.bare_socket import BareSocket
-from tests.benchmarks.on_nats.commands import Commands, Taken, obey
+from tests.benchmarks.parts.commands import Commands, Taken, obey
 
 __all__ = ["beat", "fill_bucket", "load_view", "read_bare", "read_socket"]
 

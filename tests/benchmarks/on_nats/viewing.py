@@ -16,7 +16,7 @@ import attrs
 from aegis_backends.nats.server import NatsServers, open_servers
 from tests.benchmarks.looking_up import resource
 from tests.benchmarks.measuring import Arena, Contestant, Times, Watch, at_most
-from tests.benchmarks.on_nats.processes import file_taken, number, open_process
+from tests.benchmarks.parts.processes import file_taken, number, open_process
 
 __all__ = ["MEASURED", "MEASURED_MILLION", "measure", "measure_million"]
 
@@ -43,7 +43,7 @@ async def _filled(*sizes: int) -> AsyncIterator[list[_Bucket]]:
     async with open_servers() as servers:
         buckets = [_Bucket(servers, f"of-{many}", many) for many in sizes]
         for bucket in buckets:
-            part = partial(open_process, "view_parts:fill_bucket", url=bucket.url, location=servers.location)
+            part = partial(open_process, "on_nats.view_parts:fill_bucket", url=bucket.url, location=servers.location)
             async with part(bucket=bucket.name) as filler:
                 await filler.ask("write", many=bucket.many)
         yield buckets
@@ -52,13 +52,13 @@ async def _filled(*sizes: int) -> AsyncIterator[list[_Bucket]]:
 async def _read(operations: int, watch: Watch, *, bucket: _Bucket, part: str, name: str) -> None:
     for _ in range(operations):
         settings = {"url": bucket.servers.url, "stream": f"KV_{bucket.name}", "many": bucket.many}
-        async with open_process(f"view_parts:{part}", profiled=watch.profiled, **settings) as reader:
+        async with open_process(f"on_nats.view_parts:{part}", profiled=watch.profiled, **settings) as reader:
             file_taken(watch, name, await reader.ask("load", name=name))
 
 
 async def _load(operations: int, watch: Watch, *, bucket: _Bucket, name: str) -> None:
     for _ in range(operations):
-        async with open_process("view_parts:load_view", profiled=watch.profiled, url=bucket.url) as loader:
+        async with open_process("on_nats.view_parts:load_view", profiled=watch.profiled, url=bucket.url) as loader:
             found = await loader.ask("load", name=name, resource_id=resource(bucket.many - 1))
         assert isinstance(found, dict)
         file_taken(watch, name, found["taken"])

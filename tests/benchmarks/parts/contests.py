@@ -1,4 +1,4 @@
-"""What contends in a scenario on NATS: one process that measures, and perhaps one that answers it."""
+"""What contends in a scenario of several processes: one that measures, and those that answer it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from tests.benchmarks.measuring import Contestant, Watch
-from tests.benchmarks.on_nats.processes import Process, file_taken, number
+from tests.benchmarks.parts.processes import Process, file_taken, number
 
 __all__ = ["AT_ONCE", "contestant"]
 
@@ -20,16 +20,15 @@ async def _run(
     *,
     name: str,
     client: Process,
-    server: Process | None,
+    servers: Mapping[str, Process],
     do: str,
     arguments: Mapping[str, object],
 ) -> None:
-    used = 0.0 if server is None else number(await server.ask("begin", name=name))
+    used = {who: number(await server.ask("begin", name=name)) for who, server in servers.items()}
     taken = await client.ask(do, name=name, count=operations, **arguments)
     many = file_taken(watch, name, taken)
-    if server is not None:
-        used = number(await server.ask("end", name=name)) - used
-        watch.file(f"{name} cpu of server", used / many)
+    for who, server in servers.items():
+        watch.file(f"{name} cpu of {who}", (number(await server.ask("end", name=name)) - used[who]) / many)
 
 
 def contestant(
@@ -39,11 +38,11 @@ def contestant(
     arguments: Mapping[str, object] | None = None,
     *,
     do: str = "measure",
-    server: Process | None = None,
+    servers: Mapping[str, Process] | None = None,
 ) -> Contestant:
     """Let *client* carry *operations* out in each round, and file them as *name*.
 
-    The processor time per operation is filed, too, as "*name* cpu" and "*name* cpu of server".
+    The processor time per operation is filed, too, as "*name* cpu", and "*name* cpu of ..." for each of *servers*.
 
     Args:
         name: What is measured.
@@ -51,7 +50,7 @@ def contestant(
         client: The process that measures.
         arguments: Of its act.
         do: The name of its act.
-        server: The process whose processor time is of interest as well.
+        servers: The processes whose processor time is of interest as well, by what they are called.
     """
-    run = partial(_run, name=name, client=client, server=server, do=do, arguments=arguments or {})
+    run = partial(_run, name=name, client=client, servers=servers or {}, do=do, arguments=arguments or {})
     return Contestant(run, operations)

@@ -1,6 +1,6 @@
 """One process of a benchmark: plays a part, and does there what it is told. Run by path, with the part's name.
 
-``python program.py aegis:call --profile NAME '{"url": ...}'``: the part is a function of a module beside this one. Commands
+``python program.py parts.echoes:call --profile NAME '{"url": ...}'``: the part is a function of a module of the benchmarks. Commands
 come as JSON lines on standard input and are answered in turn on standard output; with the end of the commands it ends.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 # At the end, so that what is measured is the installed library wherever there is one.
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
-from tests.benchmarks.on_nats.commands import Commands
+from tests.benchmarks.parts.commands import Commands
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     asked = parser.parse_args()
     module, _, part = asked.part.partition(":")
     commands = Commands(asked.profile)
-    play = getattr(importlib.import_module(f"tests.benchmarks.on_nats.{module}"), part)
+    play = getattr(importlib.import_module(f"tests.benchmarks.{module}"), part)
     play(commands, **asked.settings)
     commands.show_profile(asked.part)
 

@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 import trio
 
-__all__ = ["Act", "Commands", "Taken", "at_once", "in_turn", "obey"]
+__all__ = ["Act", "Commands", "Taken", "at_once", "in_turn", "obey", "rounds"]
 
 Act = Callable[..., Awaitable[object]]
 
@@ -154,3 +154,8 @@ async def at_once(count: int, operations: Sequence[Callable[[], Awaitable[object
             for operation in operations:
                 nursery.start_soon(work, operation)
     return taken
+
+
+async def rounds(count: int, together: int, operation: Callable[[], Awaitable[object]]) -> Taken:
+    """Carry out *operation* *count* times, *together* of them at once; on Trio."""
+    return await (in_turn(count, operation) if together == 1 else at_once(count, [operation] * together))

@@ -85,7 +85,7 @@ class Process:
 
 @asynccontextmanager
 async def open_process(part: str, *, profiled: str = "", **settings: object) -> AsyncIterator[Process]:
-    """Start a process that plays *part* ("module:function"), ready when this yields; ended with the block.
+    """Start a process that plays *part* (``package.module:function`` of the benchmarks), ready when this yields; ended with the block.
 
     Args:
         part: Which.
