@@ -20,6 +20,7 @@ import trio
 
 from aegis_backends.http import wire
 from aegis_backends.http.asgi import Receive, Scope, Send, header
+from aegis_backends.http.places import Places
 from aegis_backends.http.relay import Relay
 from aegis_backends.http.routing import Endpoint, Request, Response, Routes, answer
 from aegis_backends.http.same_site import check_same_site
@@ -57,6 +58,8 @@ class RouterApp:
         heartbeat: Seconds after which a watch that has nothing to tell says that it is alive.
         patience: Seconds that the store has for one answer.
         body: Most bytes of a request.
+        connections: How many its server takes. Requests of nodes to the store find room whatever else is asked, lest nodes
+            lose their leases: all others together may take half of it, and those of one principal a quarter.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class RouterApp:
         heartbeat: float = 5.0,
         patience: float = 10.0,
         body: int = Limits().body,
+        connections: int = Limits().connections,
     ) -> None:
         self.relay: Final = Relay(store)
         self.tokens: Final = tokens or Tokens()
@@ -81,14 +85,20 @@ class RouterApp:
         self._heartbeat = heartbeat
         self._patience = patience
         self.body: Final = body
+        self.places: Final = Places(most=max(1, connections // 2), each=max(1, connections // 4))
         self._routes = Routes()
         self._open: set[Endpoint] = set()
         self._closing: list[Callable[[], None]] = [self.relay.close]
-        self.add_route("POST", wire.COMMIT, self._take_commit)
-        self.add_route("POST", wire.SYNC, partial(self._read, self._sync))
-        self.add_route("GET", wire.STORE, partial(self._read, self._describe_store))
-        self.add_route("GET", wire.WATCH, partial(self._read, self._watch))
-        self.add_route("GET", f"{wire.KEYS}/{{key}}", partial(self._read, self._get))
+        of_store: tuple[tuple[str, str, Endpoint], ...] = (
+            ("POST", wire.COMMIT, self._take_commit),
+            ("POST", wire.SYNC, partial(self._read, self._sync)),
+            ("GET", wire.STORE, partial(self._read, self._describe_store)),
+            ("GET", wire.WATCH, partial(self._read, self._watch)),
+            ("GET", f"{wire.KEYS}/{{key}}", partial(self._read, self._get)),
+        )
+        for route in of_store:
+            self.add_route(*route)
+        self._of_store: Final = frozenset(endpoint for *_, endpoint in of_store)
         self.add_route("GET", "/health", self._ready, is_open=True)
         self.add_route("GET", "/health/live", self._live, is_open=True)
         self.add_route("GET", "/health/ready", self._ready, is_open=True)
@@ -133,12 +143,18 @@ class RouterApp:
         if endpoint not in self._open:
             try:
                 request = Request(scope, receive, send, self._principal(scope), parameters)
+                if endpoint not in self._of_store:
+                    endpoint = partial(self._in_place, endpoint)
             except AegisError as exc:
                 asks = [(b"www-authenticate", b"Bearer")] if isinstance(exc, Unauthorized) else []
                 response = Response.of_problem(exc, asks)
                 await answer(lambda _: _ready_made(response), request)
                 return
         await answer(endpoint, request)
+
+    async def _in_place(self, endpoint: Endpoint, request: Request) -> Response | None:
+        with self.places.take(request.principal):
+            return await endpoint(request)
 
     def _principal(self, scope: Scope) -> Principal:
         """Who asks.

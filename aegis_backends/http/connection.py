@@ -73,6 +73,11 @@ class Connection:
         return f"<Connection of {self._client}: {state}, {len(self._ready)} requests waiting>"
 
     @property
+    def address(self) -> str:
+        """Where the client is; "" if that is not known any more."""
+        return self._client[0]
+
+    @property
     def stream_deadline(self) -> float:
         """When a client whose request is a stream must have given a sign of life."""
         return self._until(self.server.limits.stream_time)
@@ -101,6 +106,8 @@ class Connection:
     def stop(self) -> None:
         """End now if nothing is under way, else after that."""
         if self.is_idle:
+            self.is_idle = False  # it makes room for one, and not for two
+            self.read_deadline = math.inf
             self._scope.cancel()
 
     def check_time(self, now: float) -> None:

@@ -28,6 +28,7 @@ class Cut(enum.StrEnum):
     """Why a client was cut off, or a request of its refused."""
 
     CONNECTIONS = "too_many_connections"
+    ADDRESS = "too_many_connections_of_one_address"
     RATE = "too_many_requests"
     HEAD = "head_too_large"
     BODY = "body_too_large"

@@ -26,7 +26,7 @@ from aegis_backends.http.shapes import JsonText
 from aegis_core import errors
 from aegis_core.hookspecs import Principal
 
-__all__ = ["ADMIN", "ROUTES", "Management", "Rest"]
+__all__ = ["ADMIN", "EVENTS", "ROUTES", "Management", "Rest"]
 
 ADMIN: Final = "/api/v1/admin"
 EVENTS: Final = f"{ADMIN}/events"

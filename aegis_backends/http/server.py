@@ -42,6 +42,7 @@ class Limits:
     Args:
         connections: Open at once; beyond it the one that has been idle longest is closed, and if none is idle the new
             one is answered 503.
+        per_address: Of these, from one address; by default three quarters, because a proxy may have the address of many.
         head: Bytes of a request's line and headers together.
         headers: Number of headers.
         body: Bytes of a request's body, unless the application takes it as a stream.
@@ -56,6 +57,7 @@ class Limits:
     """
 
     connections: int = 1024
+    per_address: int = attrs.Factory(lambda self: max(1, self.connections * 3 // 4), takes_self=True)
     head: int = 16 << 10
     headers: int = 100
     body: int = 16 << 20
@@ -114,6 +116,7 @@ class HttpServer:
         self._tls = tls
         self._accepted = 0
         self._connections: dict[Connection, None] = {}
+        self._by_address: Counter[str] = Counter()
         self._stopping = trio.Event()
         self._stopped = trio.Event()
         self._spent: dict[str, tuple[float, float]] = {}
@@ -195,8 +198,10 @@ class HttpServer:
 
     async def _serve_one(self, stream: trio.SocketStream) -> None:
         self._accepted += 1
-        if len(self._connections) >= self.limits.connections and not self._close_idlest():
-            self.cut[Cut.CONNECTIONS] += 1
+        connection = Connection(self, stream, self._tls)
+        refusal = self._refusal(connection.address)
+        if refusal is not None:
+            self.cut[refusal] += 1
             with trio.move_on_after(self.limits.send_time):
                 try:
                     if self._tls is None:
@@ -204,8 +209,8 @@ class HttpServer:
                 except trio.BrokenResourceError:
                     pass
             return
-        connection = Connection(self, stream, self._tls)
         self._connections[connection] = None
+        self._by_address[connection.address] += 1
         try:
             await connection.run()
         except Exception:  # noqa: BLE001 - a mistake of ours about one client must not end the others
@@ -213,9 +218,20 @@ class HttpServer:
             _log.exception("a connection ended by a mistake of the server's")
         finally:
             del self._connections[connection]
+            self._by_address[connection.address] -= 1
+            if not self._by_address[connection.address]:
+                del self._by_address[connection.address]
 
-    def _close_idlest(self) -> bool:
-        idle = [connection for connection in self._connections if connection.is_idle]
+    def _refusal(self, address: str) -> Cut | None:
+        """Why one more connection from *address* cannot be; where an idle one can make room, it is closed for that."""
+        if self._by_address[address] >= self.limits.per_address:
+            return None if self._close_idlest(address) else Cut.ADDRESS
+        if len(self._connections) >= self.limits.connections and not self._close_idlest():
+            return Cut.CONNECTIONS
+        return None
+
+    def _close_idlest(self, address: str | None = None) -> bool:
+        idle = [each for each in self._connections if each.is_idle and address in (None, each.address)]
         if not idle:
             return False
         min(idle, key=lambda connection: connection.read_deadline).stop()

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -28,7 +29,8 @@ __all__ = ["Metrics", "read_tokens", "serve_http"]
 Metrics = Callable[[], Awaitable[tuple[str, bytes]]]
 """A page of metrics: its content type, and its bytes."""
 
-_ADMIN = "admin"
+_ADMIN: Final = "admin"
+_FEWEST: Final = 16
 
 
 def read_tokens(path: Path) -> Tokens:
@@ -70,6 +72,7 @@ async def serve_http(
     certificate: Path | None,
     key: Path | None,
     rate: float,
+    connections: int,
     call_token: Path | None,
     ca: Path | None,
     nursery: trio.Nursery,
@@ -90,6 +93,7 @@ async def serve_http(
         certificate: Serve by TLS, with this chain.
         key: Its key, unless that is in *certificate*.
         rate: Requests per second of one client address.
+        connections: Open at once.
         call_token: A file with the token that instances ask of who calls them.
         ca: Certificates to trust where instances are called by TLS; None for the system's.
         nursery: Where calls to instances run.
@@ -98,8 +102,11 @@ async def serve_http(
         tell: Called with the URL once it serves.
 
     Raises:
-        ConfigError: A file or the address cannot be used, or it would serve other machines without tokens.
+        ConfigError: A file or the address cannot be used, or it would serve other machines without tokens, or hardly anybody.
     """
+    if connections < _FEWEST:
+        problem = f"a router needs {_FEWEST} connections or more, not {connections}"
+        raise ConfigError(source="aegis serve", key="connections", problem=problem)
     known = None if tokens is None else read_tokens(tokens)
     tls = None if certificate is None else _server_tls(certificate, key)
     token = "" if call_token is None else read_secret(call_token, source="aegis serve", key="call_token")
@@ -112,8 +119,8 @@ async def serve_http(
         listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as exc:
         raise ConfigError(source="aegis serve", key="http", problem=f"{address}: {exc}") from exc
-    limits = Limits(rate=rate)
-    app = RouterApp(store, commit, permit, tokens=known, body=limits.body)
+    limits = Limits(rate=rate, connections=connections)
+    app = RouterApp(store, commit, permit, tokens=known, body=limits.body, connections=limits.connections)
     Rest(management, app)
     add_swagger(app)
     add_dashboard(app)

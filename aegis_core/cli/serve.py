@@ -56,6 +56,7 @@ class _ServeHttp(Protocol):
         certificate: Path | None,
         key: Path | None,
         rate: float,
+        connections: int,
         call_token: Path | None,
         ca: Path | None,
         nursery: trio.Nursery,
@@ -73,6 +74,7 @@ async def serve(
     certificate: Path | None = None,
     key: Path | None = None,
     rate: float = math.inf,
+    connections: int = 1024,
     call_token: Path | None = None,
     ca: Path | None = None,
 ) -> int:
@@ -94,6 +96,7 @@ async def serve(
         certificate: Serve by TLS with the certificate in this file.
         key: The certificate's key, if it is in another file.
         rate: Requests per second that one client address may make, on the average of ten seconds.
+        connections: How many may be open at once, 16 or more; what nodes ask of the store always finds room among them.
         call_token: A file with the token that nodes on HTTP ask of who calls their instances (their `call_token_file`).
         ca: A file of certificates to trust where these instances are called by TLS; the system's if left out.
     """
@@ -131,6 +134,7 @@ async def serve(
                                 certificate=certificate,
                                 key=key,
                                 rate=rate,
+                                connections=connections,
                                 call_token=call_token,
                                 ca=ca,
                                 nursery=nursery,

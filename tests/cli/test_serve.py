@@ -89,6 +89,12 @@ async def test_metrics_are_told_where_they_are_counted(monkeypatch: pytest.Monke
         assert "# TYPE ipc_calls_total counter" in answer.text
 
 
+async def test_router_needs_some_connections() -> None:
+    """With a few it would refuse its own nodes."""
+    with pytest.raises(ConfigError, match="needs 16 connections or more, not 15"):
+        await serve(http="127.0.0.1:0", backend="memory://", connections=15)
+
+
 async def test_router_reaches_instances_that_listen_on_http(tmp_path: Path) -> None:
     """With the token that they ask for: it calls them for others, and has them hand over."""
     (tmp_path / "token").write_text("c-secret")

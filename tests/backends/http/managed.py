@@ -43,11 +43,11 @@ class Managed:
 
 @asynccontextmanager
 async def open_managed(
-    tokens: Tokens | None = None, *, plugins: tuple[object, ...] = (), ping: float = 5.0
+    tokens: Tokens | None = None, *, plugins: tuple[object, ...] = (), ping: float = 5.0, connections: int = 1024
 ) -> AsyncIterator[Managed]:
     """Serve the registry of a node in memory on loopback while the block runs."""
     async with open_node(f"memory://managed-{next(_numbers)}", plugins=plugins) as node, trio.open_nursery() as nursery:
-        app = RouterApp(node.runtime.store, Gate(node).commit, node.require, tokens=tokens)
+        app = RouterApp(node.runtime.store, Gate(node).commit, node.require, tokens=tokens, connections=connections)
         rest = Rest(Management(Router(node)), app, ping=ping)
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port, stop = listener.socket.getsockname()[1], trio.Event()

@@ -32,19 +32,20 @@ class Served:
         """A bare connection to it."""
         return await trio.open_tcp_stream("127.0.0.1", self.port)
 
-    async def say(self, data: bytes) -> bytes:
+    async def say(self, data: bytes, *, source: str | None = None) -> bytes:
         """Send *data* over a connection of its own; everything that comes back until the server closes it."""
         with trio.fail_after(PATIENCE):
-            async with await self.connect() as stream:
+            async with await trio.open_tcp_stream("127.0.0.1", self.port, local_address=source) as stream:
                 try:
                     await stream.send_all(data)
                     return await read_all(stream)
                 except trio.BrokenResourceError:
                     return b""
 
-    async def get(self, path: str = "/") -> bytes:
-        """A proper request, and its whole response."""
-        return await self.say(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    async def get(self, path: str = "/", *, source: str | None = None) -> bytes:
+        """A proper request, from the address *source*, and its whole response."""
+        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        return await self.say(request.encode(), source=source)
 
     async def wait_cut(self, reason: str) -> None:
         """Wait until a client has been cut off for *reason*."""

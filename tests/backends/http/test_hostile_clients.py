@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -164,7 +165,7 @@ async def test_client_that_leaves_halfway_is_counted(sent: bytes) -> None:
 
 async def test_idlest_connection_makes_room() -> None:
     """With as many connections as may be open, the one that has been idle longest goes."""
-    async with open_server(echo, Limits(connections=2)) as served:
+    async with open_server(echo, Limits(connections=2, per_address=3)) as served:
         async with await served.connect() as first, await served.connect() as second:
             for stream in (first, second):
                 await stream.send_all(GET + b"\r\n")
@@ -181,7 +182,9 @@ async def test_idlest_connection_makes_room() -> None:
 async def test_too_many_busy_connections_refuse_the_next(encrypted: bool) -> None:  # noqa: FBT001
     """It is told so, if it speaks plainly, and counted."""
     async with (
-        open_server(echo, Limits(connections=1), make_identities().server if encrypted else None) as served,
+        open_server(
+            echo, Limits(connections=1, per_address=2), make_identities().server if encrypted else None
+        ) as served,
         await served.connect() as busy,
     ):
         await served.wait_connections(1)
@@ -200,6 +203,40 @@ async def test_too_many_busy_connections_refuse_the_next(encrypted: bool) -> Non
             }  # type: ignore[index]
         assert served.server.statistics.cut == {"too_many_connections": 1}
         await reset(busy)
+
+
+async def test_one_address_cannot_take_all_connections() -> None:
+    """Its own idle ones make room for its next; where it has none, the next is refused, and others are served."""
+    assert Limits(connections=100).per_address == 75
+    async with open_server(echo, Limits(connections=3, per_address=2)) as served, AsyncExitStack() as stack:
+        first, second = [await stack.enter_async_context(await served.connect()) for _ in range(2)]
+        await second.send_all(b"GET / HT")
+        await eventually(lambda: [each.is_idle for each in served.server.connections] == [True, False])
+        assert (await served.get("/next")).endswith(b"/next")
+        with trio.fail_after(PATIENCE):
+            assert await read_all(first) == b""
+        third = await stack.enter_async_context(await served.connect())
+        await third.send_all(b"GET / HT")
+        await served.wait_connections(2)
+        await eventually(lambda: not any(each.is_idle for each in served.server.connections))
+        assert problem_of(await served.get())["code"] == "TRANSPORT_UNAVAILABLE"
+        assert served.server.statistics.cut == {"too_many_connections_of_one_address": 1}
+        assert (await served.get("/other", source="127.0.0.2")).endswith(b"/other")
+        for stream in (second, third):
+            await reset(stream)
+        await served.wait_connections(0)
+        assert not served.server._by_address
+
+
+async def test_idle_connection_makes_room_for_one_only() -> None:
+    """Once it is to end, it is none that the next could have instead."""
+    async with open_server(echo) as served, await served.connect():
+        await eventually(lambda: [each.is_idle for each in served.server.connections] == [True])
+        (idle,) = served.server.connections
+        idle.stop()
+        assert not idle.is_idle
+        await served.wait_connections(0)
+        assert served.server.statistics.cut == {}
 
 
 async def test_rate_of_one_address_is_limited() -> None:

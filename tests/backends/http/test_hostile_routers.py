@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import count
 
+import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in its place
 import pytest
 import trio
 
 from aegis_backends.http import wire
 from aegis_backends.http.app import RouterApp, serve_router
+from aegis_backends.http.rest import ADMIN, EVENTS
 from aegis_backends.http.server import Limits
 from aegis_backends.http.tokens import Tokens
 from aegis_backends.memory import MemoryCluster
 from aegis_core.backend import ANY, Put, Transaction
 from aegis_core.hookspecs import Principal
+from tests.backends.http.managed import open_managed
 from tests.backends.http.peers import PATIENCE, SHORT, Served, eventually, permit_all, read_all, read_until
 
 COMMIT = f"POST {wire.COMMIT} HTTP/1.1\r\nHost: localhost\r\n".encode()
@@ -101,7 +105,7 @@ async def test_watcher_that_hangs_up_is_forgotten() -> None:
 
 async def test_more_connections_than_there_may_be_are_refused() -> None:
     """Watches are not closed for newcomers; who is idle is."""
-    async with open_router(Limits(connections=3)) as served, AsyncExitStack() as stack:
+    async with open_router(Limits(connections=3, per_address=4)) as served, AsyncExitStack() as stack:
         for _ in range(3):
             stream = await stack.enter_async_context(await served.connect())
             await stream.send_all(WATCH)
@@ -111,6 +115,33 @@ async def test_more_connections_than_there_may_be_are_refused() -> None:
         await stream.aclose()
         await served.wait_connections(2)
         assert (await served.get("/health")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_requests_that_wait_leave_room_for_the_store() -> None:
+    """Neither one token nor all of them together take the places of nodes, which get theirs from the rest."""
+    tokens = Tokens({name: Principal("token", name) for name in "abc"})
+    async with open_managed(tokens, connections=8, ping=SHORT) as router, AsyncExitStack() as stack:
+
+        async def ask(name: str, method: str, path: str) -> httpx.Response:
+            request = router.client.build_request(method, path, headers={"authorization": f"Bearer {name}"})
+            response = await router.client.send(request, stream=True)
+            stack.push_async_callback(response.aclose)
+            return response
+
+        streams = [await ask(name, "GET", EVENTS) for name in "aab"]
+        assert [stream.status_code for stream in streams] == [200, 200, 200]
+        refused = await ask("a", "GET", EVENTS)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert json.loads(await refused.aread())["details"] == {"what": "token:a", "limit": 2, "asked": 3}
+        assert (await ask("b", "GET", EVENTS)).status_code == 200
+        refused = await ask("c", "GET", f"{ADMIN}/services")
+        assert json.loads(await refused.aread())["details"] == {"what": "this router", "limit": 4, "asked": 5}
+        assert [(await ask(name, "POST", wire.SYNC)).status_code for name in "abc"] == [200, 200, 200]
+        assert (await ask("a", "GET", wire.WATCH)).status_code == 200
+        assert (await router.client.get("/health")).status_code == 200
+        await streams[0].aclose()
+        await eventually(lambda: "3 of 4" in repr(router.app.places))
+        assert (await ask("c", "GET", f"{ADMIN}/services")).status_code == 200
 
 
 async def test_more_requests_than_there_may_be_are_refused() -> None:
