@@ -5,15 +5,15 @@ What is wrong with the values is for the operation to tell; this tells what is n
 
 from __future__ import annotations
 
-import json
 import re
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Final, NoReturn, cast
+from typing import Final, cast
 from urllib.parse import parse_qsl
 
 import attrs
 
+from aegis_backends.http.json_bodies import read_json
 from aegis_backends.http.schemas import MOST_IN_QUERY, without_none
 from aegis_core.errors import InvalidRequest, Problem
 
@@ -84,12 +84,10 @@ def map_of_body(body: bytes, path: Mapping[str, str]) -> object:
     """The request that a *body* of JSON is, with the parameters in the *path*; an empty body is an empty map.
 
     Raises:
-        InvalidRequest: It is no JSON, or has text that is none.
+        InvalidRequest: `read_json` refuses it.
     """
     try:
-        read = json.loads(body or b"{}", parse_float=_number, parse_constant=_refuse_constant)
-        if b"\\u" in body:
-            json.dumps(read, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
+        read = read_json(body or b"{}", parse_float=_number)
     except (ValueError, RecursionError) as exc:
         raise InvalidRequest.at("$", f"not JSON: {exc}") from exc
     return {**read, **path} if type(read) is dict else read
@@ -99,7 +97,3 @@ def _number(text: str) -> float:
     """The number that *text* is: JSON does not tell 2.0 from 2."""
     number = float(text)
     return int(number) if number.is_integer() and abs(number) < _EXACT else number
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

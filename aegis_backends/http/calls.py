@@ -27,6 +27,7 @@ import trio
 
 from aegis_backends.http import wire
 from aegis_backends.http.asgi import BodyTooLarge, Message, Receive, Scope, Send, header, read_body, respond
+from aegis_backends.http.json_bodies import read_json
 from aegis_backends.http.same_site import check_same_site
 from aegis_core import codec
 from aegis_core.backend import Inbound
@@ -255,7 +256,7 @@ class CallServer:
         try:
             payload = await read_body(receive, most=MAX_PAYLOAD)
             if as_json:
-                payload = codec.encode_plain(json.loads(payload))
+                payload = codec.encode_plain(read_json(payload))
         except BodyTooLarge as exc:
             raise InvalidRequest.at("$", f"a request has at most {MAX_PAYLOAD} bytes") from exc
         except (ValueError, RecursionError) as exc:

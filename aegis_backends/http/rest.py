@@ -75,6 +75,7 @@ ROUTES: Final = (
 )
 """Where each operation is asked for."""
 
+_LONGEST_BODY: Final = 1 << 20
 _ALIASES: Final = ("", "/api")
 """Before ``/services``, in place of `ADMIN`."""
 
@@ -104,7 +105,7 @@ class Rest:
     def __init__(self, management: Management, app: RouterApp, *, ping: float = 5.0) -> None:
         self._management = management
         self._json = JsonText()
-        self._most = app.body
+        self._most = min(app.body, _LONGEST_BODY)
         self.streams: Final = EventStreams(management, self._json, ping=ping)
         document = describe(ROUTES, management.operations, others={EVENTS: _events()}, asks_tokens=bool(app.tokens))
         self._document = self._json(document).encode()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in its place
 import pytest
 
+from aegis_backends.http.asked import map_of_body
 from aegis_backends.http.rest import ADMIN
 from aegis_backends.http.tokens import Tokens
 from aegis_core import Call, Service
@@ -119,6 +122,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no map": (b"[]", "$"),
     "no number of JSON": (b'{"timeout": NaN}', "$"),
     "half a character": (rb'{"service_name": "\ud800"}', "$"),
+    "half a character, as bytes": (b'{"service_name": "books", "method": "depth", "message_id": "\xed\xa0\x80"}', "$"),
+    "half a character in UTF-16": ('{"service_name": "\ud800"}'.encode("utf-16-le", "surrogatepass"), "$"),
     "too deep": (b"[" * 100_000, "$"),
     "a field is missing": (b'{"service_name": "a"}', "$.method"),
     "another type": (b'{"service_name": "a", "method": 1}', "$.method"),
@@ -189,10 +194,26 @@ async def test_resource_may_be_named_like_an_operation() -> None:
         assert [refused.status_code, refused.headers["allow"]] == [405, "POST"]
 
 
-async def test_body_is_bounded() -> None:
-    """As all bodies of the router."""
+LARGE = {
+    "text": b'{"service_name": "' + b"x" * (1 << 20) + b'"}',
+    "lists": b'{"service_name": "books", "z": [' + b"[]," * 100_000 + b"[]]}",
+    "maps": b'{"service_name": "books", "z": [' + b"{}," * 100_000 + b"{}]}",
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+async def test_body_is_bounded(name: str) -> None:
+    """Far below what nodes write at once, and by what it would be in memory, too."""
     async with open_managed() as router:
-        body = b'{"service_name": "' + b"x" * (router.app.body + 1) + b'"}'
         headers = {"content-type": "application/json"}
-        answer = await router.client.post(f"{ADMIN}/calls", content=body, headers=headers)
-        assert answer.status_code in (400, 413)
+        answer = await router.client.post(f"{ADMIN}/calls", content=LARGE[name], headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "VALIDATION_ERROR")
+        assert ("at most 1048576 bytes" if name == "text" else "more than 100000 lists and maps") in answer.text
+
+
+async def test_large_bulk_fits() -> None:
+    """Ten thousand ids with what is said of each."""
+    items = [{"resource_id": f"order-book/{n:06}", "metadata": {"tags": ["gold"]}} for n in range(10_000)]
+    body = json.dumps({"service_name": "svc", "instance_id": "one", "resources": items}).encode()
+    assert isinstance(map_of_body(body, {}), dict)
+    assert len(body) < 1 << 20
