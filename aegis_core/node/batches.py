@@ -54,12 +54,13 @@ class _Party:
     `gave_back` says whether a batch failed after its commit, so that what it had done was undone.
     """
 
-    def __init__(self, node: Node, service_name: str, instance_id: str) -> None:
+    def __init__(self, node: Node, service_name: str, instance_id: str, shown: str | None) -> None:
         self._node = node
         self._runtime = node.runtime
         self._service_name = service_name
         self._instance_id = instance_id
-        self._hosted: Instance | None = node.hosted.get((service_name, instance_id))
+        self._shown = shown
+        self._hosted: Instance | None = node.hosted_by(service_name, instance_id, shown)
         self.gave_back = False
         self._in_doubt: set[str] = set()
 
@@ -119,8 +120,8 @@ class BatchClaims(_Party):
     operation: Final = "bulk_claim"
     undone_if_cancelled: Final = True
 
-    def __init__(self, node: Node, service_name: str, instance_id: str) -> None:
-        super().__init__(node, service_name, instance_id)
+    def __init__(self, node: Node, service_name: str, instance_id: str, shown: str | None) -> None:
+        super().__init__(node, service_name, instance_id, shown)
         self._lease: Lease | None = None
 
     async def plan(self, asked: Sequence[BulkItem], *, batch_size: int, continue_on_error: bool) -> BulkPlan:
@@ -133,7 +134,7 @@ class BatchClaims(_Party):
         until = runtime.request_deadline()
         if self._hosted is not None:
             self._lease = (await self._hosted.membership.wait_registered()).lease
-        lease = None if self._lease is None else self._lease.tag
+        lease = self._shown if self._lease is None else self._lease.tag
         admin = self._may_force(asked, continue_on_error=continue_on_error)
         with self._reserve(()) as room:
 
@@ -252,8 +253,8 @@ class BatchReleases(_Party):
     operation: Final = "bulk_release"
     undone_if_cancelled: Final = False
 
-    def __init__(self, node: Node, service_name: str, instance_id: str) -> None:
-        super().__init__(node, service_name, instance_id)
+    def __init__(self, node: Node, service_name: str, instance_id: str, shown: str | None) -> None:
+        super().__init__(node, service_name, instance_id, shown)
         self._seen: dict[str, Write] = {}
 
     async def plan(self, asked: Sequence[str], *, batch_size: int, continue_on_error: bool) -> BulkPlan:
@@ -270,6 +271,7 @@ class BatchReleases(_Party):
                 self._service_name,
                 self._instance_id,
                 asked,
+                lease=self._shown,
                 batch_size=batch_size,
                 continue_on_error=continue_on_error,
                 max_transaction=most,

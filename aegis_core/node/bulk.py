@@ -90,12 +90,18 @@ class BulkOptions(TypedDict, total=False):
 
 
 async def bulk_claim(
-    node: Node, service_name: str, instance_id: str, items: Iterable[Claimable], request: BulkRequest
+    node: Node,
+    service_name: str,
+    instance_id: str,
+    items: Iterable[Claimable],
+    request: BulkRequest,
+    *,
+    lease: str | None,
 ) -> BulkReply:
-    """See `Registry.bulk_register`."""
+    """See `Registry.bulk_register`; *lease* is the tag of the lease that was shown."""
     if isinstance(items, str):
         raise InvalidRequest.at("$.resources", "expected a list of resources, got one string")
-    batches = BatchClaims(node, service_name, instance_id)
+    batches = BatchClaims(node, service_name, instance_id, lease)
     plan = await batches.plan(
         [_item(item) for item in items],
         batch_size=request.batch_size,
@@ -105,12 +111,12 @@ async def bulk_claim(
 
 
 async def bulk_release(
-    node: Node, service_name: str, instance_id: str, items: Iterable[str], request: BulkRequest
+    node: Node, service_name: str, instance_id: str, items: Iterable[str], request: BulkRequest, *, lease: str | None
 ) -> BulkReply:
-    """See `Registry.bulk_release`."""
+    """See `Registry.bulk_release`; *lease* is the tag of the lease that was shown."""
     if isinstance(items, str):
         raise InvalidRequest.at("$.resource_ids", "expected a list of resource ids, got one string")
-    batches = BatchReleases(node, service_name, instance_id)
+    batches = BatchReleases(node, service_name, instance_id, lease)
     plan = await batches.plan(tuple(items), batch_size=request.batch_size, continue_on_error=request.continue_on_error)
     return _told(batches.operation, await _Bulk(node, plan, batches, request).run(), instance_id)
 

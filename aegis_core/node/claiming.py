@@ -14,6 +14,8 @@ from aegis_core.engine.requests import checked_ids
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import Forbidden, InstanceNotFound, LeaseLost, NotOwner, ResourceConflict
 from aegis_core.models import ClaimReply, EndReason, Outcome, ResourceMetadata, Value
+from aegis_core.node.asking import asker_for
+from aegis_core.node.errands import has_scopes
 
 if TYPE_CHECKING:
     from aegis_core.node.claims import Claim
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from aegis_core.node.instance import Instance
     from aegis_core.node.node import Node
 
-__all__ = ["Acquisition", "acquire", "check_stays", "commit_claim", "wait_ready"]
+__all__ = ["Acquisition", "acquire", "check_stays", "claim_for", "commit_claim", "wait_ready"]
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -168,3 +170,61 @@ async def commit_claim(
             if ended is None:
                 raise
             raise LeaseLost(resource_id=targets[0], reason=ended, outcome=Outcome.REJECTED) from exc
+
+
+async def claim_for(
+    node: Node,
+    service_name: str,
+    instance_id: str,
+    ids: Sequence[str],
+    wanted: Acquisition,
+    *,
+    lease: str | None,
+    until: float,
+) -> ClaimReply:
+    """Claim *ids* for an instance that this node does not serve: the commit is all there is. See `Registry.claim`.
+
+    Args:
+        node: The node.
+        service_name: Service of the instance.
+        instance_id: The instance.
+        ids: One or more.
+        wanted: How.
+        lease: Tag of the lease that it showed; None believes the name alone.
+        until: When to give up, on the node's clock.
+    """
+    runtime = node.runtime
+    audit = None
+    if wanted.force:
+        node.require_own(instance_id, "force", service_name, *ids)
+        audit = node.moves.audit(reason="claimed by force", requested_by=asker_for(instance_id))
+
+    def decide(view: Snapshot) -> Decision[ClaimReply]:
+        known = view.instance(service_name, instance_id)
+        return resources.claim(
+            view,
+            service_name,
+            instance_id,
+            ids,
+            lease=lease,
+            metadata=wanted.metadata,
+            force=wanted.force,
+            admin=wanted.force,
+            all_or_nothing=not wanted.partial,
+            reason="assigned" if known is not None and has_scopes(known) else wanted.reason,
+            limit=runtime.settings.max_resources_per_instance,
+            reserved=room.others(),
+            max_transaction=runtime.store.capabilities.max_transaction,
+            audit=audit,
+            now=runtime.clock.now(),
+            at=runtime.wall(),
+        )
+
+    with runtime.reservations.reserve(service_name, instance_id, ids) as room:
+        return await node.committer.decide(
+            decide,
+            timeout=runtime.left(until),
+            what="the claim",
+            refused=lambda reply: reply.conflicts,
+            asked_by=instance_id,
+        )

@@ -74,14 +74,17 @@ class Moves:
                 what = f"this handler runs under {names.describe_target(target)}: call {operation} after it has ended"
                 raise InvalidRequest.at("$.resource_ids", what)
 
-    async def find(self, service_name: str, instance_id: str, *, until: float) -> ServiceInstance:
-        """The record of a live instance.
+    async def find(
+        self, service_name: str, instance_id: str, *, lease: str | None = None, until: float
+    ) -> ServiceInstance:
+        """The record of a live instance; *lease* is the tag of the lease that it showed, None believes the name alone.
 
         Raises:
             InstanceNotFound: None of that name lives.
+            NotOwner: It lives by another lease.
         """
         return await self._node.committer.decide(
-            lambda view: answered(authentic(view, service_name, instance_id, None, "find")),
+            lambda view: answered(authentic(view, service_name, instance_id, lease, "find")),
             timeout=self._runtime.left(until),
             what=f"finding {instance_id}",
             writes=False,
@@ -89,14 +92,16 @@ class Moves:
 
     # -- release ------------------------------------------------------------------------------------------------
 
-    async def release(self, service_name: str, instance_id: str, resource_ids: Sequence[str]) -> ReleaseReply:
-        """See `Registry.release`."""
+    async def release(
+        self, service_name: str, instance_id: str, resource_ids: Sequence[str], *, lease: str | None
+    ) -> ReleaseReply:
+        """See `Registry.release`; *lease* is the tag of the lease that was shown."""
         runtime, ids = self._runtime, checked_ids(resource_ids)
         until = runtime.request_deadline()
-        decide = _releasing(service_name, instance_id, ids)
-        hosted = self._node.hosted.get((service_name, instance_id))
+        decide = _releasing(service_name, instance_id, ids, lease)
+        hosted = self._node.hosted_by(service_name, instance_id, lease)
         if hosted is None:
-            record = await self.find(service_name, instance_id, until=until)
+            record = await self.find(service_name, instance_id, lease=lease, until=until)
             if not has_scopes(record):
                 return await self._node.committer.decide(
                     decide, timeout=runtime.left(until), what="the release", asked_by=instance_id
@@ -123,7 +128,7 @@ class Moves:
 
     async def _release_left(self, instance: Instance, ids: Sequence[str]) -> None:
         """Release *ids*, which an instance of this node is expected to own."""
-        decide = _releasing(instance.service.name, instance.instance_id, ids)
+        decide = _releasing(instance.service.name, instance.instance_id, ids, None)
         what, timeout = "the release", self._runtime.settings.request_timeout
         only = instance.claims_table.get(ids[0]) if len(ids) == 1 else None
         if only is None or not only.held:
@@ -162,19 +167,20 @@ class Moves:
         *,
         forced: bool,
         reason: str,
+        lease: str | None = None,
     ) -> TransferReply:
-        """See `Registry.transfer`."""
+        """See `Registry.transfer`; *lease* is the tag of the lease that the owner showed."""
         runtime = self._runtime
         until = runtime.request_deadline()
         requested_by = asker_for(source)
         ids = ids_in_order(resource_ids)
-        hosted = self._node.hosted.get((service_name, source))
+        hosted = self._node.hosted_by(service_name, source, lease)
         if forced:
             self._node.require_own(source, "force", service_name, *ids)
         elif hosted is not None:
             return await self.transfer(hosted, ids, to=to, reason=reason, requested_by=requested_by)
         else:
-            record = await self.find(service_name, source, until=until)
+            record = await self.find(service_name, source, lease=lease, until=until)
             if has_scopes(record):
                 params = {"resource_ids": list(ids), "to_instance_id": to, "reason": reason}
                 answer = await self._node.errands.ask(record, "transfer", params, until=until + runtime.settings.drain)
@@ -188,6 +194,7 @@ class Moves:
                 service_name=service_name,
                 source=source,
                 to=to,
+                lease=lease,
                 force=forced,
                 admin=forced,
                 all_or_nothing=True,
@@ -360,8 +367,10 @@ class Moves:
         return tuple(replies)
 
 
-def _releasing(service_name: str, instance_id: str, ids: Sequence[str]) -> Callable[[Snapshot], Decision[ReleaseReply]]:
-    return lambda view: resources.release(view, service_name, instance_id, ids)
+def _releasing(
+    service_name: str, instance_id: str, ids: Sequence[str], lease: str | None
+) -> Callable[[Snapshot], Decision[ReleaseReply]]:
+    return lambda view: resources.release(view, service_name, instance_id, ids, lease=lease)
 
 
 def _check_known(claims: Iterable[Claim]) -> None:

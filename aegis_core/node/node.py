@@ -21,7 +21,7 @@ from aegis_core import names
 from aegis_core.backend import Backend
 from aegis_core.engine.instances import LONGEST_TTL
 from aegis_core.engine.requests import Problems
-from aegis_core.errors import ConfigError, NodeCrashed
+from aegis_core.errors import ConfigError, NodeCrashed, NotOwner
 from aegis_core.events import CircuitStateChanged, Event
 from aegis_core.models import Explanation, Health, Resource, Role
 from aegis_core.node.asking import asker_for
@@ -220,6 +220,17 @@ class Node:
     def require(self, principal: Principal, operation: str, target: Target) -> None:
         """Let *principal* carry *operation* out, or raise `Forbidden`; see `aegis_authorize`."""
         self.runtime.plugins.authorize(principal, operation, target)
+
+    def hosted_by(self, service_name: str, instance_id: str, lease: str | None) -> Instance | None:
+        """The instance of that name, if this node serves it; *lease* is the tag of the lease that it showed, or None.
+
+        Raises:
+            NotOwner: It lives by another lease.
+        """
+        instance = self.hosted.get((service_name, instance_id))
+        if instance is not None and lease is not None and instance.lease_tag != lease:
+            raise NotOwner(operation="act for", target=instance_id, owner=instance_id)
+        return instance
 
     def require_own(self, instance_id: str, operation: str, service_name: str, *resource_ids: str) -> None:
         """`require` for what is asked in an instance's own name by this program, or by whom a router asks for."""

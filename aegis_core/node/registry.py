@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 import attrs
 
 from aegis_core import codec, names
-from aegis_core.engine import instances, queries, resources, roles
+from aegis_core.engine import instances, queries, roles
 from aegis_core.engine.decision import Decision, answered
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import AegisError
@@ -40,8 +40,7 @@ from aegis_core.models import (
     ServiceView,
     TransferReply,
 )
-from aegis_core.node.asking import asker_for
-from aegis_core.node.claiming import Acquisition
+from aegis_core.node.claiming import Acquisition, claim_for
 from aegis_core.node.errands import OwnersWord, has_scopes
 
 if TYPE_CHECKING:
@@ -326,52 +325,26 @@ class Registry:
         *resource_ids: str,
         metadata: ResourceMetadata | Mapping[str, ResourceMetadata] | None = None,
         force: bool = False,
+        lease_id: str | None = None,
     ) -> ClaimReply:
         """Make an instance the owner of those of *resource_ids* that are free; the others are in `ClaimReply.conflicts`.
 
         Raises:
             InvalidRequest, InstanceNotFound, ResourceLimitExceeded, VersionConflict: Nothing was claimed.
+            NotOwner: The instance lives by another lease than that of *lease_id*; so for all that take one.
             Forbidden: The instance is UNHEALTHY or draining, or *force* is not permitted.
         """
-        hosted = self._hosted(service_name, instance_id)
+        tag = self._shown(service_name, instance_id, lease_id)
+        hosted = self._node.hosted_by(service_name, instance_id, tag)
         if hosted is not None:
             return await hosted.acquire(resource_ids, Acquisition(metadata=metadata, force=force, partial=True))
-        audit = None
-        if force:
-            self._node.require_own(instance_id, "force", service_name, *resource_ids)
-            audit = self._node.moves.audit(reason="claimed by force", requested_by=asker_for(instance_id))
-        settings = self._runtime.settings
+        wanted = Acquisition(metadata=metadata, force=force, partial=True)
+        until = self._runtime.request_deadline()
+        return await claim_for(self._node, service_name, instance_id, resource_ids, wanted, lease=tag, until=until)
 
-        def decide(view: Snapshot) -> Decision[ClaimReply]:
-            known = view.instance(service_name, instance_id)
-            return resources.claim(
-                view,
-                service_name,
-                instance_id,
-                resource_ids,
-                metadata=metadata,
-                force=force,
-                admin=force,
-                all_or_nothing=False,
-                reason="assigned" if known is not None and has_scopes(known) else "claimed",
-                limit=settings.max_resources_per_instance,
-                reserved=room.others(),
-                max_transaction=self._runtime.store.capabilities.max_transaction,
-                audit=audit,
-                now=self._runtime.clock.now(),
-                at=self._runtime.wall(),
-            )
-
-        with self._runtime.reservations.reserve(service_name, instance_id, resource_ids) as room:
-            return await self._node.committer.decide(
-                decide,
-                timeout=settings.request_timeout,
-                what="the claim",
-                refused=lambda reply: reply.conflicts,
-                asked_by=instance_id,
-            )
-
-    async def release(self, service_name: str, instance_id: str, *resource_ids: str) -> ReleaseReply:
+    async def release(
+        self, service_name: str, instance_id: str, *resource_ids: str, lease_id: str | None = None
+    ) -> ReleaseReply:
         """Free *resource_ids*, all of them or none. Of an instance that a node serves, running calls finish first.
 
         That takes at most the drain time, on top of the request timeout. Asked by a call that runs under one of the claims, it
@@ -386,10 +359,17 @@ class Registry:
 
         Cancelled, it goes on in the background where a node serves the instance.
         """
-        return await self._node.moves.release(service_name, instance_id, resource_ids)
+        lease = self._shown(service_name, instance_id, lease_id)
+        return await self._node.moves.release(service_name, instance_id, resource_ids, lease=lease)
 
     async def bulk_register(
-        self, service_name: str, instance_id: str, resources: Iterable[Claimable], **options: Unpack[BulkOptions]
+        self,
+        service_name: str,
+        instance_id: str,
+        resources: Iterable[Claimable],
+        *,
+        lease_id: str | None = None,
+        **options: Unpack[BulkOptions],
     ) -> BulkReply:
         """Claim many resources (ids, or pairs of id and metadata) for an instance; see `aegis_core.node.bulk`.
 
@@ -410,10 +390,17 @@ class Registry:
         """
         from aegis_core.node.bulk import BulkRequest, bulk_claim  # noqa: PLC0415 - with the first that is asked for
 
-        return await bulk_claim(self._node, service_name, instance_id, resources, BulkRequest(**options))
+        lease = self._shown(service_name, instance_id, lease_id)
+        return await bulk_claim(self._node, service_name, instance_id, resources, BulkRequest(**options), lease=lease)
 
     async def bulk_release(
-        self, service_name: str, instance_id: str, resource_ids: Iterable[str], **options: Unpack[BulkOptions]
+        self,
+        service_name: str,
+        instance_id: str,
+        resource_ids: Iterable[str],
+        *,
+        lease_id: str | None = None,
+        **options: Unpack[BulkOptions],
     ) -> BulkReply:
         """Release many resources of an instance; see `aegis_core.node.bulk`.
 
@@ -433,7 +420,10 @@ class Registry:
         """
         from aegis_core.node.bulk import BulkRequest, bulk_release  # noqa: PLC0415 - with the first that is asked for
 
-        return await bulk_release(self._node, service_name, instance_id, resource_ids, BulkRequest(**options))
+        lease = self._shown(service_name, instance_id, lease_id)
+        return await bulk_release(
+            self._node, service_name, instance_id, resource_ids, BulkRequest(**options), lease=lease
+        )
 
     async def transfer(
         self,
@@ -444,6 +434,7 @@ class Registry:
         *,
         verify_ownership: bool = True,
         reason: str = "",
+        lease_id: str | None = None,
     ) -> TransferReply:
         """Move resources between instances of a service; the owner carries it out, so that nobody's work overlaps.
 
@@ -457,6 +448,7 @@ class Registry:
             verify_ownership: With False the resources are taken from whoever owns them, without consent: fencing still
                 holds, but work may overlap for a moment. Needs the permission ``force``.
             reason: For the audit record.
+            lease_id: Of the owner.
 
         Raises:
             InvalidRequest, InstanceNotFound, ResourceNotFound, NotOwner, Forbidden: Nothing was ended.
@@ -482,6 +474,7 @@ class Registry:
             to_instance_id,
             forced=not verify_ownership,
             reason=reason,
+            lease=self._shown(service_name, from_instance_id, lease_id),
         )
 
     async def rebalance(self, service_name: str, max_moves: int = 100) -> tuple[TransferReply, ...]:

@@ -42,6 +42,7 @@ MOST_ID: Final = 128
 _TEXT: Final = {"most": MOST_TEXT}
 _IDS: Final = {"most": MOST_IDS}
 _BATCH: Final = {"ge": 1, "le": 1000}
+_PRIORITY: Final = {"ge": -(2**31), "le": 2**31}
 _SAME: Final[Mapping[str, object]] = MappingProxyType({})
 
 
@@ -203,7 +204,7 @@ class RegisterResources(Request):
     force: bool = False
     metadata: Mapping[str, ResourceMetadata] = attrs.field(default=MappingProxyType({}), metadata=_IDS)
     role: Literal["active", "standby"] | None = None
-    priority: int = 0
+    priority: int = attrs.field(default=0, metadata=_PRIORITY)
     lease_id: str | None = attrs.field(default=None, repr=False, metadata=_TEXT)
 
 

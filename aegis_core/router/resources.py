@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from aegis_core.engine import roles
 from aegis_core.engine.bulk import BulkItem
 from aegis_core.engine.decision import Decision
-from aegis_core.engine.requests import authentic
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import InvalidRequest
-from aegis_core.models import Resource
+from aegis_core.errors import InvalidRequest, StoreUnavailable
+from aegis_core.models import Outcome, Resource
+from aegis_core.node.claiming import Acquisition, claim_for
 from aegis_core.node.errands import has_scopes
 from aegis_core.principals import Target
 from aegis_core.router import replies, requests
 from aegis_core.router.operation import Asked, admit
+from aegis_core.router.router import shown_lease
 
 __all__ = ["bulk_register", "bulk_release", "query", "register", "release", "transfer"]
 
@@ -23,47 +24,79 @@ async def register(asked: Asked[requests.RegisterResources]) -> replies.Resource
     """Claim what is free, and perhaps wait in line for the rest."""
     request = asked.request
     await admit(asked, "claim", request.instance_id, request.resource_ids)
+    if request.role == "standby":
+        return await _register_or_wait(asked)
     done = await asked.router.node.registry.claim(
         request.service_name,
         request.instance_id,
         *request.resource_ids,
         metadata=request.metadata,
         force=request.force,
+        lease_id=request.lease_id,
     )
-    waiting: Mapping[str, str] = {}
-    if request.role == "standby":
-        waiting = done.conflicts
-        for resource_id in waiting:
-            await _wait_in_line(asked, resource_id)
     return replies.ResourcesRegistered(
-        success=done.success or bool(waiting),
+        success=done.success,
         registered=done.registered,
-        conflicts={} if waiting else done.conflicts,
+        conflicts=done.conflicts,
         trace_id=asked.trace_id,
         epochs=done.epochs,
-        standbys=waiting,
     )
 
 
-async def _wait_in_line(asked: Asked[requests.RegisterResources], resource_id: str) -> None:
-    """Give the instance of *asked* a place in the line for *resource_id*; routers promote it when its turn comes."""
+async def _register_or_wait(asked: Asked[requests.RegisterResources]) -> replies.ResourcesRegistered:
+    """Claim what is free, and take a place in the line for the rest, within one request timeout.
+
+    Raises:
+        InvalidRequest: A node serves the instance, which waits by itself. Nothing was claimed.
+        StoreUnavailable: With MAYBE_EXECUTED also where what was free is claimed and the places are not taken.
+    """
     request, node = asked.request, asked.router.node
+    until = node.runtime.request_deadline()
+    tag = shown_lease(request.service_name, request.instance_id, request.lease_id)
+    record = await node.moves.find(request.service_name, request.instance_id, lease=tag, until=until)
+    if has_scopes(record):
+        raise InvalidRequest.at("$.role", "an instance that a node serves waits in line by itself")
+    wanted = Acquisition(metadata=request.metadata, force=request.force, partial=True)
+    done = await claim_for(
+        node, request.service_name, request.instance_id, request.resource_ids, wanted, lease=record.lease, until=until
+    )
+    waiting = tuple(done.conflicts)
+    most = node.runtime.store.capabilities.max_transaction
+    try:
+        for at in range(0, len(waiting), most):
+            await _wait_in_line(asked, waiting[at : at + most], record.lease, until)
+    except StoreUnavailable as exc:
+        raise StoreUnavailable(reason=f"not in all lines: {exc.reason}", outcome=Outcome.MAYBE_EXECUTED) from exc
+    return replies.ResourcesRegistered(
+        success=True,
+        registered=done.registered,
+        conflicts={},
+        trace_id=asked.trace_id,
+        epochs=done.epochs,
+        standbys=done.conflicts,
+    )
 
-    def decide(view: Snapshot) -> Decision[int]:
-        instance = authentic(view, request.service_name, request.instance_id, None, "join_line")
-        if has_scopes(instance):
-            raise InvalidRequest.at("$.role", "an instance that a node serves waits in line by itself")
-        return roles.join_line(view, resource_id, lease=instance.lease, priority=request.priority)
 
-    timeout = node.runtime.settings.request_timeout
-    await node.committer.decide(decide, timeout=timeout, what=f"the line for {resource_id}")
+async def _wait_in_line(
+    asked: Asked[requests.RegisterResources], resource_ids: Sequence[str], lease: str, until: float
+) -> None:
+    """Give who has *lease* places in the lines for *resource_ids*; routers promote it when its turn comes."""
+    priority, node = asked.request.priority, asked.router.node
+
+    def decide(view: Snapshot) -> Decision[None]:
+        joined = [roles.join_line(view, target, lease=lease, priority=priority) for target in resource_ids]
+        return Decision(tuple(write for each in joined for write in each.writes), lambda _: None)
+
+    await node.committer.decide(decide, timeout=node.runtime.left(until), what="taking places in lines")
 
 
 async def release(asked: Asked[requests.ReleaseResources]) -> replies.ResourcesReleased:
     """Free resources."""
     request = asked.request
     await admit(asked, "release", request.instance_id, request.resource_ids)
-    done = await asked.router.node.registry.release(request.service_name, request.instance_id, *request.resource_ids)
+    done = await asked.router.node.registry.release(
+        request.service_name, request.instance_id, *request.resource_ids, lease_id=request.lease_id
+    )
     return replies.ResourcesReleased(
         success=done.success, released=done.released, errors=done.errors, trace_id=asked.trace_id
     )
@@ -80,6 +113,7 @@ async def bulk_register(asked: Asked[requests.BulkRegister]) -> replies.BulkRegi
             BulkItem(resource_id=item.resource_id, metadata=item.metadata, force=item.force)
             for item in request.resources
         ],
+        lease_id=request.lease_id,
         batch_size=request.batch_size,
         continue_on_error=request.continue_on_error,
     )
@@ -103,6 +137,7 @@ async def bulk_release(asked: Asked[requests.BulkRelease]) -> replies.BulkReleas
         request.service_name,
         request.instance_id,
         request.resource_ids,
+        lease_id=request.lease_id,
         batch_size=request.batch_size,
         continue_on_error=request.continue_on_error or not request.transactional,
     )
@@ -131,6 +166,7 @@ async def transfer(asked: Asked[requests.Transfer]) -> replies.ResourcesTransfer
         request.to_instance_id,
         verify_ownership=request.verify_ownership,
         reason=request.reason,
+        lease_id=request.lease_id,
     )
     return replies.ResourcesTransferred(
         success=done.success,

@@ -30,7 +30,7 @@ from aegis_core.router.replies import Acknowledgement
 from aegis_core.router.silence import Silence
 from aegis_core.router.wards import Wards
 
-__all__ = ["SERVICE", "Router", "open_router"]
+__all__ = ["SERVICE", "Router", "open_router", "shown_lease"]
 
 SERVICE: Final = "aegis-router"
 """The service that routers are instances of."""
@@ -135,7 +135,7 @@ class Router:
             self.permit(principal, operation, target)
             return
         service, name = target.service_name, target.instance_id
-        tag, runtime = lease_tag(lease_proof(service, name, lease_id)), self.node.runtime
+        tag, runtime = shown_lease(service, name, lease_id), self.node.runtime
         known = runtime.directory.snapshot.instance(service, name)
         if known is None or known.lease != tag:
             await self.node.committer.decide(
@@ -144,6 +144,11 @@ class Router:
                 what=f"the lease of {name}",
                 writes=False,
             )
+
+
+def shown_lease(service_name: str, instance_id: str, lease_id: str | None) -> str | None:
+    """The tag of the lease that an instance proves by *lease_id*; None where it proves none."""
+    return None if lease_id is None else lease_tag(lease_proof(service_name, instance_id, lease_id))
 
 
 @asynccontextmanager
