@@ -2,6 +2,8 @@
 
 For an instance of this node, claims are made ready, and work ends before a release. One that another node serves adopts
 what is assigned to it, and is asked to release. For one that was merely registered the transaction is all there is.
+
+Past 400 lines, because claims and releases are undone by the same means.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ at what would be written, and by whom. What an instance may do to its own, it ma
 
 An audit record tells of what its very transaction does, and of nothing else: see `_Judgement._of_audit`.
 
-All else needs a permission, which `judge` names and does not give. What has no form that a node would write (another
-key, a record that cannot be read, an instance record that outlives its lease, a lease of two instances, an
-epoch out of the air) is refused to all.
+All else needs a permission, and so does whatever is for routers alone (`aegis_core.router.reserved`): `judge` names it
+and does not give it. What has no form that a node would write (another key, a record that cannot be read, an instance
+record that outlives its lease, a lease of two instances, an epoch out of the air) is refused to all.
 
 Theory of operation
 -------------------
@@ -51,6 +51,7 @@ from aegis_core.names import (
     service_name_problem,
 )
 from aegis_core.principals import Target
+from aegis_core.router.reserved import is_reserved
 
 __all__ = ["Demand", "Gain", "Verdict", "judge"]
 
@@ -227,6 +228,8 @@ class _Judgement:
 
     def _of_instance(self, step: _Step, key: InstanceKey) -> Iterator[Demand]:
         target = Target(service_name=key.service_name, instance_id=key.instance_id)
+        if step.new is not None and is_reserved(key.service_name):
+            yield Demand("serve_router", target)
         if isinstance(step.new, ServiceInstance) and self._is_anothers(step.new.lease, key):
             raise InvalidRequest.at("$.lease_id", "it is the lease of another instance")
         if isinstance(step.new, ServiceInstance) and step.new.lease not in self._proven:
@@ -257,6 +260,8 @@ class _Judgement:
                 yield Demand("release", Target(service_name=service, instance_id=owner, resource_ids=shown))
             return
         named = Target(service_name=new.service_name, instance_id=new.instance_id, resource_ids=shown)
+        if is_reserved(new.service_name, (target,)):
+            yield Demand("serve_router", named)
         if holder is not None:
             yield Demand("force", named)
         if not self._is_own(new):
@@ -268,9 +273,12 @@ class _Judgement:
         if isinstance(step.new, Standby):
             if step.new.joined > (ABSENT if old is None else old.joined):
                 raise InvalidRequest.at(step.op.key, "the store tells when a place was taken")
+            service = step.new.service_name
+            named = Target(service_name=service, instance_id=key.instance_id, resource_ids=shown)
+            if is_reserved(service, (key.target,)):
+                yield Demand("serve_router", named)
             if not self._is_own(step.new):
-                service = step.new.service_name
-                yield Demand("join_line", Target(service_name=service, instance_id=key.instance_id, resource_ids=shown))
+                yield Demand("join_line", named)
         if step.op.expect == ABSENT or self._shown(old) or (old is not None and (key.target, old.lease) in self._given):
             return
         if old is None or self._view.holder(old) is not None:

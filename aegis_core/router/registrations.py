@@ -7,6 +7,7 @@ from aegis_core.models import HeartbeatReply, Role
 from aegis_core.principals import Target
 from aegis_core.router import replies, requests
 from aegis_core.router.operation import Asked, admit
+from aegis_core.router.reserved import refuse_reserved
 
 __all__ = ["heartbeat", "register", "unregister"]
 
@@ -18,6 +19,7 @@ async def register(asked: Asked[requests.RegisterService]) -> replies.InstanceRe
     if request.endpoints is not None:
         metadata.setdefault("endpoints", request.endpoints)
     target = Target(service_name=request.service_name, instance_id=request.instance_id)
+    refuse_reserved("register", request.service_name, request.instance_id, (metadata.get("resource_id"),))
     router.permit(asked.principal, "register", target)
     done = await router.node.registry.register(
         request.service_name,
@@ -54,14 +56,16 @@ async def register(asked: Asked[requests.RegisterService]) -> replies.InstanceRe
 
 
 async def unregister(asked: Asked[requests.UnregisterService]) -> replies.InstanceUnregistered:
-    """End a registration."""
-    request = asked.request
+    """End a registration, also what is known of one that has fallen silent."""
+    request, silence = asked.request, asked.router.silence
     await admit(asked, "deregister", request.instance_id)
+    # First, so that no heartbeat which another router handles meanwhile brings back what is about to go.
+    await silence.left(request.service_name, request.instance_id)
     held = await asked.router.node.registry.deregister(
         request.service_name, request.instance_id, lease_id=request.lease_id
     )
     message = f"unregistered, {len(held)} resources are free"
-    await asked.router.silence.left(request.service_name, request.instance_id)
+    await silence.left(request.service_name, request.instance_id)  # It may have been heard since.
     return replies.InstanceUnregistered(message=message, released=held, trace_id=asked.trace_id)
 
 

@@ -27,13 +27,11 @@ from aegis_core.router.broadcast import Broadcast
 from aegis_core.router.inboxes import Inboxes, open_inboxes
 from aegis_core.router.messages import Messages
 from aegis_core.router.replies import Acknowledgement
+from aegis_core.router.reserved import SERVICE, refuse_reserved
 from aegis_core.router.silence import Silence
 from aegis_core.router.wards import Wards
 
-__all__ = ["SERVICE", "Router", "open_router", "shown_lease"]
-
-SERVICE: Final = "aegis-router"
-"""The service that routers are instances of."""
+__all__ = ["Router", "open_router", "shown_lease"]
 
 
 class Router:
@@ -127,10 +125,11 @@ class Router:
         """`permit` what concerns the instance that *target* names, unless it shows its lease.
 
         Raises:
-            Forbidden: *principal* may not.
+            Forbidden: *principal* may not, or nobody may: the instance is a router, or a resource is a router's.
             NotOwner: The instance lives by another lease than that of *lease_id*.
             InstanceNotFound: It shows a lease, and does not live.
         """
+        refuse_reserved(operation, target.service_name, target.instance_id, target.resource_ids)
         if lease_id is None:
             self.permit(principal, operation, target)
             return

@@ -16,7 +16,7 @@ import attrs
 
 from aegis_core import codec
 from aegis_core.backend import ANY, Conflict, Delete, Indeterminate, Operation, Put, Transaction
-from aegis_core.errors import AegisError, InstanceConflict
+from aegis_core.errors import AegisError, InstanceConflict, StoreUnavailable
 from aegis_core.models import Role, ServiceInstance, Value
 from aegis_core.names import instance_id_problem, service_name_problem
 from aegis_core.node.node import Node
@@ -91,9 +91,23 @@ class Silence:
         )
         kept_for = record.ttl + REFRESHED_EVERY + KNOWN_FOR
         key = _key(service_name, instance_id)
-        if await self._commit(Put(key, codec.encode_plain(known), ANY, ttl=kept_for)):
-            self._forget_old(now)
-            self._written[record.lease] = now
+        written = await self._commit(Put(key, codec.encode_plain(known), ANY, ttl=kept_for))
+        if written is None:
+            return
+        self._forget_old(now)
+        self._written[record.lease] = now
+        if await self._has_left(service_name, instance_id):
+            await self._commit(Delete(key, written))
+
+    async def _has_left(self, service_name: str, instance_id: str) -> bool:
+        """Whether an instance that was heard just now has gone: then it deregistered, by another router."""
+        directory = self._runtime.directory
+        try:
+            await directory.sync()
+        except StoreUnavailable as exc:
+            _log.warning("whether %s has left is not known: %s", instance_id, exc)
+            return False
+        return directory.snapshot.instance(service_name, instance_id) is None
 
     async def left(self, service_name: str, instance_id: str) -> None:
         """An instance has deregistered: it is not silent, and does not come back by itself."""
@@ -140,13 +154,14 @@ class Silence:
         is_owner = owned is not None and owned[1].lease == record.lease
         return "STANDBY" if is_owner or view.place(resource_id, record.instance_id) is not None else None
 
-    async def _commit(self, operation: Operation) -> bool:
+    async def _commit(self, operation: Operation) -> int | None:
+        """The revision that *operation* was given; None where the store did not take it."""
         try:
-            await self._runtime.store.commit(Transaction(self._runtime.new_id(16), (operation,)))
+            (revision,) = await self._runtime.store.commit(Transaction(self._runtime.new_id(16), (operation,)))
         except (AegisError, Conflict, Indeterminate) as exc:
             _log.warning("%s is not written: %s", operation.key, exc)
-            return False
-        return True
+            return None
+        return revision
 
     def _forget_old(self, now: float) -> None:
         if len(self._written) >= _SLACK:

@@ -13,7 +13,8 @@ from aegis_core.errors import Forbidden
 from aegis_core.events import Event
 from aegis_core.router import router as router_module
 from aegis_core.router.broadcast import RESOURCE, Broadcast
-from aegis_core.router.router import SERVICE, open_router
+from aegis_core.router.reserved import SERVICE
+from aegis_core.router.router import open_router
 from aegis_pytest.cluster import Cluster
 from tests.router.test_operations import do
 from tests.router.wired import open_wire, unpacked

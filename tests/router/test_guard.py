@@ -260,6 +260,26 @@ OTHERS: dict[str, tuple[tuple[Operation, ...], list[str]]] = {
 }
 
 
+OTHERS |= {
+    "be a router": (
+        (
+            put(
+                instance_key("aegis-router", "new"),
+                attrs.evolve(instance("new", FRESH), service_name="aegis-router"),
+                ABSENT,
+                30.0,
+            ),
+        ),
+        ["serve_router"],
+    ),
+    "take what routers own": ((own("aegis:events", ABSENT),), ["serve_router"]),
+    "wait for what routers own": (
+        (put(standby_key("aegis:events", "me"), waiting("aegis:events", "me", MINE), ABSENT),),
+        ["serve_router"],
+    ),
+}
+
+
 def telling(told: TransferRecord, *steps: Operation) -> tuple[tuple[Operation, ...], list[str]]:
     """*steps*, which are one's own, with a record of them that is not to be believed."""
     return (put(transfer_key(told.transfer_id), told, ABSENT, 9.0), *steps), ["audit"]

@@ -101,6 +101,37 @@ async def test_a_role_is_about_the_resource_that_the_metadata_name(autojump_cloc
             assert shown.role == "ACTIVE"
 
 
+RESERVED: list[tuple[str, dict[str, object]]] = [
+    ("service.register", {"service_name": "aegis-router", "instance_id": "a"}),
+    ("service.register", {**ROOMS, "role": "active", "metadata": {"resource_id": "aegis:events"}}),
+    ("service.heartbeat", {"service_name": "aegis-router", "instance_id": "a"}),
+    ("service.unregister", {"service_name": "aegis-router", "instance_id": "a"}),
+    ("resource.register", {**ROOMS, "resource_ids": ["lobby", "aegis:events"]}),
+    ("resource.release", {**ROOMS, "resource_ids": ["aegis:events"]}),
+    ("resource.release", {"service_name": "aegis-router", "instance_id": "a", "resource_ids": ["lobby"]}),
+    ("resource.bulk_register", {**ROOMS, "resources": [{"resource_id": "aegis:any"}]}),
+    ("resource.bulk_release", {**ROOMS, "resource_ids": ["aegis:any"]}),
+    (
+        "resource.transfer",
+        {"service_name": "rooms", "from_instance_id": "a", "to_instance_id": "b", "resource_ids": ["aegis:any"]},
+    ),
+]
+
+
+@pytest.mark.parametrize("principal", [None, ADMIN], ids=["who is believed", "admin"])
+async def test_what_is_for_routers_is_refused_to_all_clients(
+    principal: Principal | None, autojump_clock: MockClock
+) -> None:
+    """Whatever it is, and whoever they are; they may look."""
+    async with open_router() as router, router.node.serve(Service("aegis-router", version="1"), instance_id="a") as one:
+        await one.claim("aegis:events")
+        for name, raw in RESERVED:
+            with pytest.raises(Forbidden, match="are for routers"):
+                await do(router, name, principal, **raw)
+        found = await do(router, "resource.query", principal, service_name="aegis-router")
+        assert [(r.resource_id, r.owner_instance_id) for r in found.resources] == [("aegis:events", "a")]
+
+
 # --- Resources -----------------------------------------------------------------------------------------------------
 
 

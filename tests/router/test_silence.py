@@ -8,8 +8,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aegis_core.backend import ANY, Indeterminate, Put, Transaction
+from aegis_core.backend import ANY, Indeterminate, Operation, Put, Transaction
+from aegis_core.errors import InstanceNotFound, StoreUnavailable
 from aegis_core.models import ServiceInstance
+from aegis_core.node.node import open_node
+from aegis_core.router.operations import OPERATIONS
+from aegis_core.router.router import Router
+from aegis_core.router.silence import Silence
 from tests.router.wired import OldInstance, Wire, open_wire, packed
 
 A = {"service_name": "rooms", "instance_id": "a"}
@@ -68,6 +73,96 @@ async def test_who_shows_a_lease_registers_anew_by_itself(autojump_clock: MockCl
         assert await beat(wire, lease_id="secret") == ""
         await trio.sleep(31)
         assert await beat(wire, lease_id="secret") == "NOT_FOUND"
+        assert await beat(wire) == "NOT_FOUND"
+
+
+class Hasty(Silence):
+    """That of a router which is about to forget an instance when that one's last heartbeat comes to another router."""
+
+    other: Router
+    came_back: bool
+
+    async def left(self, service_name: str, instance_id: str) -> None:
+        """As it is, after the heartbeat."""
+        registry = self.other.node.registry
+        try:
+            await registry.heartbeat(service_name, instance_id)
+        except InstanceNotFound:
+            self.came_back = await self.other.silence.returned(service_name, instance_id)
+        else:
+            await self.other.silence.heard(service_name, instance_id)
+        await super().left(service_name, instance_id)
+
+
+class Tardy(Silence):
+    """That of a router which is about to keep what it heard when the instance deregisters by another router."""
+
+    other: Router
+
+    async def _commit(self, operation: Operation) -> int | None:
+        if isinstance(operation, Put) and operation.key.startswith("silent."):
+            await unregister(self.other)
+        return await super()._commit(operation)
+
+
+async def unregister(router: Router) -> None:
+    """End the registration of a by *router*."""
+    operation = OPERATIONS["service.unregister"]
+    await operation.carry_out(router, operation.read(A), None)
+
+
+async def test_heartbeat_at_another_router_does_not_undo_that_one_left(autojump_clock: MockClock) -> None:
+    """Neither while it leaves, nor afterwards."""
+    async with open_wire() as wire, open_node(wire.node.runtime.settings.backend) as node:
+        await wire.client.ask("service.register", **A)
+        await node.runtime.directory.sync()
+        router, other = Router(wire.node), Router(node)
+        hasty = Hasty(wire.node)
+        hasty.other, hasty.came_back = other, False
+        router.silence = hasty  # type: ignore[misc] - instead of its own
+        await unregister(router)
+        await node.runtime.directory.sync()
+        assert not hasty.came_back
+        assert node.runtime.directory.snapshot.instance("rooms", "a") is None
+        assert await beat(wire) == "NOT_FOUND"
+
+
+async def test_what_was_heard_of_who_has_left_is_not_kept(autojump_clock: MockClock) -> None:
+    """Its heartbeat was renewed just before, and is noted late."""
+    async with open_wire() as wire, open_node(wire.node.runtime.settings.backend) as node:
+        await wire.node.registry.register("rooms", "a")
+        tardy = Tardy(wire.node)
+        tardy.other = Router(node)
+        await tardy.heard("rooms", "a")
+        assert known(wire) is None
+        assert await beat(wire) == "NOT_FOUND"
+
+
+async def test_what_was_heard_is_kept_where_nobody_can_say_whether_it_left(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store that does not answer is no reason to forget it."""
+    async with open_wire() as wire:
+
+        async def fail() -> None:
+            raise StoreUnavailable(reason="by the test")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(wire.node.runtime.directory, "sync", fail)
+            assert (await wire.client.ask("service.register", **A))["success"]
+        assert "whether a has left is not known" in caplog.text
+        await trio.sleep(31)
+        assert await beat(wire) == ""
+
+
+async def test_who_leaves_while_it_is_silent_does_not_come_back(autojump_clock: MockClock) -> None:
+    """Although there is no registration any more that could be ended."""
+    async with open_wire() as wire:
+        await wire.client.ask("service.register", **A)
+        await trio.sleep(60)
+        assert known(wire) is None
+        answer = await wire.client.ask("service.unregister", **A)
+        assert not answer["success"]
         assert await beat(wire) == "NOT_FOUND"
 
 
