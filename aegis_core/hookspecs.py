@@ -243,6 +243,10 @@ def aegis_authorize(principal: Principal, operation: str, target: Target) -> boo
     lease. The first answer that is not None counts; without any, an instance may do what concerns itself alone, everybody may
     read, an admin may do everything, and the rest (``force`` and other people's instances) is refused. Raising refuses.
 
+    A router asks about its clients on HTTP also where they act for themselves, with the lease that they show: ``register``,
+    ``claim`` and ``join_line`` of nodes, and what is asked for by REST. Without an answer they may. So refuse by False, and
+    answer None where you have no objection: True would permit the same to who shows no lease.
+
     Args:
         principal: Who asks.
         operation: The name of the operation, e.g. ``transfer`` or ``drain``; ``force`` for a forced claim or transfer;

@@ -194,13 +194,19 @@ class Plugins:
             except Exception as exc:
                 raise Forbidden(operation="register", target=instance.instance_id, reason=check.failed(exc)) from exc
 
-    def authorize(self, principal: Principal, operation: str, target: Target) -> None:
+    def authorize(self, principal: Principal, operation: str, target: Target, *, own: bool = False) -> None:
         """Let *principal* carry out *operation*, or not; without a plug-in's word by the default policy.
+
+        Args:
+            principal: Who asks.
+            operation: What for.
+            target: What it concerns.
+            own: It showed the lease of the instance that it concerns, and so may, unless a plug-in refuses.
 
         Raises:
             Forbidden: It may not.
         """
-        reason = _refusal(principal, operation, target)
+        reason = None if own else _refusal(principal, operation, target)
         for decide in self._authorize:
             try:
                 verdict = decide(principal=principal, operation=operation, target=target)
@@ -383,8 +389,8 @@ def _imported(dotted: str) -> object:
     except Exception as exc:
         raise ConfigError(
             source=f"plug-in {dotted!r}",
-            problem=f"it cannot be imported ({type(exc).__name__}: {exc}); "
-            "expected package.module or package.module:object",
+            problem=f"it cannot be imported ({type(exc).__name__}: {exc}); expected package.module or "
+            "package.module:object, installed or on PYTHONPATH, on which the working directory need not be",
         ) from exc
 
 

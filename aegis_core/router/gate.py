@@ -46,13 +46,15 @@ class Gate:
 
         Raises:
             InvalidRequest: It writes what no node would write.
-            Forbidden: It shows too few lease ids, and *principal* has no permission.
+            Forbidden: It shows too few lease ids, and *principal* has no permission; or a plug-in refuses what it is about.
             ResourceLimitExceeded: An instance would hold more than it may.
             Conflict, Indeterminate, StoreUnavailable, ValueError: As of `aegis_core.backend.Store.commit`.
         """
         verdict = await self._judge(transaction)
         for demand in verdict.demands:
             self._runtime.plugins.authorize(principal, demand.operation, demand.target)
+        for demand in verdict.own:
+            self._runtime.plugins.authorize(principal, demand.operation, demand.target, own=True)
         for record in verdict.registrations:
             self._runtime.plugins.check_registration(record)
         reserve, writes = self._runtime.reservations.reserve, verdict.writes

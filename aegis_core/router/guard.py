@@ -83,6 +83,7 @@ class Verdict(Value):
 
     Args:
         demands: Permissions.
+        own: What instances acquire by leases that they showed, which they may unless a plug-in refuses.
         registrations: New instance records, for the hook `aegis_check_registration`.
         gains: What instances acquire, which must not be more than they may hold.
         writes: The operations, read, in their order; none where the transaction can change nothing.
@@ -90,6 +91,7 @@ class Verdict(Value):
     """
 
     demands: tuple[Demand, ...] = ()
+    own: tuple[Demand, ...] = ()
     registrations: tuple[ServiceInstance, ...] = ()
     gains: tuple[Gain, ...] = ()
     writes: tuple[Write, ...] = ()
@@ -188,6 +190,7 @@ class _Judgement:
         """What it needs."""
         return Verdict(
             demands=tuple(dict.fromkeys(demand for step in self._steps for demand in self._demands(step))),
+            own=tuple(self._own()),
             registrations=tuple(
                 s.new
                 for s in self._steps
@@ -212,6 +215,22 @@ class _Judgement:
                 gained.setdefault(step.new.lease, []).append(target)
         instances = {lease: self._written.get(lease) or self._view.by_lease(lease) for lease in gained}
         return tuple(Gain(instance=i, targets=tuple(gained[lease])) for lease, i in instances.items() if i is not None)
+
+    def _own(self) -> Iterator[Demand]:
+        for step in self._steps:
+            match step.key, step.new:
+                case InstanceKey(), ServiceInstance(service_name=service, instance_id=name, lease=lease):
+                    if not isinstance(step.old, ServiceInstance) and lease in self._proven:
+                        yield Demand("register", Target(service_name=service, instance_id=name))
+                case ((TargetKey(target) | StandbyKey(target)), (Ownership() | Standby()) as record):
+                    kept = isinstance(step.old, Ownership | Standby) and step.old.lease == record.lease
+                    if not kept and self._is_own(record):
+                        named = Target(
+                            service_name=record.service_name,
+                            instance_id=record.instance_id,
+                            resource_ids=(describe_target(target),),
+                        )
+                        yield Demand("claim" if isinstance(step.key, TargetKey) else "join_line", named)
 
     def _demands(self, step: _Step) -> Iterator[Demand]:
         if isinstance(step.op, Delete) and step.op.expect == ABSENT:

@@ -122,7 +122,7 @@ class Router:
     async def admit(
         self, principal: Principal | None, operation: str, target: Target, *, lease_id: str | None = None
     ) -> None:
-        """`permit` what concerns the instance that *target* names, unless it shows its lease.
+        """`permit` what concerns the instance that *target* names; one that shows its lease may, unless a plug-in refuses.
 
         Raises:
             Forbidden: *principal* may not, or nobody may: the instance is a router, or a resource is a router's.
@@ -143,6 +143,8 @@ class Router:
                 what=f"the lease of {name}",
                 writes=False,
             )
+        if principal is not None:
+            runtime.plugins.authorize(principal, operation, target, own=True)
 
 
 def shown_lease(service_name: str, instance_id: str, lease_id: str | None) -> str | None:

@@ -289,6 +289,13 @@ def test_policy_without_an_opinion_leaves_it_to_the_default() -> None:
     loaded(Policy(verdict=None)).authorize(ADMIN, "drain", OTHERS)
 
 
+def test_policy_may_refuse_what_is_ones_own() -> None:
+    """Who showed the lease may, unless it says no."""
+    loaded(Policy(verdict=None)).authorize(STRANGER, "claim", OTHERS, own=True)
+    with pytest.raises(Forbidden, match="refuses it to token:t"):
+        loaded(Policy(verdict=False)).authorize(STRANGER, "claim", OTHERS, own=True)
+
+
 def test_failing_policy_refuses() -> None:
     """A broken lock is locked, for admins, too."""
     with pytest.raises(Forbidden, match="ZeroDivisionError"):

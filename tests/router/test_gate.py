@@ -30,13 +30,14 @@ class Policy:
     """A plug-in that remembers what it was asked, and has an opinion on registrations."""
 
     asked: list[str] = attrs.field(factory=list)
+    refused: str = ""
     seen: list[str] = attrs.field(factory=list)
 
     @hookimpl
     def aegis_authorize(self, principal: Principal, operation: str, target: Target) -> bool | None:
-        """As the default has it."""
+        """As the default has it, but for one operation."""
         self.asked.append(f"{principal} {operation} {target}")
-        return None
+        return False if operation == self.refused else None
 
     @hookimpl
     def aegis_check_registration(self, instance: ServiceInstance) -> None:
@@ -71,6 +72,19 @@ async def test_transaction_with_its_proof_is_committed(autojump_clock: MockClock
         assert policy.asked == []
         with pytest.raises(ResourceNotFound):
             await node.registry.get_owner("mine")
+
+
+async def test_what_a_client_acquires_with_its_own_lease_is_a_plug_ins_to_refuse(autojump_clock: MockClock) -> None:
+    """Without a word it may; so that a token can be held to what it is for."""
+    policy = Policy()
+    async with open_gate(policy) as (gate, node):
+        proof, _ = await hold(node)
+        await gate.commit(CLIENT, claim("one", proof, "a"))
+        assert policy.asked == ["token:client claim a"]
+        policy.refused = "claim"
+        with pytest.raises(Forbidden, match="refuses it to token:client"):
+            await gate.commit(CLIENT, claim("one", proof, "b"))
+        assert node.owner_of("b") is None
 
 
 async def test_what_is_not_proven_is_for_the_policy(autojump_clock: MockClock) -> None:

@@ -185,6 +185,25 @@ def test_what_concerns_its_own_needs_the_lease_id_alone(view: Snapshot, name: st
     assert judged(view, *MY_OWN[name]) == []
 
 
+ACQUIRED = {
+    "register": ["register new"],
+    "register with a role": ["register new", "claim svc/other"],
+    "claim what is free": ["claim free"],
+    "claim what the dead had": ["claim orphan"],
+    "claim over what cannot be read": ["claim broken"],
+    "step down": ["join_line svc/default"],
+    "wait": ["join_line orphan"],
+}
+
+
+@pytest.mark.parametrize("name", MY_OWN)
+def test_what_an_instance_acquires_for_itself_is_told(view: Snapshot, name: str) -> None:
+    """For plug-ins to refuse; what it keeps, hands over or gives up is not."""
+    own = judge(view, Transaction("t", MY_OWN[name], (MINE, FRESH))).own
+    assert [f"{demand.operation} {demand.target}" for demand in own] == ACQUIRED.get(name, [])
+    assert {demand.target.service_name for demand in own} <= {"svc"}
+
+
 NEED_NO_PROOF = {
     "claim over what cannot be read", "sweep", "look whether something is there", "what an older revision expects",
 }  # fmt: skip

@@ -11,7 +11,7 @@ from aegis_backends.http.asked import map_of_body
 from aegis_backends.http.rest import ADMIN
 from aegis_backends.http.tokens import Tokens
 from aegis_core import Call, Service
-from aegis_core.hookspecs import Principal
+from aegis_core.hookspecs import Principal, Target, hookimpl
 from tests.backends.http.managed import Managed, open_managed
 
 BOOKS = Service("books", version="1.0.0")
@@ -154,6 +154,26 @@ async def test_other_forms_than_json_are_refused(content_type: str) -> None:
         assert answer.status_code == 415
         assert answer.headers["content-type"] == "application/problem+json"
         assert (await router.get("/instances/one")).status_code == 200
+
+
+class Narrow:
+    """Holds a token to the service of its name."""
+
+    @hookimpl
+    def aegis_authorize(self, principal: Principal, operation: str, target: Target) -> bool | None:
+        """No objection to its own."""
+        return None if principal.is_admin or target.service_name == principal.name else False
+
+
+async def test_plug_in_may_refuse_a_token_what_it_shows_the_lease_for() -> None:
+    """A lease says whose instance it is, not that its token is for that service."""
+    async with open_managed(TOKENS, plugins=(Narrow(),)) as router:
+        for service, status in {"worker": 200, "svc": 403}.items():
+            lease = (await router.node.registry.register(service, "one")).lease_id
+            claim = {"service_name": service, "instance_id": "one", "resource_ids": [service], "lease_id": lease}
+            headers = {"authorization": "Bearer w"}
+            answer = await router.client.post(f"{ADMIN}/resources/claim", json=claim, headers=headers)
+            assert (service, answer.status_code) == (service, status)
 
 
 async def test_only_who_may_changes_anything() -> None:
