@@ -57,10 +57,12 @@ RUN_ON_NATS = DOCS / "how-to" / "run-on-nats.md"
 """Its programs need a server and each other: see `tests.docs.test_run_on_nats`."""
 OTHER_LANGUAGES = DOCS / "how-to" / "use-from-other-languages.md"
 """Its program needs a server and a router: see `tests.docs.test_use_from_other_languages`."""
+SECURE = DOCS / "how-to" / "secure-a-deployment.md"
+"""Its programs need a router, tokens and certificates: see `tests.docs.test_secure_a_deployment`."""
 PAGES = [
     page
     for page in sorted(DOCS.rglob("*.md"))
-    if "```python\n" in page.read_text(encoding="utf-8") and page not in (RUN_ON_NATS, OTHER_LANGUAGES)
+    if "```python\n" in page.read_text(encoding="utf-8") and page not in (RUN_ON_NATS, OTHER_LANGUAGES, SECURE)
 ]
 
 
