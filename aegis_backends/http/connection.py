@@ -6,6 +6,8 @@ a client sends ahead wait, parsed, in order; nothing more is read meanwhile, so 
 
 Deadlines are plain numbers that the server looks at once per tick: setting one costs a request next to nothing. They are
 for reading and for sending apart, because a streaming request does both at once.
+
+What is read, what the parser tells and what is answered change one state, so all of it stands in one file.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from aegis_backends.http import wire
 from aegis_backends.http.asgi import Disconnected, Headers, Scope, respond
 from aegis_backends.http.exchange import Cut, Exchange, Gone, Refused
 from aegis_backends.http.stream import watch_peer
+from aegis_backends.tcp import TcpStream
 
 if TYPE_CHECKING:
     from aegis_backends.http.server import HttpServer
@@ -34,6 +37,8 @@ __all__ = ["Connection"]
 _log = logging.getLogger("aegis.http")
 
 _READ: Final = 1 << 16
+# What is sent in one step: copying it, or encrypting it, keeps everybody else waiting.
+_PIECE: Final = 1 << 18
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 
 
@@ -52,11 +57,14 @@ class Connection:
         self.body_deadline = math.inf
         self.is_idle = False
         self.most_body: Final = server.limits.body
-        self._stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
-        self._stream = stream if tls is None else trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
         watch_peer(stream)
         self._client = _address(stream.socket.getpeername)
         self._local = _address(stream.socket.getsockname)
+        self._stream: TcpStream | trio.SSLStream[trio.SocketStream]
+        if tls is None:
+            self._stream = TcpStream(stream)
+        else:
+            self._stream = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
         self._scope = trio.CancelScope()
         self._write_deadline = math.inf
         self._cut: Cut | None = None
@@ -91,17 +99,30 @@ class Connection:
 
     async def run(self) -> None:
         """Serve requests until either side has had enough."""
-        with self._scope:
-            try:
+        try:
+            with self._scope:
                 if isinstance(self._stream, trio.SSLStream):
                     await self._shake_hands(self._stream)
                 while await self._serve_request():
                     pass
                 await self._close()
-            except Gone:
-                pass
-        if self._cut is not None:
-            self.server.cut[self._cut] += 1
+        except Gone:
+            pass
+        finally:
+            if self._cut is not None:
+                self.server.cut[self._cut] += 1
+            await trio.aclose_forcefully(self._stream)  # noqa: ASYNC102 - forcefully is without waiting
+
+    async def turn_away(self, answer: bytes) -> None:
+        """Instead of `run`: send *answer*, where no TLS comes before it, and close."""
+        try:
+            with trio.move_on_after(self.server.limits.send_time):
+                if isinstance(self._stream, TcpStream):
+                    await self._stream.send_all(answer)
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            await trio.aclose_forcefully(self._stream)  # noqa: ASYNC102 - forcefully is without waiting
 
     def stop(self) -> None:
         """End now if nothing is under way, else after that."""
@@ -134,7 +155,9 @@ class Connection:
 
     async def _serve_request(self) -> bool:
         """Serve the next request; False when there will be none."""
-        if not self._ready and not await self._wait_request():
+        if self._ready:
+            await trio.lowlevel.checkpoint()  # nothing else need wait while a client sends ahead
+        elif not await self._wait_request():
             return False
         request = self._ready.popleft()
         server = self.server
@@ -228,7 +251,7 @@ class Connection:
         self.read_deadline = self._until(1.0)
         self.is_idle = True
         try:
-            if isinstance(self._stream, trio.SocketStream):
+            if isinstance(self._stream, TcpStream):
                 await self._stream.send_eof()
                 while await self._stream.receive_some(_READ):
                     pass
@@ -299,15 +322,25 @@ class Connection:
         if self._refused is not None and not self._ready:
             raise self._refused
 
-    async def write(self, data: bytes) -> None:
-        """Send *data*.
+    async def write(self, data: bytes, *, stays: bool = False) -> None:
+        """Send *data*. With *stays* nobody else gets a turn where it can be sent at once.
 
         Raises:
             Gone: Nobody will read it.
         """
+        stream = self._stream
+        if stays and isinstance(stream, TcpStream) and len(data) <= _PIECE:
+            data = data[stream.send_nowait(data) :]
+            if not data:
+                return
         self._write_deadline = self._until(self.server.limits.send_time)
         try:
-            await self._stream.send_all(data)
+            if len(data) <= _PIECE:
+                await stream.send_all(data)
+            else:
+                whole = memoryview(data)
+                for at in range(0, len(data), _PIECE):
+                    await stream.send_all(whole[at : at + _PIECE])
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as exc:
             raise Gone from exc
         finally:

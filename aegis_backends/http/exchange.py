@@ -22,6 +22,8 @@ _STATUS_LINES: Final = {
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BODILESS: Final = frozenset({204, 304})
 _END_OF_CHUNKS: Final = b"0\r\n\r\n"
+# A body that is longer is sent apart from what goes before it.
+_COPIED: Final = 1 << 16
 
 
 class Cut(enum.StrEnum):
@@ -182,30 +184,40 @@ class Exchange:
             self._head = (message.get("status", 500), list(message.get("headers", ())))
             return
         body, more = message.get("body", b""), message.get("more_body", False)
-        data = b""
-        if not self.started:
-            data = self._begin(body, more=more)
-            self.started = True
-        if not self._is_head:
-            if self._chunked:
-                if body:
-                    data += b"%x\r\n%b\r\n" % (len(body), body)
-                if not more:
-                    data += _END_OF_CHUNKS
-            else:
-                if len(body) > self._bytes_left:
-                    raise RuntimeError("the application sends more than it said")
-                self._bytes_left -= len(body)
-                data += body
+        parts = self._frame(body, more=more)
         if not more:
             self.answered = True
             if self._bytes_left not in (0, math.inf) and not self._is_head:
                 self.keep_alive = False
         try:
-            await self._connection.write(data)
+            if len(body) > _COPIED:
+                for part in parts:
+                    await self._connection.write(part)
+            else:
+                await self._connection.write(b"".join(parts), stays=not more)
         except Gone as exc:
             self.left = True
             raise Disconnected from exc
+
+    def _frame(self, body: bytes, *, more: bool) -> list[bytes]:
+        """What is sent of the response, now that *body* is the next part of it."""
+        parts: list[bytes] = []
+        if not self.started:
+            parts.append(self._begin(body, more=more))
+            self.started = True
+        if self._is_head:
+            return parts
+        if self._chunked:
+            if body:
+                parts += (b"%x\r\n" % len(body), body, b"\r\n")
+            if not more:
+                parts.append(_END_OF_CHUNKS)
+        else:
+            if len(body) > self._bytes_left:
+                raise RuntimeError("the application sends more than it said")
+            self._bytes_left -= len(body)
+            parts.append(body)
+        return parts
 
     def _begin(self, body: bytes, *, more: bool) -> bytes:
         """The status line and the headers of the response."""

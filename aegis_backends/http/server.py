@@ -202,12 +202,7 @@ class HttpServer:
         refusal = self._refusal(connection.address)
         if refusal is not None:
             self.cut[refusal] += 1
-            with trio.move_on_after(self.limits.send_time):
-                try:
-                    if self._tls is None:
-                        await stream.send_all(_FULL)
-                except trio.BrokenResourceError:
-                    pass
+            await connection.turn_away(_FULL)
             return
         self._connections[connection] = None
         self._by_address[connection.address] += 1

@@ -12,7 +12,7 @@ from aegis_backends.nats.errors import AuthorizationFailed, ConnectionFailed, Re
 from aegis_backends.nats.options import ConnectOptions, TLSOptions
 from aegis_backends.nats.protocol import Connect, Error, Event, Info, Parser, Ping, Pong, encode
 from aegis_backends.nats.servers import ServerAddress, ServerInfo
-from aegis_backends.nats.tcp import TcpStream
+from aegis_backends.tcp import TcpStream
 from aegis_core.errors import ConfigError
 
 __all__ = ["Dialed", "Dialer", "is_refusal"]

@@ -23,7 +23,7 @@ from aegis_backends.nats.errors import Disconnected, RemoteProtocolError
 from aegis_backends.nats.options import ConnectOptions
 from aegis_backends.nats.protocol import Event, Message, Ping, Pong, encode
 from aegis_backends.nats.statistics import Counters
-from aegis_backends.nats.tcp import TcpStream
+from aegis_backends.tcp import TcpStream
 
 __all__ = ["Link"]
 

@@ -87,6 +87,7 @@ async def _serve(
         await serve_http(
             node.runtime.store,
             Gate(node).commit,
+            node.require,
             Management(router),
             metrics,
             "127.0.0.1:0",

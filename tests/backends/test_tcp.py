@@ -1,4 +1,4 @@
-"""The stream under a link: what it promises when it need not wait, when it must, and when it breaks."""
+"""The stream under a link of NATS and under a connection of HTTP: what it promises when it need not wait, when it must, and when it breaks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 from aegis_backends.nats.connection import open_connection
 from aegis_backends.nats.options import ConnectOptions
 from aegis_backends.nats.protocol import Message, Publish
-from aegis_backends.nats.tcp import TcpStream
+from aegis_backends.tcp import TcpStream
 from tests.backends.nats.scripted import Client, open_scripted
 
 
@@ -40,6 +40,19 @@ async def test_bytes_go_both_ways_until_the_end() -> None:
         assert await here.receive_some(100) == b"wer"
         there.shutdown(socket.SHUT_WR)
         assert await here.receive_some(100) == b""
+
+
+async def test_end_is_told_to_the_other_side() -> None:
+    """It reads what was sent, then an end; and may go on to send."""
+    async with connected() as (here, there):
+        await here.send_all(b"last")
+        await here.send_eof()
+        await trio.lowlevel.wait_readable(there)
+        assert there.recv(100) == b"last"
+        await trio.lowlevel.wait_readable(there)
+        assert there.recv(100) == b""
+        there.sendall(b"answer")
+        assert await here.receive_some(100) == b"answer"
 
 
 async def test_reader_waits_without_being_in_the_way() -> None:

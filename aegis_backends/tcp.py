@@ -57,9 +57,13 @@ class TcpStream(trio.abc.AsyncResource):
         except OSError:
             return 0
 
-    async def send_all(self, data: bytes) -> None:
+    async def send_all(self, data: bytes | memoryview) -> None:
         """Send all of *data*; raises as `receive_some` does. Cancelled, it has sent some of it."""
         await self._stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        """Send no more; the other side reads an end. Raises as `send_all` does."""
+        await self._stream.send_eof()
 
     async def aclose(self) -> None:
         """Close it; who waits for bytes gets `trio.ClosedResourceError`."""
