@@ -27,6 +27,7 @@ import trio
 
 from aegis_backends.http import wire
 from aegis_backends.http.asgi import BodyTooLarge, Message, Receive, Scope, Send, header, read_body, respond
+from aegis_backends.http.exchange import Cut, Refused
 from aegis_backends.http.json_bodies import read_json
 from aegis_backends.http.same_site import check_same_site
 from aegis_core import codec
@@ -66,6 +67,7 @@ _LENGTH: Final = struct.Struct(">I")
 _REQUEST: Final = struct.Struct(">IQH")
 _ANSWER: Final = struct.Struct(">IQB")
 _MOST: Final = MAX_PAYLOAD + 4096
+_MOST_UNREAD: Final = 64 * MAX_PAYLOAD
 
 
 def request_frame(number: int, path: bytes, payload: bytes) -> bytes:
@@ -173,14 +175,20 @@ class _Conversation:
     """The calls that come over one endless request."""
 
     def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.unread = False
         self._out = bytearray()
         self._writer = trio.lowlevel.ParkingLot()
         self.exchanges: dict[int, _Exchange] = {}
 
     def answer(self, number: int, kind: int, payload: bytes) -> None:
-        """Have an answer sent; never blocks."""
+        """Have an answer sent; never blocks. The caller that reads none is left when too much waits for it."""
         self.exchanges.pop(number, None)
         self._out += answer_frame(number, kind, payload)
+        if len(self._out) > _MOST_UNREAD:
+            self.unread = True
+            self._out.clear()
+            self.scope.cancel()
         self._writer.unpark()
 
     async def write(self, send: Send) -> None:
@@ -320,20 +328,23 @@ class CallServer:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", wire.MSGPACK)]})
         await send({"type": "http.response.body", "more_body": True})
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(conversation.write, send)
-                while True:
-                    message: Message = await receive()
-                    for frame in frames.feed(message.get("body", b"")):
-                        self._take(frame, conversation)
-                    if message["type"] != "http.request" or not message.get("more_body", False):
-                        break
-                nursery.cancel_scope.cancel()
+            with conversation.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(conversation.write, send)
+                    while True:
+                        message: Message = await receive()
+                        for frame in frames.feed(message.get("body", b"")):
+                            self._take(frame, conversation)
+                        if message["type"] != "http.request" or not message.get("more_body", False):
+                            break
+                    nursery.cancel_scope.cancel()
         except* ValueError:  # a caller that does not keep to the frames
             pass
         finally:
             for exchange in conversation.exchanges.values():
                 exchange.forget()
+        if conversation.unread:
+            raise Refused(503, Cut.SLOW_READER)
 
     def _take(self, frame: bytes, conversation: _Conversation) -> None:
         number, path, payload = read_request(frame)

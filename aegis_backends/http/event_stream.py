@@ -1,8 +1,10 @@
 """Events for whoever listens over HTTP, as a stream of server-sent events.
 
-Each has the store's revision as its id. A listener that comes back, to this router or to another, says the last one that
-it saw; where more has happened since, it is told by a ``resync`` that it has missed some, because what happened is kept
-nowhere: it looks at the registry again.
+The last of those that are told at once has an id, and so has every comment: the revision of the store up to which the
+listener has now been told everything. Not each event its own: several may be of one revision, and a router tells what it did itself
+ahead of what others did before, so who is cut off between two of them must not seem to know both. A listener that comes back,
+to this router or to another, says the last id that it saw; where more has happened since, it is told by a ``resync`` that
+it has missed some, because what happened is kept nowhere: it looks at the registry again.
 
 A listener that does not keep up loses what waits for it, and is told that, too (`aegis_core.node.subscription`). A comment
 is sent every few seconds in which nothing happens, so that both sides notice when the other is gone.
@@ -52,7 +54,12 @@ class Source(Protocol):
 
     @property
     def revision(self) -> int:
-        """What has happened up to now."""
+        """Up to where everything has been told to those who listen."""
+        ...
+
+    @property
+    def newest(self) -> int:
+        """The newest revision of which anything has been told."""
         ...
 
     def events(
@@ -104,8 +111,9 @@ class EventStreams:
         scope = trio.CancelScope()
         async with self._source.events(request.principal, service=service, resource_id=resource_id) as feed:
             begin = b"retry: 1000\n\n"
-            if seen is not None and seen < self._source.revision:
+            if seen is not None and seen < self._source.newest:
                 begin += self._frame(_missed(seen))
+            begin += b"id: %d\n\n" % self._source.revision
             await request.send({"type": "http.response.start", "status": 200, "headers": headers})
             await request.send(_part(begin))
             self._open[scope] = None
@@ -124,22 +132,23 @@ class EventStreams:
             event: Event | None = None
             with trio.move_on_after(self._ping):
                 event = await feed.receive()
-            data = PING if event is None else b""
+            frames = [PING] if event is None else []
             while event is not None:
                 if event.kind in wanted:
-                    data += self._frame(event)
+                    frames.append(self._frame(event))
                 try:
                     event = feed.receive_nowait()
                 except trio.WouldBlock:
                     event = None
-            if data:
-                await request.send(_part(data))
+            if frames:
+                # Nothing more is waiting, so everything up to here is in these frames, or was in others before.
+                frames[-1] = b"id: %d\n%b" % (self._source.revision, frames[-1])
+                await request.send(_part(b"".join(frames)))
 
     def _frame(self, event: Event) -> bytes:
         known = self._rendered.get(id(event))
         if known is None:
-            number = f"id: {event.revision}\n" if event.revision else ""
-            frame = f"{number}event: {event.kind}\ndata: {self._render(event)}\n\n".encode(errors="replace")
+            frame = f"event: {event.kind}\ndata: {self._render(event)}\n\n".encode(errors="replace")
             if len(self._rendered) >= _RENDERED:
                 self._rendered.clear()
             known = self._rendered[id(event)] = (event, frame)

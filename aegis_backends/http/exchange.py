@@ -139,7 +139,8 @@ class Exchange:
         try:
             self._check_size()
             if not self.complete and not self.body:
-                if self._continues:
+                # Not into a response that has begun, which says as much, and may be written by another task just now.
+                if self._continues and not self.started:
                     self._continues = False
                     await connection.write(_CONTINUE)
                 connection.read_deadline = connection.stream_deadline if self.streaming else connection.body_deadline

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
+from functools import partial
 from typing import Final
 
 import trio
@@ -33,6 +35,7 @@ def page(body: bytes, content_type: bytes, *, policy: bytes, is_packed: bool = F
     headers = [(b"etag", tag), (b"content-security-policy", policy), *_HEADERS]
     if is_packed:
         headers.append((b"vary", b"accept-encoding"))
+    unpacked = functools.cache(partial(gzip.decompress, body))
 
     async def answer(request: Request) -> Response:
         await trio.lowlevel.checkpoint()
@@ -43,6 +46,6 @@ def page(body: bytes, content_type: bytes, *, policy: bytes, is_packed: bool = F
         if b"gzip" in request.header(b"accept-encoding"):
             packed = [*headers, (b"content-encoding", b"gzip")]
             return Response(body=body, content_type=content_type, headers=packed)
-        return Response(body=gzip.decompress(body), content_type=content_type, headers=headers)
+        return Response(body=unpacked(), content_type=content_type, headers=headers)
 
     return answer

@@ -74,6 +74,11 @@ class Directory:
         """Whether the view is whole."""
         return self.snapshot.synced
 
+    @property
+    def newest(self) -> int:
+        """The newest revision in the view: its own, or that of a commit of this node that the watch has yet to come to."""
+        return max(self.snapshot.revision, *self._folded) if self._folded else self.snapshot.revision
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read the watch for ever; started once the first snapshot is whole."""
         async with self._store.watch() as feed:

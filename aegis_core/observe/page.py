@@ -1,10 +1,15 @@
 """A node's own page of metrics, for Prometheus to fetch where there is no router: ``GET /metrics``, and nothing else.
 
-One answer per connection, of HTTP as small as it can be. Who dawdles is cut off, and only so many are let in at once.
+One answer per connection, of HTTP as small as it can be. Who dawdles is cut off, and holds up nobody: only so many pages
+are written at once, but who has yet to ask, or to read, is not counted.
+
+A page on a loopback address is for this machine. A name that others made point here gets nothing, lest a page of
+theirs read it in the browser of somebody who looks at them.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -40,14 +45,16 @@ async def serve_page(
 
     async def answer(stream: trio.SocketStream) -> None:
         with trio.move_on_after(_PATIENCE):
-            async with limiter:
-                try:
-                    await stream.send_all(await _answer(node, await _read_head(stream)))
-                    await stream.send_eof()
-                    while await stream.receive_some():  # closed with data unread, the answer might be lost
-                        pass
-                except trio.BrokenResourceError:  # the client left
+            try:
+                head = await _read_head(stream)
+                async with limiter:
+                    told = await _answer(node, head, stream.socket.getsockname()[0])
+                await stream.send_all(told)
+                await stream.send_eof()
+                while await stream.receive_some():  # closed with data unread, the answer might be lost
                     pass
+            except trio.BrokenResourceError:  # the client left
+                pass
 
     async with trio.open_nursery() as nursery:
         task_status.started(listener)
@@ -72,7 +79,10 @@ async def _read_head(stream: trio.SocketStream) -> bytes:
     return head
 
 
-async def _answer(node: Node, head: bytes) -> bytes:
+async def _answer(node: Node, head: bytes, address: str) -> bytes:
+    """What is answered to *head*, which came to *address*."""
+    if _is_loopback(address) and not _is_loopback(_asked_host(head)):
+        return b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     method, _, rest = head.partition(b" ")
     path = rest.partition(b" ")[0].partition(b"?")[0]
     if method not in {b"GET", b"HEAD"} or path != b"/metrics":
@@ -80,3 +90,20 @@ async def _answer(node: Node, head: bytes) -> bytes:
     body = await exposition(node)
     told = f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     return b"HTTP/1.1 200 OK\r\n" + told.encode() + (body if method == b"GET" else b"")
+
+
+def _asked_host(head: bytes) -> str:
+    """Whom *head* asks for, without a port; who names nobody is no browser."""
+    for line in head.decode("latin-1").split("\r\n")[1:]:
+        name, _, value = line.partition(":")
+        if name.strip().lower() == "host":
+            host = value.strip().lower()
+            return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return "localhost"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -34,8 +34,13 @@ class Management:
 
     @property
     def revision(self) -> int:
-        """How far the router knows its store: the newest event is of this revision or an older one."""
+        """How far the router knows its store: of all that happened up to here, events have been told."""
         return self._router.node.runtime.directory.snapshot.revision
+
+    @property
+    def newest(self) -> int:
+        """The revision of the newest event: what the router did itself it may have told ahead of what others did before."""
+        return self._router.node.runtime.directory.newest
 
     async def run(self, principal: Principal, name: str, request: object, *, traceparent: str = "") -> object:
         """Carry out the operation *name* for *principal*, and answer its reply; see `Operation.carry_out`."""

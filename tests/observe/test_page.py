@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
@@ -12,7 +12,7 @@ import trio
 from aegis_core import Node, open_node
 from aegis_core.errors import ConfigError
 from aegis_core.observe.metrics import CONTENT_TYPE
-from aegis_core.observe.page import serve_page
+from aegis_core.observe.page import _answer, serve_page
 from tests.observe.scraping import parse
 
 
@@ -45,7 +45,7 @@ async def test_page_is_fetched() -> None:
     """The official parser reads it; the head says how long it is, and what."""
     async with served() as (node, port):
         await node.registry.register("account-service", "a")
-        head, body = await ask(port, b"GET /metrics?x=1 HTTP/1.1\r\nHost: here\r\n\r\n")
+        head, body = await ask(port, b"GET /metrics?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         only_head, nothing = await ask(port, b"HEAD /metrics HTTP/1.1\r\n\r\n")
     assert head.startswith("HTTP/1.1 200 OK\r\n")
     assert f"Content-Type: {CONTENT_TYPE}" in head
@@ -76,6 +76,33 @@ async def test_client_that_leaves_harms_nobody() -> None:
         await stream.aclose()
         head, _ = await ask(port, b"GET /metrics HTTP/1.1\r\n\r\n")
     assert head.startswith("HTTP/1.1 200 ")
+
+
+async def test_silent_clients_hold_up_nobody() -> None:
+    """More of them than pages are written at once, each of which is waited for."""
+    async with served() as (_, port), AsyncExitStack() as stack:
+        for _number in range(20):
+            await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
+        head, _ = await ask(port, b"GET /metrics HTTP/1.1\r\n\r\n")
+    assert head.startswith("HTTP/1.1 200 ")
+
+
+NAMES = {
+    "localhost": 200, "LocalHost:9464": 200, "127.0.0.1:9464": 200, "[::1]:9464": 200, "[::1]": 200,
+    "evil.example": 403, "evil.example:9464": 403, "localhost.evil.example": 403, "10.0.0.1": 403, "": 403,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_page_of_this_machine_is_not_told_under_other_names(name: str) -> None:
+    """Which others may have made point here, to read it in somebody's browser; elsewhere it has any name."""
+    request = f"GET /metrics HTTP/1.1\r\nAccept: */*\r\nhost: {name}\r\n\r\n".encode()
+    async with served() as (node, port):
+        head, body = await ask(port, request)
+        elsewhere = await _answer(node, request, "10.0.0.1")
+    assert head.startswith(f"HTTP/1.1 {NAMES[name]} ")
+    assert bool(body) == (NAMES[name] == 200)
+    assert elsewhere.startswith(b"HTTP/1.1 200 ")
 
 
 async def test_node_serves_its_page_where_it_is_told_to() -> None:

@@ -14,6 +14,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aegis_backends.http import calls as calls_module
 from aegis_backends.http.calls import (
     ANSWERED,
     GONE,
@@ -295,6 +296,32 @@ async def test_caller_without_a_sign_of_life_is_cut_off() -> None:
         assert serving.served.server.statistics.cut == {"slow_body": 1}
         await stream.send_all(chunk(request_frame(1, b"one/tag", b"x")))
         await read_until(stream, answer_frame(1, ANSWERED, b"x"))
+
+
+async def test_caller_that_waits_for_leave_is_told_by_the_answer_that_begins() -> None:
+    """Nothing else may stand in the middle of it, nor be written while an answer is."""
+    expecting = CONVERSE.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+    async with open_serving() as serving, await serving.served.connect() as stream:
+        await stream.send_all(expecting)
+        found = await read_until(stream, b"\r\n\r\n")
+        assert found.startswith(b"HTTP/1.1 200 ")
+        await stream.send_all(chunk(request_frame(1, b"one/tag", b"x")))
+        found += await read_until(stream, answer_frame(1, ANSWERED, b"x"))
+        assert b"100 Continue" not in found
+        assert serving.served.server.statistics.cut == {}
+
+
+async def test_caller_that_reads_no_answers_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before they fill the memory, and counted; what it asked is forgotten, and others are served."""
+    monkeypatch.setattr(calls_module, "_MOST_UNREAD", 2 * MAX_PAYLOAD)
+    async with open_serving() as serving, await serving.served.connect() as stream:
+        serving.answer = lambda inbound: inbound.respond(bytes(MAX_PAYLOAD))
+        await stream.send_all(CONVERSE + chunk(b"".join(request_frame(n, b"one/tag", b"") for n in range(50))))
+        await serving.served.wait_cut("slow_reader")
+        await serving.served.wait_connections(0)
+        assert serving.served.server.statistics.cut == {"slow_reader": 1}
+        serving.answer = result(1)
+        assert (await serving.client.post("/instances/one", content=b"x")).status_code == 200
 
 
 async def test_answers_past_the_limit_are_dropped() -> None:

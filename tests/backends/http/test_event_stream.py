@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import attrs
 import pytest
 import trio
 
 from aegis_backends.http.asgi import Message
-from aegis_backends.http.event_stream import PING
+from aegis_backends.http.event_stream import PING, EventStreams
 from aegis_backends.http.rest import ADMIN
 from aegis_backends.http.stream import HttpStream, open_stream
 from aegis_core import Service
+from aegis_core.engine.decision import Write
+from aegis_core.events import Event, InstanceRegistered
+from aegis_core.router.management import Management
+from aegis_core.router.router import Router
 from tests.backends.http.managed import Managed, open_managed
-from tests.backends.http.peers import PATIENCE, eventually, read_all, read_until
+from tests.backends.http.peers import PATIENCE, SHORT, eventually, read_all, read_until
 from tests.backends.http.scopes import Answers, make_request
 
 SERVICE = Service("svc", version="1.0.0")
@@ -27,7 +33,6 @@ class Told:
     """One event, as it came."""
 
     kind: str
-    id: str
     data: dict[str, object]
 
 
@@ -36,6 +41,7 @@ class Listener:
 
     def __init__(self, stream: HttpStream, data: bytes) -> None:
         self.stream = stream
+        self.last_id = -1
         self._data = data
 
     async def next(self) -> Told:
@@ -50,8 +56,15 @@ class Listener:
                     continue
                 self._data = rest
                 fields = dict(line.split(": ", 1) for line in block.decode().splitlines() if line[0] != ":")
+                self.last_id = int(fields.get("id", self.last_id))
                 if "event" in fields:
-                    return Told(fields["event"], fields.get("id", ""), json.loads(fields["data"]))
+                    return Told(fields["event"], json.loads(fields["data"]))
+
+    async def wait_id(self, revision: int) -> None:
+        """Wait until it has been told everything up to *revision*."""
+        while self.last_id < revision:
+            with trio.move_on_after(SHORT):
+                await self.next()
 
 
 @asynccontextmanager
@@ -69,17 +82,17 @@ async def listening(router: Managed, query: str = "", last_seen: str = "") -> As
         await stream.aclose()
 
 
-async def test_events_come_in_order_with_their_revision_as_id() -> None:
-    """All of them, as JSON with their kind."""
-    async with open_managed() as router, listening(router) as listener:
+async def test_events_come_in_order_with_ids() -> None:
+    """All of them, as JSON with their kind; an id says up to which revision they are whole."""
+    async with open_managed(ping=0.05) as router, listening(router) as listener:
         assert listener.stream.status == 200
         async with router.node.serve(SERVICE, instance_id="one") as instance:
             (claim,) = await instance.claim("r1")
             first, second = await listener.next(), await listener.next()
             assert [first.kind, first.data["instance_id"]] == ["instance_registered", "one"]
             assert [second.kind, second.data["resource_id"]] == ["resource_registered", "r1"]
-            assert second.id == str(second.data["revision"]) == str(claim.epoch)
-            assert int(first.id) < int(second.id)
+            assert first.data["revision"] < second.data["revision"] == claim.epoch
+            await listener.wait_id(claim.epoch)
 
 
 async def test_filters_leave_the_rest_out() -> None:
@@ -109,6 +122,72 @@ async def test_who_comes_back_is_told_when_something_was_missed(behind: int, kin
             assert (await listener.next()).kind == kind
 
 
+@attrs.define
+class Scripted:
+    """Tells what a test says, all at once; then no more."""
+
+    revision: int
+    newest: int
+    told: list[Event]
+
+    @asynccontextmanager
+    async def events(self, *_: object, **__: object) -> AsyncIterator[Scripted]:
+        """Itself."""
+        yield self
+
+    async def receive(self) -> Event:
+        """The next one."""
+        await trio.lowlevel.checkpoint()
+        if not self.told:
+            raise trio.EndOfChannel
+        return self.receive_nowait()
+
+    def receive_nowait(self) -> Event:
+        """The next one, too."""
+        if not self.told:
+            raise trio.WouldBlock
+        return self.told.pop(0)
+
+
+async def tell(source: Scripted, *, last_seen: int) -> str:
+    """What is told of *source* to who has seen so much."""
+    answers = Answers()
+    streams = EventStreams(source, lambda event: type(event).__name__, ping=PATIENCE)
+    with pytest.raises(trio.EndOfChannel):
+        await streams(make_request(answers, headers=[(b"last-event-id", b"%d" % last_seen)]))
+    return answers.body.decode()
+
+
+async def test_id_stands_where_everything_up_to_it_has_been_told() -> None:
+    """Behind all events of a revision, and not at one that was told ahead of others."""
+    at = datetime.now(UTC)
+    told = [InstanceRegistered(at=at, revision=n, service_name="s", instance_id="i") for n in (9, 7, 7)]
+    body = await tell(Scripted(revision=7, newest=9, told=[*told]), last_seen=9)
+    event = "event: instance_registered\ndata: InstanceRegistered\n\n"
+    assert body == f"retry: 1000\n\nid: 7\n\n{event}{event}id: 7\n{event}"
+
+
+async def test_what_was_told_ahead_is_missed_by_who_comes_later() -> None:
+    """Although the view has not come to it."""
+    for seen, missed in ((6, True), (7, True), (8, True), (9, False), (10, False)):
+        body = await tell(Scripted(revision=7, newest=9, told=[]), last_seen=seen)
+        assert ("event: resync" in body) is missed
+
+
+async def test_router_knows_what_it_told_ahead_of_its_watch() -> None:
+    """Its own commits; the view's revision stays where it is until then."""
+    async with open_managed() as router:
+        await router.node.registry.register("svc", "one")
+        await router.node.registry.claim("svc", "one", "a")
+        directory, source = router.node.runtime.directory, Management(Router(router.node))
+        await directory.sync()
+        level, record = source.revision, directory.snapshot.held("a")
+        assert record is not None
+        assert source.newest == level
+        directory.fold([Write.no_owner("a", record.revision)], [level + 2])
+        assert (source.revision, source.newest) == (level, level + 2)
+
+
 async def test_id_that_is_none_was_never_told() -> None:
     """So something was missed."""
     async with open_managed() as router:
@@ -123,8 +202,8 @@ async def test_stream_shows_that_it_is_alive_and_ends_with_the_router() -> None:
     async with open_managed(ping=0.05) as router:
         async with await trio.open_tcp_stream("127.0.0.1", router.port) as stream:
             await stream.send_all(f"GET {ADMIN}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            ping = b"%x\r\n" % len(PING) + PING + b"\r\n"
-            await read_until(stream, ping + ping)
+            assert PING in await read_until(stream, PING)
+            await read_until(stream, PING)
             assert "1 listeners" in repr(router.rest.streams)
             router.stop.set()
             with trio.fail_after(PATIENCE):
@@ -137,7 +216,8 @@ async def test_stream_of_a_stopping_router_ends_at_once() -> None:
     async with open_managed() as router:
         router.app.close()
         answer = await router.client.get(f"{ADMIN}/events")
-        assert (answer.headers["content-type"], answer.content) == ("text/event-stream", b"retry: 1000\n\n")
+        assert answer.headers["content-type"] == "text/event-stream"
+        assert re.fullmatch("retry: 1000\n\nid: [0-9]+\n\n", answer.text)
         head = await router.client.head(f"{ADMIN}/events")
         assert head.headers["content-type"] == "text/event-stream"
 

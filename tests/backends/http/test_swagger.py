@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in its place
+import pytest
 import trio
 
 from aegis_backends.http.app import RouterApp
@@ -70,6 +71,26 @@ async def test_page_in_process() -> None:
     assert (response.body, response.status) == (b"hello", 200)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(_served()), base_url="http://localhost") as client:  # type: ignore[arg-type]
         assert (await client.get("/docs")).status_code == 200
+
+
+async def test_packed_page_is_unpacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For those who cannot do that themselves, however many they are."""
+    unpacked: list[bytes] = []
+
+    def unpack(data: bytes) -> bytes:
+        unpacked.append(data)
+        return b"large"
+
+    monkeypatch.setattr("aegis_backends.http.pages.gzip.decompress", unpack)
+    endpoint = page(b"small", b"text/plain", policy=b"default-src 'none'", is_packed=True)
+    for _ in range(3):
+        response = await endpoint(make_request(Answers()))
+        assert response is not None
+        assert response.body == b"large"
+    packed = await endpoint(make_request(Answers(), headers=[(b"accept-encoding", b"gzip")]))
+    assert packed is not None
+    assert packed.body == b"small"
+    assert unpacked == [b"small"]
 
 
 def _served() -> RouterApp:
