@@ -27,6 +27,7 @@ nox.options.sessions = [
     "typing",
     "tests",
     "conformance",
+    "example",
     "thorough",
     "chaos",
     "fuzz",
@@ -153,6 +154,29 @@ def conformance(session: nox.Session) -> None:
     """The contract of the ports, against every backend that this machine can run."""
     install_wheel(session, "cli", "nats", "test", group="tests")
     run_pytest(session, options=["-m", ""], tests="tests/conformance")
+
+
+@nox.session
+def example(session: nox.Session) -> None:
+    """The example of a backend in a distribution of its own, installed beside the wheel as its users do it, and its tests."""
+    distribution = CHECKOUT / "docs" / "examples" / "aegis-sqlite"
+    session.install(f"aegis-ipc[cli,http,test] @ {wheel(session).as_uri()}", str(distribution), "pytest-xdist")
+    away = Path(session.create_tmp()).resolve() / "away"
+    away.mkdir(exist_ok=True)
+    with session.chdir(away):
+        session.run(
+            *(
+                "python",
+                "-P",
+                "-m",
+                "pytest",
+                "-c",
+                str(distribution / "pyproject.toml"),
+                "--rootdir",
+                str(distribution),
+            ),
+            *("-p", "no:cacheprovider", "-n", "auto", *session.posargs, str(distribution / "tests")),
+        )
 
 
 @nox.session

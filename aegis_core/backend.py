@@ -371,7 +371,7 @@ def _read_only(parameters: Mapping[str, str]) -> Mapping[str, str]:
 
 @attrs.frozen(eq=False, repr=False)
 class BackendAddress(Value):
-    """A parsed backend URL: ``scheme://location?parameter=…``, without the parameters that are settings of the node."""
+    """A parsed backend URL: ``scheme://location?parameter=…`` (the location as it is written), without the settings of the node."""
 
     url: str = attrs.field(repr=False)  # It may hold a password.
     scheme: str

@@ -28,17 +28,28 @@ import trio
 from aegis_backends.http.routers import Routers
 from aegis_backends.http.store import HttpStore
 from aegis_backends.http.transport import HttpTransport
-from aegis_core.backend import Backend, BackendAddress
+from aegis_core.backend import Backend, BackendAddress, Transport
 from aegis_core.errors import ConfigError
 
-__all__ = ["HttpOptions", "open_http", "read_host_and_port", "read_options", "read_secret", "shown_host"]
+__all__ = [
+    "TRANSPORT_PARAMETERS",
+    "HttpOptions",
+    "open_http",
+    "open_http_transport",
+    "read_host_and_port",
+    "read_options",
+    "read_secret",
+    "shown_host",
+]
 
 _log = logging.getLogger("aegis.http")
 
-_PARAMETERS: Final = (
-    "token_file", "call_token_file", "ca_file", "cert_file", "key_file", "listen", "advertise", "timeout",
-)  # fmt: skip
+TRANSPORT_PARAMETERS: Final = ("call_token_file", "ca_file", "cert_file", "key_file", "listen", "advertise")
+"""What `open_http_transport` reads of a URL."""
+
+_PARAMETERS: Final = ("token_file", *TRANSPORT_PARAMETERS, "timeout")
 _DEFAULT_PORT: Final = 8700
+_LOOPBACK: Final = "127.0.0.1"
 _CONNECTIONS: Final = 32
 
 
@@ -48,19 +59,19 @@ class HttpOptions:
 
     Args:
         scheme: ``http`` or ``https``.
-        routers: Host and port of each.
+        routers: Host and port of each; none for a transport alone.
         token: For routers, or "".
         call_token: For calls between instances, or "".
         ca_file: Certificates to trust, or None for the system's.
         cert_file: This node's certificate, with its key unless that is in *key_file*, or None.
         key_file: Its key, or None.
-        listen: Where its instances are served, or None for the address that it reaches the routers from.
+        listen: Where its instances are served, or None for the address that it reaches the routers from (loopback, if none).
         advertise: What others reach that by, or None.
         timeout: Seconds.
     """
 
     scheme: str
-    routers: tuple[tuple[str, int], ...]
+    routers: tuple[tuple[str, int], ...] = ()
     token: str = attrs.field(default="", repr=False)
     call_token: str = attrs.field(default="", repr=False)
     ca_file: str | None = None
@@ -127,10 +138,19 @@ def read_options(address: BackendAddress) -> HttpOptions:
         timeout = 0.0
     if not 0 < timeout < float("inf"):
         raise ConfigError(source="backend URL", key="timeout", problem="expected seconds, more than 0")
-    return HttpOptions(
+    return attrs.evolve(
+        _transport_options(address),
         scheme=address.scheme,
         routers=routers,
         token=_secret(address, "token_file"),
+        timeout=timeout,
+    )
+
+
+def _transport_options(address: BackendAddress) -> HttpOptions:
+    given = address.parameters
+    return HttpOptions(
+        scheme="https" if "cert_file" in given else "http",
         call_token=_secret(address, "call_token_file"),
         ca_file=given.get("ca_file"),
         cert_file=given.get("cert_file"),
@@ -139,7 +159,6 @@ def read_options(address: BackendAddress) -> HttpOptions:
         advertise=read_host_and_port(given["advertise"], source="backend URL", key="advertise")
         if "advertise" in given
         else None,
-        timeout=timeout,
     )
 
 
@@ -190,7 +209,6 @@ async def open_http(address: BackendAddress) -> AsyncIterator[Backend]:
     client_tls = options.client_tls() if options.scheme == "https" else None
     headers = {"authorization": f"Bearer {options.token}"} if options.token else {}
     urls = [f"{options.scheme}://{shown_host(host)}:{port}" for host, port in options.routers]
-    body: BaseException | None = None
     async with httpx.AsyncClient(
         verify=client_tls or True,
         timeout=httpx.Timeout(options.timeout, connect=min(options.timeout, 2.0)),
@@ -199,30 +217,52 @@ async def open_http(address: BackendAddress) -> AsyncIterator[Backend]:
     ) as client:
         routers = Routers(client, urls, headers, tls=client_tls)
         store = await HttpStore.connect(routers)
-        listener, base = await _listen(options)
-        async with trio.open_nursery() as nursery:
-            transport = HttpTransport(
-                listener,
-                nursery,
-                base=base,
-                token=options.call_token,
-                server_tls=options.server_tls(),
-                client_tls=client_tls,
-            )
-            await nursery.start(transport.run)
+        async with _open_transport(options, client_tls) as transport:
             try:
                 yield Backend(store=store, transports=(transport,), reconnects=lambda: routers.reconnects)
-            except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised again below, and not within a group
-                body = exc
-            store.close()
-            nursery.cancel_scope.cancel()
+            finally:
+                store.close()
+
+
+@asynccontextmanager
+async def open_http_transport(address: BackendAddress) -> AsyncIterator[Transport]:
+    """Calls alone, by the `TRANSPORT_PARAMETERS` of *address*; see `aegis_backends.http.open_http_transport`.
+
+    Raises:
+        ConfigError: A parameter says what cannot be.
+    """
+    options = _transport_options(address)
+    client_tls = options.client_tls() if options.scheme == "https" else None
+    async with _open_transport(options, client_tls) as transport:
+        yield transport
+
+
+@asynccontextmanager
+async def _open_transport(options: HttpOptions, client_tls: ssl.SSLContext | None) -> AsyncIterator[HttpTransport]:
+    body: BaseException | None = None
+    listener, base = await _listen(options)
+    async with trio.open_nursery() as nursery:
+        transport = HttpTransport(
+            listener,
+            nursery,
+            base=base,
+            token=options.call_token,
+            server_tls=options.server_tls(),
+            client_tls=client_tls,
+        )
+        await nursery.start(transport.run)
+        try:
+            yield transport
+        except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised again below, and not within a group
+            body = exc
+        nursery.cancel_scope.cancel()
     if body is not None:
         raise body
 
 
 async def _listen(options: HttpOptions) -> tuple[trio.SocketListener, str]:
     """A listener for this node's instances, and the URL that others reach it by."""
-    host, port = options.listen or (await _own_address(*options.routers[0]), 0)
+    host, port = options.listen or (await _own_address(*options.routers[0]) if options.routers else _LOOPBACK, 0)
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as exc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,12 +12,12 @@ import pytest
 import trio
 import trustme
 
-from aegis_backends.http import open_http
+from aegis_backends.http import open_http, open_http_transport
 from aegis_backends.http.app import RouterApp, serve_router
 from aegis_backends.http.opening import HttpOptions, read_options
 from aegis_backends.http.tokens import Tokens
 from aegis_backends.memory import MemoryCluster
-from aegis_core.backend import ABSENT, Put, Transaction
+from aegis_core.backend import ABSENT, BackendAddress, Put, Transaction, TransportUnavailable
 from aegis_core.config import parse_backend
 from aegis_core.errors import ConfigError, StoreUnavailable
 from aegis_core.hookspecs import Principal
@@ -99,13 +100,48 @@ async def test_no_router_is_store_unavailable() -> None:
             pass
 
 
-def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("opened", [open_http, open_http_transport])
+def test_without_its_packages_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, opened: Callable[[BackendAddress], object]
+) -> None:
     """As a `ConfigError`."""
     monkeypatch.setitem(sys.modules, "httpx", None)
     monkeypatch.delitem(sys.modules, "aegis_backends.http.opening", raising=False)
     monkeypatch.delattr("aegis_backends.http.opening", raising=False)
     with pytest.raises(ConfigError, match=r"aegis-ipc\[http\]"):
-        open_http(parse_backend("http://a"))
+        opened(parse_backend("http://a"))
+
+
+async def test_transport_is_lent_to_a_backend_that_has_none(tmp_path: Path) -> None:
+    """By the parameters of its own URL, on loopback, with its secret; what else stands in the URL is the backend's."""
+    (tmp_path / "calls").write_text("call-secret")
+    url = f"file:///somewhere?pages=3&call_token_file={tmp_path}/calls"
+    async with (
+        open_http_transport(parse_backend(url)) as serving,
+        open_http_transport(parse_backend(url)) as calling,
+        open_http_transport(parse_backend("file:///somewhere")) as strange,
+        serving.listen("a-1", "t", lambda inbound: inbound.respond(b"answer")) as endpoint,
+    ):
+        assert endpoint.partition("127.0.0.1")[0] == "http://"
+        assert serving.scheme == "http"
+        assert await calling.request(endpoint, b"", timeout=PATIENCE) == b"answer"
+        with pytest.raises(TransportUnavailable, match="answered 401"):
+            await strange.request(endpoint, b"", timeout=PATIENCE)
+
+
+async def test_lent_transport_speaks_tls(tmp_path: Path) -> None:
+    """With a certificate in the URL."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "node.pem")
+    url = f"file:///somewhere?ca_file={tmp_path}/ca.pem&cert_file={tmp_path}/node.pem"
+    async with (
+        open_http_transport(parse_backend(url)) as serving,
+        open_http_transport(parse_backend(url)) as calling,
+        serving.listen("a-1", "t", lambda inbound: inbound.respond(b"answer")) as endpoint,
+    ):
+        assert endpoint.partition("127.0.0.1")[0] == "https://"
+        assert await calling.request(endpoint, b"", timeout=PATIENCE) == b"answer"
 
 
 async def test_routers_and_instances_may_be_reached_by_tls_and_tokens(tmp_path: Path) -> None:
