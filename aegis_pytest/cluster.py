@@ -7,11 +7,10 @@ fails the test.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final, Unpack, cast
+from typing import Final, TypeVar, Unpack, cast
 
 import attrs
 import pytest
@@ -25,23 +24,31 @@ from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node
 from aegis_core.node.service import Service
 from aegis_pytest.backends import SharedBackend, on_memory
+from aegis_pytest.call_log import CallLog
 from aegis_pytest.closing import close_lives, tell_leftovers
+from aegis_pytest.cluster_state import describe_faults, describe_lives
 from aegis_pytest.event_log import EventLog
 from aegis_pytest.faults import FaultPlane
 from aegis_pytest.faults.kinds import STORE
 from aegis_pytest.leftovers import Leftover
 from aegis_pytest.life import Life, Main, ServeOptions, Serving, Task
+from aegis_pytest.ownership import read_holders, tell_differences, tell_unknown
 from aegis_pytest.state_dump import reporting
+from aegis_pytest.tapped_transport import tap
+from aegis_pytest.telling import first_lines, show_time
 from aegis_pytest.verdict import left_by_exception, only_leaf
 
 __all__ = ["Cluster", "open_cluster"]
 
 _LOOKS: Final = 20
 _MOMENT: Final = 0.05
-_SHOWN: Final = 5
+_SHOWN: Final = 12
+_LATEST: Final = 4
 
 _SCHEME: Final = "cluster"
 """The scheme of the nodes' backend URLs: ``cluster://a`` is node a's own access to the shared backend."""
+
+Found = TypeVar("Found")
 
 
 class _Membership:
@@ -73,6 +80,7 @@ class Cluster:
 
     def __init__(self, nursery: trio.Nursery, shared: SharedBackend, seed: str, ttl: float | None) -> None:
         self.events: Final = EventLog()
+        self.calls: Final = CallLog()
         self.plane: Final = FaultPlane()
         self._nursery = nursery
         self._shared = shared
@@ -224,37 +232,82 @@ class Cluster:
             AssertionError: It does not own it in time; tells who does.
         """
         __tracebackhide__ = True
+
+        def look() -> Claim | None:
+            for instance in self.instances(name):
+                claim = instance.claims.get(resource_id)
+                if claim is not None and claim.held and not claim.leaving:
+                    return claim
+            return None
+
         limit = self.ttl + 5.0 if within is None else within
+        if (claim := await self._look_until(look, limit)) is not None:
+            return claim
+        holders = read_holders(self._lives, self.plane).get(resource_id)
+        who = f"it is claimed by {' and '.join(map(str, holders))}" if holders else "nobody claims it"
+        # The names of nodes are easily taken for those of instances.
+        never = "" if name in self._lives else ", and there is no node of that name"
+        raise AssertionError(f"{resource_id} is not owned by node {name!r} after {limit:g} s{never}: {who}")
+
+    async def expect_claims(self, expected: Mapping[str, Collection[str]], /, *, within: float | None = None) -> None:
+        """Wait until resources are claimed exactly by those named: by each of them exactly what stands there.
+
+        A resource is claimed by one when the registry says so, the instance believes it, and nobody else does. What nodes claim
+        that are not named does not matter, unless it is one of the resources that are.
+
+        Args:
+            expected: By name of a node, or instance id: the ids of all resources that it claims, e.g.
+                ``{"a": ["room:7", "room:8"], "b": []}``.
+            within: Seconds; by default what it takes at most after the death of another owner, and five more.
+
+        Raises:
+            AssertionError: It is not so in time; tells of each resource who claims it.
+        """
+        __tracebackhide__ = True
+        exactly = {name: [ids] if isinstance(ids, str) else list(ids) for name, ids in expected.items()}
+
+        def differences() -> list[str]:
+            return tell_differences(read_holders(self._lives, self.plane), exactly)
+
+        limit = self.ttl + 5.0 if within is None else within
+        if await self._look_until(lambda: not differences() or None, limit):
+            return
+        found = [*tell_unknown(self._lives, self.plane, exactly), *differences()]
+        raise AssertionError("\n".join([f"claims are not as expected after {limit:g} s:", *first_lines(found, _SHOWN)]))
+
+    async def _look_until(self, look: Callable[[], Found | None], limit: float) -> Found | None:
+        """What *look* finds, looked for again whenever something has happened, for *limit* seconds."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         with trio.move_on_after(limit):
             while True:
                 moved = self.events.moved
                 # The event is told when the store has changed; the claim of it is made a moment later.
                 for _ in range(_LOOKS):
-                    for instance in self.instances(name):
-                        claim = instance.claims.get(resource_id)
-                        if claim is not None and claim.held and not claim.leaving:
-                            await trio.lowlevel.checkpoint_if_cancelled()
-                            return claim
+                    found = look()
+                    if found is not None:
+                        await trio.lowlevel.cancel_shielded_checkpoint()
+                        return found
                     with trio.move_on_after(_MOMENT):
                         await moved.wait()
                         break
                 await moved.wait()
-        # The names of nodes are easily taken for those of instances.
-        never = "" if name in self._lives else ", and there is no node of that name"
-        told = f"{resource_id} is not owned by node {name!r} after {limit:g} s{never}"
-        raise AssertionError("\n".join([told, *self.describe()]))
+        return None
 
     # -- showing ----------------------------------------------------------------------------------------------
 
     def describe(self) -> Iterator[str]:
-        """How the cluster stands, line by line."""
-        yield f"cluster, {trio.current_time() - self._began:g} s after its start:"
-        for life in self._lives.values():
-            node = life.node
-            view = "" if node is None else f", its view at revision {node.runtime.directory.snapshot.revision}"
-            yield f"  node {life.name}: {life.state}{view}"
-            for instance in life.instances:
-                yield from _describe_instance(instance)
+        """How the cluster stands, in at most 14 lines."""
+        yield f"cluster, {show_time(trio.current_time() - self._began)} after its start:"
+        yield from describe_lives(self._lives.values())
+        yield from describe_faults(self.plane.noted, self._began)
+
+    def describe_latest(self) -> Iterator[str]:
+        """What happened last, in at most 10 lines."""
+        for title, log in (("events", self.events), ("calls", self.calls)):
+            lines = [f"    {line}" for line in log.describe(_LATEST)]
+            if lines:
+                yield f"  last {title}:"
+                yield from lines
 
     # -- for open_cluster -------------------------------------------------------------------------------------
 
@@ -301,7 +354,7 @@ class Cluster:
                     f"the application of node {name!r} opens a second node before it closed the first"
                 )
             async with self._shared.open_peer() as opened:
-                own = self.plane.attach(name, opened)
+                own = tap(self.plane.attach(name, opened), self.calls, self.plane.member(name))
                 try:
                     # Ids and jitter are the same in every run of the test.
                     yield attrs.evolve(own, random=random.Random(f"{self._seed}:{name}:{number}"))
@@ -309,24 +362,6 @@ class Cluster:
                     self.plane.kill(name)
 
         return open_backend
-
-
-def _describe_instance(instance: Instance) -> Iterator[str]:
-    left = instance.deadline - trio.current_time()
-    lease = "no lease" if left == -math.inf else f"{max(0.0, left):.1f} s of its lease left"
-    running = 0 if instance.incarnation is None else instance.incarnation.server.running
-    yield (
-        f"    {instance.instance_id}: {instance.role.value} {instance.health.value}, {lease}, "
-        f"{running or 'no'} {'call' if running == 1 else 'calls'} without an answer"
-    )
-    claims = list(instance.claims.values())
-    for claim in claims[:_SHOWN]:
-        state = (
-            "ended" if not claim.held else "leaving" if claim.leaving else "ready" if claim.is_ready else "not ready"
-        )
-        yield f"      {claim.resource_id}: epoch {claim.epoch}, {state}"
-    if len(claims) > _SHOWN:
-        yield f"      and {len(claims) - _SHOWN} more"
 
 
 @asynccontextmanager
@@ -353,7 +388,7 @@ async def open_cluster(
         # Open throughout, so that the store outlives the death of all nodes.
         async with shared.open_backend(), trio.open_nursery() as nursery:
             cluster = Cluster(nursery, shared, seed, ttl)
-            with reporting(cluster.describe):
+            with reporting(cluster):
                 yield cluster
                 found = await cluster.close()
     except BaseExceptionGroup as group:

@@ -10,13 +10,14 @@ import attrs
 import trio
 
 from aegis_core.events import Event
+from aegis_pytest.telling import brief, show_fields, show_time
 
 __all__ = ["DEFAULT_WITHIN", "EventLog"]
 
 DEFAULT_WITHIN: Final = 60.0
 """Seconds: twice the default TTL, in which whatever follows from a death has happened."""
 
-_SHOWN: Final = 20
+_SHOWN: Final = 12
 # What tells one telling of a change from another, not one change from another.
 _INCIDENTAL: Final = frozenset({"at", "revision"})
 
@@ -33,7 +34,9 @@ class EventLog:
     """
 
     def __init__(self) -> None:
+        self._began = trio.current_time()
         self._events: list[Event] = []
+        self._times: list[float] = []
         self._taken: list[bool] = []
         self._known: set[Event] = set()
         self._moved = trio.Event()
@@ -56,6 +59,7 @@ class EventLog:
                 return
             self._known.add(known)
         self._events.append(event)
+        self._times.append(trio.current_time() - self._began)
         self._taken.append(False)
         self._moved.set()
         self._moved = trio.Event()
@@ -111,6 +115,11 @@ class EventLog:
                 await moved.wait()
         raise AssertionError(self._missed(kind, pattern, within))
 
+    def describe(self, most: int) -> Iterator[str]:
+        """The last events, *most* of them, line by line."""
+        for at, event in list(zip(self._times, self._events, strict=True))[-most:]:
+            yield brief(f"{show_time(at)}: {_describe_event(event)}")
+
     def _take(self, kind: type[E], fields: Mapping[str, object]) -> E | None:
         for at, event in enumerate(self._events):
             if not self._taken[at] and isinstance(event, kind) and _matches(event, fields):
@@ -119,7 +128,7 @@ class EventLog:
         return None
 
     def _missed(self, kind: type[Event], fields: Mapping[str, object], within: float) -> str:
-        wanted = f"{kind.__name__}({_shown(fields)})"
+        wanted = f"{kind.__name__}({show_fields(fields)})"
         open_events = [event for event, taken in zip(self._events, self._taken, strict=True) if not taken]
         hidden = len(open_events) - _SHOWN
         return "\n".join(
@@ -139,11 +148,7 @@ def _describe_event(event: Event) -> str:
         for field in attrs.fields(type(event))
         if field.name not in _INCIDENTAL and getattr(event, field.name) != field.default
     }
-    return f"{type(event).__name__}({_shown(said)})"
-
-
-def _shown(fields: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in fields.items())
+    return f"{type(event).__name__}({show_fields(said)})"
 
 
 def _matches(event: Event, fields: Mapping[str, object]) -> bool:

@@ -19,14 +19,17 @@ from aegis_pytest.verdict import noting_failure
 __all__ = ["with_fresh_fixtures"]
 
 
-def with_fresh_fixtures(item: pytest.Item, inner_test: Callable[..., Awaitable[object]]) -> Callable[..., object]:
+def with_fresh_fixtures(
+    item: pytest.Item, inner_test: Callable[..., Awaitable[object]], tell: Callable[[str], None]
+) -> Callable[..., object]:
     """Wrap the *inner_test* of a hypothesis test: a Trio run for each example, by the ``run`` of *item*'s marks.
 
     A parametrized test has one inner test, which may have been wrapped for another item, whose ``run`` is not this one's.
+    *tell* is called with the state at a failure.
     """
     inner_test = getattr(inner_test, "_aegis_inner_test", inner_test)
     run_test = _trio_test_runner_factory(
-        SimpleNamespace(obj=noting_failure(inner_test), iter_markers=item.iter_markers)
+        SimpleNamespace(obj=noting_failure(inner_test, tell), iter_markers=item.iter_markers)
     )
 
     @functools.wraps(inner_test)

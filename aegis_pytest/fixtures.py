@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aegis_core.models import Resource, ResourceMetadata
     from aegis_core.node.node import Node
     from aegis_pytest.backends import SharedBackend
+    from aegis_pytest.call_log import CallLog
     from aegis_pytest.cluster import Cluster
     from aegis_pytest.event_log import EventLog
     from aegis_pytest.faults import Faults
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "aegis_backend",
+    "aegis_calls",
     "aegis_cluster",
     "aegis_events",
     "aegis_faults",
@@ -84,6 +86,12 @@ async def aegis_cluster(
 async def aegis_events(aegis_cluster: Cluster) -> EventLog:
     """What happens in the cluster of the test; see `aegis_pytest.event_log.EventLog`."""
     return aegis_cluster.events
+
+
+@fixture
+async def aegis_calls(aegis_cluster: Cluster) -> CallLog:
+    """The calls that the instances of the test's cluster handle; see `aegis_pytest.call_log.CallLog`."""
+    return aegis_cluster.calls
 
 
 @fixture

@@ -9,7 +9,8 @@ What it does to tests that use its asynchronous fixtures, directly or through ot
 - it marks them for pytest-trio, which then needs no ``trio_mode``, with a ``run`` of its own
   (`aegis_pytest.virtual_time`);
 - under hypothesis, each example gets its fixtures made anew (`aegis_pytest.examples`);
-- if they are no coroutines, it says what to write instead.
+- if they are no coroutines, it says what to write instead;
+- if they fail, it shows how their cluster stood at that moment.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-ASYNC_FIXTURES: Final = frozenset({"aegis_cluster", "aegis_events", "aegis_faults", "aegis_node", "aegis_store"})
+ASYNC_FIXTURES: Final = frozenset(
+    {"aegis_calls", "aegis_cluster", "aegis_events", "aegis_faults", "aegis_node", "aegis_store"}
+)
 
 _CLOCKS: Final = frozenset({"autojump_clock", "mock_clock"})
 
@@ -36,6 +39,9 @@ _MARKERS: Final = (
     "aegis_needs('virtual_time', 'network', 'bus'): what the test needs of its backend; it is skipped on others",
     "aegis_allow('leaked_claims', 'unanswered_calls', 'tasks_left'): what the test's cluster may leave behind",
 )
+
+
+_STATE: Final[pytest.StashKey[str]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -196,12 +202,27 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         from aegis_pytest.examples import with_fresh_fixtures  # noqa: PLC0415 - see the module's docstring
         from aegis_pytest.verdict import noting_failure  # noqa: PLC0415
 
+        def tell(state: str) -> None:
+            item.stash[_STATE] = state
+
         hypothesis = getattr(item.obj, "hypothesis", None)
         if hypothesis is not None:
-            hypothesis.inner_test = with_fresh_fixtures(item, hypothesis.inner_test)
+            hypothesis.inner_test = with_fresh_fixtures(item, hypothesis.inner_test, tell)
         elif not getattr(item.obj, "_trio_test_runner_wrapped", False):  # else it is run again, and has been wrapped
-            item.obj = noting_failure(item.obj)
+            item.obj = noting_failure(item.obj, tell)
     return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show how the cluster stood when the test failed."""
+    report = yield
+    state = item.stash.get(_STATE, "")
+    if call.when == "call" and report.failed and state:
+        report.sections.append(("cluster at the failure", state))
+    return report
 
 
 def _test_function(item: pytest.Item) -> Callable[..., object] | None:

@@ -1,15 +1,15 @@
-"""What a test was doing when it was stopped: its clusters, and where its tasks wait."""
+"""What a test was doing when it was stopped, or failed: how its clusters stood, and where its tasks waited."""
 
 from __future__ import annotations
 
 import contextlib
 import linecache
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 import trio
@@ -18,21 +18,31 @@ import aegis_backends
 import aegis_core
 import aegis_pytest
 
-__all__ = ["dump_state", "from_users_code", "reporting", "where_tasks_wait"]
+__all__ = ["Reporter", "describe_state", "dump_state", "from_users_code", "reporting", "where_tasks_wait"]
 
 _OURS: Final = tuple(str(Path(package.__path__[0])) for package in (aegis_core, aegis_backends, aegis_pytest))
 _FOREIGN: Final = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _MOST_TASKS: Final = 12
 
-Reporter = Callable[[], Iterable[str]]
-"""Tells, line by line, how something stands."""
+
+class Reporter(Protocol):
+    """What can tell how it stands, line by line: a cluster."""
+
+    def describe(self) -> Iterable[str]:
+        """How it stands now."""
+        ...
+
+    def describe_latest(self) -> Iterable[str]:
+        """What happened last."""
+        ...
+
 
 _reporters: trio.lowlevel.RunVar[list[Reporter]] = trio.lowlevel.RunVar("aegis state reporters")
 
 
 @contextmanager
 def reporting(reporter: Reporter) -> Iterator[None]:
-    """While the block runs, `dump_state` of this Trio run includes what *reporter* tells."""
+    """While the block runs, `dump_state` and `describe_state` of this Trio run include what *reporter* tells."""
     try:
         reporters = _reporters.get()
     except LookupError:
@@ -47,11 +57,22 @@ def reporting(reporter: Reporter) -> Iterator[None]:
 
 def dump_state() -> str:
     """The state of this Trio run: what the reporters tell, then where tasks wait. Needs no checkpoint."""
-    lines: list[str] = []
-    with contextlib.suppress(LookupError):
-        for reporter in _reporters.get():
-            lines += reporter()
+    lines = [line for reporter in _known_reporters() for line in reporter.describe()]
     return "\n".join([*lines, *where_tasks_wait()])
+
+
+def describe_state() -> str:
+    """The state of this Trio run at a failure: what the reporters tell, with what happened last; "" without reporters."""
+    return "\n".join(
+        line for reporter in _known_reporters() for line in (*reporter.describe(), *reporter.describe_latest())
+    )
+
+
+def _known_reporters() -> list[Reporter]:
+    try:
+        return _reporters.get()
+    except LookupError:
+        return []
 
 
 @attrs.frozen

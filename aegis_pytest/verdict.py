@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import trio
 
+from aegis_pytest.state_dump import describe_state
+
 __all__ = ["left_by_exception", "noting_failure", "only_leaf"]
 
 R = TypeVar("R")
@@ -15,8 +17,8 @@ R = TypeVar("R")
 _failed: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("aegis test failed", default=False)
 
 
-def noting_failure(test: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R]]:
-    """Wrap a test function so that `left_by_exception` knows."""
+def noting_failure(test: Callable[..., Awaitable[R]], tell: Callable[[str], None]) -> Callable[..., Awaitable[R]]:
+    """Wrap a test function so that `left_by_exception` knows, and *tell* is called with the state at that moment."""
 
     @functools.wraps(test)
     async def run(*args: object, **kwargs: object) -> R:
@@ -25,6 +27,7 @@ def noting_failure(test: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable
             return await test(*args, **kwargs)
         except BaseException:
             _failed.set(True)
+            tell(describe_state())
             raise
 
     return run

@@ -65,11 +65,12 @@ class Faults:
         A clock never goes back: set back, it stands still until the time that it showed has come again.
         """
         member = self._known(name)
-        member.clock.jump(seconds)
-        try:
-            yield
-        finally:
-            member.clock.jump(-seconds)
+        with self.plane.noting(f"skew of {name} by {seconds:g} s"):
+            member.clock.jump(seconds)
+            try:
+                yield
+            finally:
+                member.clock.jump(-seconds)
 
     @contextmanager
     def drift(self, name: str, rate: float) -> Iterator[None]:
@@ -157,11 +158,12 @@ class Faults:
 
     @contextmanager
     def _during(self, fault: Fault, *names: str) -> Iterator[None]:
-        self.plane.begin(fault)
-        try:
-            yield
-        finally:
-            self.plane.end(fault)
+        with self.plane.noting(str(fault)):
+            self.plane.begin(fault)
+            try:
+                yield
+            finally:
+                self.plane.end(fault)
         for name in names:
             if name != STORE:
                 self._known(name)

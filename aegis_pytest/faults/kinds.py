@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import attrs
 
-__all__ = ["STORE", "Cut", "Delay", "Doubling", "Doubt", "Drift", "Fault", "Loss", "LostLease", "Stop"]
+__all__ = ["STORE", "Cut", "Delay", "Doubling", "Doubt", "Drift", "Fault", "Loss", "LostLease", "Noted", "Stop"]
 
 STORE: Final = "store"
 """The name of the store, beside those of the nodes."""
@@ -18,6 +18,10 @@ class Cut:
     """Nothing passes between *groups*; one group alone is cut from everybody else."""
 
     groups: tuple[frozenset[str], ...]
+
+    def __str__(self) -> str:
+        sides = [", ".join(sorted(group)) for group in self.groups]
+        return f"partition {' | '.join(sides if len(sides) > 1 else [*sides, 'all others'])}"
 
     def separates(self, one: str, other: str) -> bool:
         """Whether a message between the two is lost by this cut."""
@@ -32,6 +36,9 @@ class Delay:
     ends: frozenset[str]
     seconds: float
 
+    def __str__(self) -> str:
+        return f"slow between {' and '.join(sorted(self.ends))} by {self.seconds:g} s"
+
 
 @attrs.define(eq=False)
 class Loss:
@@ -41,6 +48,9 @@ class Loss:
     receiver: str
     left: float = math.inf
 
+    def __str__(self) -> str:
+        return f"drop from {self.sender} to {self.receiver}{_count(self.left)}"
+
 
 @attrs.define(eq=False)
 class Doubling:
@@ -49,6 +59,9 @@ class Doubling:
     sender: str
     receiver: str
     left: float = math.inf
+
+    def __str__(self) -> str:
+        return f"duplicate from {self.sender} to {self.receiver}{_count(self.left)}"
 
 
 @attrs.define(eq=False)
@@ -65,6 +78,10 @@ class Doubt:
     after: float = 0.0
     left: float = math.inf
 
+    def __str__(self) -> str:
+        fate = "applied later" if self.applied == "later" else "applied" if self.applied else "not applied"
+        return f"indeterminate commits of {self.node}, {fate}{_count(self.left)}"
+
 
 @attrs.define(eq=False)
 class LostLease:
@@ -72,12 +89,18 @@ class LostLease:
 
     keys: frozenset[str]
 
+    def __str__(self) -> str:
+        return f"lose_lease of {', '.join(sorted(self.keys))}"
+
 
 @attrs.define(eq=False)
 class Stop:
     """*node* is stopped, as by SIGSTOP."""
 
     node: str
+
+    def __str__(self) -> str:
+        return f"pause of {self.node}"
 
 
 @attrs.define(eq=False)
@@ -87,6 +110,22 @@ class Drift:
     node: str
     rate: float
 
+    def __str__(self) -> str:
+        return f"drift of {self.node} by {self.rate:g}"
+
+
+@attrs.define(eq=False)
+class Noted:
+    """A fault that was put in force, for those who ask later: what, from when to when (None: it still is)."""
+
+    what: str
+    began: float
+    ended: float | None = None
+
 
 Fault = Cut | Delay | Loss | Doubling | Doubt | LostLease | Stop | Drift
 """Any of them."""
+
+
+def _count(left: float) -> str:
+    return "" if left == math.inf else f", {left:g} at most"

@@ -10,8 +10,9 @@ cut heals before that.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, TypeVar, TypeVarTuple
 
 import attrs
@@ -21,12 +22,14 @@ from aegis_core.backend import Backend, Transaction
 from aegis_core.errors import AegisError
 from aegis_pytest.faults.bus import FaultyBus, faulty_messages
 from aegis_pytest.faults.clock import NodeClock
-from aegis_pytest.faults.kinds import STORE, Cut, Delay, Doubling, Doubt, Drift, Fault, Loss, LostLease, Stop
+from aegis_pytest.faults.kinds import STORE, Cut, Delay, Doubling, Doubt, Drift, Fault, Loss, LostLease, Noted, Stop
 from aegis_pytest.faults.member import Member
 from aegis_pytest.faults.store import FaultyStore
 from aegis_pytest.faults.transport import FaultyTransport
 
 __all__ = ["FaultPlane"]
+
+_MOST_NOTED: Final = 16
 
 Arguments = TypeVarTuple("Arguments")
 FaultT = TypeVar("FaultT", bound=Fault)
@@ -42,6 +45,7 @@ class FaultPlane:
 
     def __init__(self, *, store_timeout: float = 2.0) -> None:
         self.store_timeout: Final = store_timeout
+        self.noted: deque[Noted] = deque(maxlen=_MOST_NOTED)
         self._faults: list[Fault] = []
         self._members: dict[str, Member] = {}
         self._endpoints: dict[str, Member] = {}
@@ -115,6 +119,16 @@ class FaultPlane:
         for scope in tuple(self._couriers):
             scope.cancel()
         self._settle()
+
+    @contextmanager
+    def noting(self, what: str) -> Iterator[None]:
+        """The block is one in which *what* is wrong: it is told to those who ask for `noted`."""
+        noted = Noted(what, trio.current_time())
+        self.noted.append(noted)
+        try:
+            yield
+        finally:
+            noted.ended = trio.current_time()
 
     def in_force(self, kind: type[FaultT]) -> list[FaultT]:
         """The faults of one kind, the oldest first."""

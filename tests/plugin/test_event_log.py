@@ -117,7 +117,7 @@ async def test_default_value_is_demanded_by_keyword(aegis_cluster: Cluster, aegi
 
 
 async def test_what_happened_instead_is_told(aegis_cluster: Cluster, aegis_events: EventLog) -> None:
-    """The last twenty events that nobody expected, a line each."""
+    """The last twelve events that nobody expected, a line each."""
     instance = await aegis_cluster.serve("a", rooms, instance_id="room-1")
     with pytest.raises(AssertionError) as caught:
         await aegis_events.expect(RoleChanged, instance_id="room-1", new=Role.ACTIVE, within=3)
@@ -131,8 +131,8 @@ async def test_what_happened_instead_is_told(aegis_cluster: Cluster, aegis_event
     with pytest.raises(AssertionError) as caught:
         await aegis_events.expect(RoleChanged, within=3)
     lines = str(caught.value).splitlines()
-    assert lines[1] == "  (11 before)"
-    assert len(lines) == 22
+    assert lines[1] == "  (19 before)"
+    assert len(lines) == 14
     assert lines[-1].startswith(
         "  ResourceRegistered(service_name=rooms, instance_id=room-1, resource_id=desk-29, epoch="
     )

@@ -1,0 +1,357 @@
+"""The calls of a test's cluster: what each instance handled, and whether every caller got an answer.
+
+It sees what passes between a node and its transports, and so needs nothing of the application, nor of the backend. What
+a caller sends is entered with its first attempt, and struck out when an answer of a handler reaches the caller, whichever
+attempt it answers; what stands there in the end is *lost*.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+import attrs
+import trio
+
+from aegis_core import codec
+from aegis_core.envelopes import RequestEnvelope
+from aegis_core.errors import InvalidRequest, Unavailable
+from aegis_core.node.service import RESERVED
+from aegis_pytest.handled_call import HandledCall, is_refusal, show_request
+from aegis_pytest.recording import RecordedCall, Recording
+from aegis_pytest.telling import first_lines, show_fields, show_time
+
+__all__ = ["DEFAULT_WITHIN", "CallLog", "SentCall", "read_call"]
+
+DEFAULT_WITHIN: Final = 5.0
+"""Seconds: the time that a call has by default."""
+
+_MOST: Final = 100_000
+_SHOWN: Final = 12
+_FIELDS: Final = (
+    "node",
+    "instance_id",
+    "service_name",
+    "method",
+    "params",
+    "resource_id",
+    "epoch",
+    "idempotency_key",
+    "trace_id",
+    "message_id",
+    "result",
+    "error",
+)
+
+
+def read_call(payload: bytes) -> RequestEnvelope | None:
+    """The call of an application that *payload* is; None for what is none, or is the library's own."""
+    try:
+        request = codec.decode_request(payload)
+    except InvalidRequest:
+        return None
+    return None if request.method.startswith(RESERVED) else request
+
+
+@attrs.define(eq=False)
+class _Expectation:
+    """Somebody who waits for a call."""
+
+    pattern: Mapping[str, object]
+    came: trio.Event = attrs.field(factory=trio.Event)
+    call: HandledCall | None = None
+
+
+@attrs.define(eq=False)
+class SentCall:
+    """A call on its way, over all its attempts. `CallLog.sent` makes it, and the transport of its caller tells how it goes.
+
+    Args:
+        node: The caller's.
+        request: What is asked.
+        at: When it was first sent, on Trio's clock.
+        is_dead: Whether the caller's node was killed: nobody waits there any more.
+        fate: How the last attempt stands, in words; "" while it waits for its answer.
+        given_up: Its caller stopped waiting: it was cancelled, or the instance's lease ended.
+        attempts: What instances of the cluster received of it.
+    """
+
+    node: str
+    request: RequestEnvelope
+    at: float
+    is_dead: Callable[[], bool]
+    fate: str = ""
+    given_up: bool = False
+    attempts: list[HandledCall] = attrs.field(factory=list)
+
+    @property
+    def message_id(self) -> str:
+        """The same in each attempt."""
+        return self.request.message_id or self.request.trace_id
+
+
+class CallLog:
+    """What the instances of a cluster were asked, and what they answered; the fixture ``aegis_calls``.
+
+    Iterating over it gives every `HandledCall` in the order in which they were received. What an instance refused before a
+    handler began is none (the call went elsewhere, or its caller was told so), and neither is what the library asks for
+    itself. The last 100,000 are kept.
+    """
+
+    def __init__(self) -> None:
+        self._began = trio.current_time()
+        self._received: deque[HandledCall] = deque(maxlen=_MOST)
+        self._taken: set[HandledCall] = set()
+        self._sent: dict[str, SentCall] = {}
+        self._expectations: dict[_Expectation, None] = {}
+        self._count = 0
+        self._moved = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<CallLog of {len(self)} calls>"
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[HandledCall]:
+        return (call for call in tuple(self._received) if not call.refused)
+
+    # -- looking at them --------------------------------------------------------------------------------------
+
+    def of(self, service_name: str | None = None, method: str | None = None, /, **fields: object) -> list[HandledCall]:
+        """The calls that were handled so far; what `expect` took is among them, and so is what has no answer yet.
+
+        Args:
+            service_name: Only those of this service.
+            method: Only those of this method.
+            fields: Values that attributes of `HandledCall` must have. Of ``params`` those that are named must be so,
+                others may be anything; ``error`` may be a class.
+
+        Raises:
+            TypeError: A call has no such field.
+        """
+        pattern = _pattern(service_name, method, fields)
+        return [call for call in self if _matches(call, pattern)]
+
+    def clear(self) -> None:
+        """Let `expect` and `expect_none_lost` look only at what comes from now on."""
+        self._taken = set(self._received)
+        self._sent.clear()
+        self._count = 0
+
+    def recording(self, service_name: str, method: str | None = None, /, **fields: object) -> Recording:
+        """The calls of one service that were handled and answered so far, to be written to a file and replayed.
+
+        Args:
+            service_name: The service.
+            method: Only those of this method.
+            fields: As of `of`.
+
+        Raises:
+            TypeError: A call has no such field.
+        """
+        return Recording(
+            tuple(
+                RecordedCall(request=call.request, answer=call.answer)
+                for call in self.of(service_name, method, **fields)
+                if call.answer is not None
+            )
+        )
+
+    # -- expecting --------------------------------------------------------------------------------------------
+
+    async def expect(
+        self,
+        service_name: str | None = None,
+        method: str | None = None,
+        /,
+        *,
+        within: float = DEFAULT_WITHIN,
+        **fields: object,
+    ) -> HandledCall:
+        """Wait until a call has been handled and answered, and return it.
+
+        What was answered before counts too, and each call is taken once: the next `expect` wants another.
+
+        Args:
+            service_name: Its service.
+            method: Its method.
+            within: Seconds, virtual where the test's time is.
+            fields: As of `of`.
+
+        Raises:
+            AssertionError: There was none in time; tells what was handled.
+            TypeError: A call has no such field.
+
+        Cancelled, it has taken nothing.
+        """
+        __tracebackhide__ = True
+        pattern = _pattern(service_name, method, fields)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        for call in self:
+            if call.answered and call not in self._taken and _matches(call, pattern):
+                self._taken.add(call)
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return call
+        waiting = _Expectation(pattern)
+        self._expectations[waiting] = None
+        try:
+            with trio.move_on_after(within):
+                await waiting.came.wait()
+                assert waiting.call is not None
+                self._taken.add(waiting.call)
+                return waiting.call
+        finally:
+            del self._expectations[waiting]
+        raise AssertionError(self._missed(pattern, within))
+
+    async def expect_none_lost(
+        self, service_name: str | None = None, method: str | None = None, /, *, within: float = DEFAULT_WITHIN
+    ) -> None:
+        """Wait until every call that nodes of the cluster have sent was handled, and its caller has the answer.
+
+        An error that the handler raised is an answer. Lost is what no instance took, or whose answer did not come. Who gave up
+        waiting by itself has lost nothing if the call is handled all the same; nor has a node that was killed.
+
+        Args:
+            service_name: Only calls of this service.
+            method: Only calls of this method.
+            within: Seconds for what is still under way, virtual where the test's time is.
+
+        Raises:
+            AssertionError: Calls are lost, or not answered in time; tells which, and how far each came.
+        """
+        __tracebackhide__ = True
+        pattern = _pattern(service_name, method, {})
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with trio.move_on_after(within):
+            while True:
+                moved = self._moved
+                if not self._lost(pattern):
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    return
+                await moved.wait()
+        lost = self._lost(pattern)
+        raise AssertionError(
+            "\n".join(
+                [
+                    f"{len(lost)} of the {self._count} calls that were sent {'is' if len(lost) == 1 else 'are'} lost:",
+                    *first_lines(lost, _SHOWN),
+                ]
+            )
+        )
+
+    def describe(self, most: int) -> Iterator[str]:
+        """The last calls, *most* of them, line by line."""
+        for call in list(self)[-most:]:
+            yield f"{show_time(call.at - self._began)}: {call}"
+
+    def _missed(self, pattern: Mapping[str, object], within: float) -> str:
+        open_calls = [call for call in self if call not in self._taken]
+        hidden = len(open_calls) - _SHOWN
+        wanted = f"no call with {show_fields(pattern)}" if pattern else "no call"
+        return "\n".join(
+            [
+                f"{wanted} was handled within {within:g} s. What was handled and not expected yet:",
+                *([f"  ({hidden} before)"] if hidden > 0 else []),
+                *(f"  {call}" for call in open_calls[-_SHOWN:]),
+                *(["  nothing"] if not open_calls else []),
+            ]
+        )
+
+    def _lost(self, pattern: Mapping[str, object]) -> list[str]:
+        """Every call that matches and was not answered, with how far it came."""
+        lost: list[str] = []
+        for sent in self._sent.values():
+            wanted = all(getattr(sent.request, name) == value for name, value in pattern.items())
+            how = _how_lost(sent) if wanted and not sent.is_dead() else None
+            if how is not None:
+                when = show_time(sent.at - self._began)
+                lost.append(f"  {show_request(sent.request)}, sent by node {sent.node} at {when}: {how}")
+        return lost
+
+    # -- for the transports -----------------------------------------------------------------------------------
+
+    def received(self, node: str, instance_id: str, request: RequestEnvelope) -> HandledCall:
+        """Take note that an instance was asked."""
+        call = HandledCall(node, instance_id, request, trio.current_time())
+        self._received.append(call)
+        sent = self._sent.get(call.message_id)
+        if sent is not None:
+            sent.attempts.append(call)
+        return call
+
+    def answered(self, call: HandledCall, payload: bytes) -> None:
+        """Take note of the answer to *call*."""
+        call.conclude(payload)
+        for waiting in self._expectations:
+            if waiting.call is None and not call.refused and _matches(call, waiting.pattern):
+                waiting.call = call
+                waiting.came.set()
+                break
+        self._tell()
+
+    def sent(self, node: str, request: RequestEnvelope, is_dead: Callable[[], bool]) -> SentCall:
+        """Take note that a node asks, for the first time or again."""
+        call = SentCall(node, request, trio.current_time(), is_dead)
+        known = self._sent.get(call.message_id)
+        if known is None:
+            self._sent[call.message_id] = known = call
+            self._count += 1
+        known.fate = ""
+        return known
+
+    def ended(self, call: SentCall, fate: str, *, given_up: bool = False) -> None:
+        """Take note of how an attempt of *call* ended: "" for an answer of a handler, else in words."""
+        call.fate, call.given_up = fate, given_up
+        if not fate:
+            self._sent.pop(call.message_id, None)
+        self._tell()
+
+    def came(self, call: SentCall, payload: bytes) -> None:
+        """Take note of the answer *payload* that reached the caller of *call*."""
+        error = codec.decode_answer(payload).error
+        if is_refusal(error):
+            self.ended(call, f"refused: {error}")
+        else:
+            self.ended(call, str(error) if isinstance(error, Unavailable) else "")
+
+    def _tell(self) -> None:
+        self._moved.set()
+        self._moved = trio.Event()
+
+
+def _how_lost(sent: SentCall) -> str | None:
+    """How far a call came whose caller has no answer; None if that is all right."""
+    begun = [call for call in sent.attempts if not call.refused]
+    if not begun:
+        return f"no instance has handled it ({sent.fate or 'it was not received'})"
+    last = begun[-1]
+    who = f"{last.instance_id} on node {last.node}"
+    if not last.answered:
+        return f"{who} has not answered it"
+    if sent.given_up:
+        return None
+    what = "was interrupted in it" if isinstance(last.error, Unavailable) else "has handled it"
+    return f"{who} {what}, and its answer did not reach the caller ({sent.fate or 'it is under way'})"
+
+
+def _pattern(service_name: str | None, method: str | None, fields: Mapping[str, object]) -> dict[str, object]:
+    for name in fields:
+        if name not in _FIELDS:
+            raise TypeError(f"a call has no field {name!r}; it has {', '.join(_FIELDS)}")
+    named = {"service_name": service_name, "method": method}
+    return {**{name: value for name, value in named.items() if value is not None}, **fields}
+
+
+def _matches(call: HandledCall, pattern: Mapping[str, object]) -> bool:
+    return all(_fits(name, getattr(call, name), value) for name, value in pattern.items())
+
+
+def _fits(name: str, actual: object, wanted: object) -> bool:
+    if name == "params" and isinstance(actual, Mapping) and isinstance(wanted, Mapping):
+        return all(key in actual and actual[key] == value for key, value in wanted.items())
+    if isinstance(wanted, type) and name == "error":
+        return isinstance(actual, wanted)
+    return actual == wanted

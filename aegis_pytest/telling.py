@@ -1,0 +1,34 @@
+"""How the plugin's messages say things: briefly, and never at any length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+__all__ = ["brief", "first_lines", "show_fields", "show_time"]
+
+_LONGEST: Final = 160
+
+
+def brief(text: str, most: int = _LONGEST) -> str:
+    """*text* in one line of at most *most* characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def first_lines(lines: Iterable[str], most: int, *, indent: str = "  ") -> list[str]:
+    """*lines*, of which *most* at most are shown; if there are more, the last one says how many."""
+    lines = list(lines)
+    if len(lines) <= most:
+        return lines
+    return [*lines[: most - 1], f"{indent}and {len(lines) - most + 1} more lines"]
+
+
+def show_time(seconds: float) -> str:
+    """*seconds* to the hundredth, with their unit."""
+    return f"{round(seconds, 2):g} s"
+
+
+def show_fields(fields: Mapping[str, object]) -> str:
+    """``name=value`` of each, with commas between."""
+    return ", ".join(f"{name}={value}" for name, value in fields.items())

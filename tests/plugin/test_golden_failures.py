@@ -1,0 +1,123 @@
+"""What a test that fails says: at most forty lines, kept beside this file as people see them.
+
+Whoever changes a message on purpose changes the file, and looks at it: would you know at once what is wrong?
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.plugin.conftest import RunTests
+
+GOLDEN: Final = Path(__file__).parent / "golden"
+MOST_LINES: Final = 40
+
+SCENES: Final = {
+    "event": """
+async def test_it(aegis_cluster, aegis_events):
+    from aegis_core import RoleChanged
+    await aegis_cluster.serve("a", rooms, role=Role.ACTIVE, instance_id="rooms-1")
+    await aegis_cluster.serve("b", rooms, role=Role.STANDBY, instance_id="rooms-2")
+    await aegis_events.expect(RoleChanged(instance_id="rooms-2", new=Role.ACTIVE), within=5)
+""",
+    "owner": """
+async def test_it(aegis_cluster, aegis_faults):
+    for name in ("a", "b"):
+        instance = await aegis_cluster.serve(name, rooms, instance_id=f"rooms-{name}")
+        await aegis_cluster.run(name, hold, instance)
+        await aegis_cluster.wait_owner("room", "a")
+    with aegis_faults.partition({"a"}, {"store"}):
+        await aegis_cluster.wait_owner("room", "b", within=10)
+""",
+    "claims": """
+async def test_it(aegis_cluster):
+    first = await aegis_cluster.serve("a", rooms, instance_id="rooms-1")
+    second = await aegis_cluster.serve("b", rooms, instance_id="rooms-2")
+    await first.claim("room:1", "room:4")
+    await second.claim("room:2")
+    await aegis_cluster.expect_claims({"a": ["room:1", "room:2", "room:3"], "rooms-3": []}, within=2)
+""",
+    "call": """
+async def test_it(aegis_cluster, aegis_calls):
+    await aegis_cluster.serve("a", rooms, instance_id="rooms-1")
+    caller = await aegis_cluster.node("b")
+    await caller.call("rooms", "enter", {"seconds": 2.0})
+    await aegis_calls.expect("rooms", "enter", params={"seconds": 3.0})
+""",
+    "lost": """
+async def test_it(aegis_cluster, aegis_calls, aegis_faults):
+    instance = await aegis_cluster.serve("a", rooms, instance_id="rooms-1")
+    caller = await aegis_cluster.node("b")
+    await instance.claim("room:7")
+    await caller.call("rooms", "enter", resource_id="room:7")
+    for way in (("a", "b"), ("b", "a")):
+        with aegis_faults.drop(way), pytest.raises(trio.TooSlowError):
+            await caller.call("rooms", "enter", resource_id="room:7", timeout=1)
+    with trio.move_on_after(1):
+        await caller.call("rooms", "enter", {"seconds": 100.0}, timeout=200)
+    await aegis_calls.expect_none_lost("rooms")
+""",
+    "replay": """
+booking = Service("booking")
+
+@booking.method
+async def book(call: Call, guest: str) -> dict:
+    if guest == "Eve" and call.instance.instance_id == "new":
+        raise ValueError("Eve is not welcome")
+    return {"guest": guest, "rooms": [1, 2], "by": call.instance.instance_id}
+
+async def test_it(aegis_cluster, aegis_calls):
+    caller = await aegis_cluster.node("c")
+    instances = [await aegis_cluster.serve(name, booking, instance_id=name) for name in ("old", "new")]
+    for guest in ("Ada", "Eve"):
+        await caller.call("booking", "book", {"guest": guest}, instance_id="old")
+    await aegis_calls.recording("booking").replay(caller, instances[1])
+""",
+    "plain": """
+async def test_it(aegis_cluster, aegis_faults):
+    first = await aegis_cluster.serve("a", rooms, instance_id="rooms-1")
+    await aegis_cluster.serve("b", rooms, instance_id="rooms-2")
+    await first.claim("room:7")
+    await aegis_cluster.kill("b")
+    with aegis_faults.slow(("a", "store"), 0.2):
+        await trio.sleep(20)
+        assert not first.claims
+""",
+    "many": """
+from aegis_core import InstanceLost
+
+async def test_it(aegis_cluster, aegis_calls, aegis_events, aegis_faults):
+    for name in "abcdefgh":
+        instance = await aegis_cluster.serve(name, rooms, instance_id=f"rooms-{name}")
+        await instance.claim(*(f"room:{name}:{number}" for number in range(20)))
+    caller = await aegis_cluster.node("z")
+    with aegis_faults.pause("a"), aegis_faults.drift("b", 0.01), aegis_faults.skew("c", 1), aegis_faults.drop(("d", "e")):
+        with aegis_faults.duplicate(("d", "e"), times=2), aegis_faults.indeterminate("f", applied="later"):
+            for number in range(30):
+                await caller.call("rooms", "enter", {"seconds": number / 100}, instance_id="rooms-h")
+    await aegis_events.expect(InstanceLost, within=1)
+""",
+}
+
+
+def said(result: pytest.RunResult) -> str:
+    """What the failed test of *result* says itself, without pytest's view of its source."""
+    lines = result.outlines
+    begin = next(at for at, line in enumerate(lines) if line.startswith("E "))
+    end = next(at for at, line in enumerate(lines) if "short test summary" in line)
+    own = [line for line in lines[begin:end] if line.startswith("E ")]
+    section = next(at for at, line in enumerate(lines) if "cluster at the failure" in line)
+    return "\n".join([*own, "", *lines[section:end], ""])
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_failure_says_what_is_wrong(run_tests: RunTests, scene: str) -> None:
+    """As it stands in the file, in at most forty lines."""
+    result = run_tests(SCENES[scene])
+    result.assert_outcomes(failed=1)
+    text = said(result)
+    assert text == (GOLDEN / f"{scene}.txt").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MOST_LINES
