@@ -59,10 +59,12 @@ OTHER_LANGUAGES = DOCS / "how-to" / "use-from-other-languages.md"
 """Its program needs a server and a router: see `tests.docs.test_use_from_other_languages`."""
 SECURE = DOCS / "how-to" / "secure-a-deployment.md"
 """Its programs need a router, tokens and certificates: see `tests.docs.test_secure_a_deployment`."""
+OPERATE = DOCS / "how-to" / "operate-the-router.md"
+"""Its program needs routers: see `tests.docs.test_operate_the_router`."""
 PAGES = [
     page
     for page in sorted(DOCS.rglob("*.md"))
-    if "```python\n" in page.read_text(encoding="utf-8") and page not in (RUN_ON_NATS, OTHER_LANGUAGES, SECURE)
+    if "```python\n" in page.read_text(encoding="utf-8") and page not in (RUN_ON_NATS, OTHER_LANGUAGES, SECURE, OPERATE)
 ]
 
 
