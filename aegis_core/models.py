@@ -471,7 +471,9 @@ class BatchResult(Value):
 class BulkReply(Value):
     """Report of ``bulk_claim`` or ``bulk_release``: `done` ids in the order asked, and every failure.
 
-    `rollback_performed` says that earlier batches were undone because a later one failed; then `done` is empty.
+    `rollback_performed` says that earlier batches were undone because a later one failed; then `done` is empty. Undoing
+    leaves `held_before`: what of it the instance owned when the operation began, because of another one, or of this one
+    when it was begun before and whoever carried it out died.
     """
 
     total_requested: int
@@ -480,6 +482,7 @@ class BulkReply(Value):
     batch_results: tuple[BatchResult, ...] = ()
     rollback_performed: bool = False
     epochs: Mapping[str, int] = attrs.field(default=_EMPTY, converter=_frozen_mapping)
+    held_before: tuple[str, ...] = ()
 
     @property
     def success(self) -> bool:

@@ -414,4 +414,5 @@ def bulk_reply(
         batch_results=tuple(results),
         rollback_performed=rolled_back,
         epochs={} if rolled_back else epochs,
+        held_before=tuple([i.resource_id for batch in plan.batches for i in batch if i.resource_id in plan.held]),
     )

@@ -93,7 +93,8 @@ class Errands:
         match operation:
             case "transfer":
                 to, reason = _string(params, "to_instance_id"), _string(params, "reason")
-                return _plain(await node.moves.transfer(instance, ids, to=to, reason=reason, requested_by=principal))
+                asked_by = _asked_by(params, principal)
+                return _plain(await node.moves.transfer(instance, ids, to=to, reason=reason, requested_by=asked_by))
             case "release":
                 await node.moves.release_here(instance, ids)
                 return list(ids)
@@ -104,7 +105,7 @@ class Errands:
                     _strings(params, "instance_ids"),
                     group=_string(params, "group") or None,
                     reason=_string(params, "reason"),
-                    requested_by=principal,
+                    requested_by=_asked_by(params, principal),
                 )
                 return list(changed)
             case "drain":
@@ -134,6 +135,11 @@ def _plain(reply: TransferReply) -> Mapping[str, object]:
         "failed": [attrs.asdict(failure) for failure in reply.failed],
         "epochs": dict(reply.epochs),
     }
+
+
+def _asked_by(params: Mapping[str, object], principal: Principal) -> str:
+    """Who asked the node that asks this one, as that says: for the audit record, and for no permission."""
+    return _string(params, "requested_by") or str(principal)
 
 
 def _string(params: Mapping[str, object], key: str) -> str:

@@ -182,7 +182,8 @@ class Moves:
         else:
             record = await self.find(service_name, source, lease=lease, until=until)
             if has_scopes(record):
-                params = {"resource_ids": list(ids), "to_instance_id": to, "reason": reason}
+                told = str(requested_by)
+                params = {"resource_ids": list(ids), "to_instance_id": to, "reason": reason, "requested_by": told}
                 answer = await self._node.errands.ask(record, "transfer", params, until=until + runtime.settings.drain)
                 return transfer_reply(answer)
         audit = self.audit(reason=reason, requested_by=requested_by)
@@ -209,7 +210,7 @@ class Moves:
             return await self._node.committer.decide(decide, timeout=runtime.left(until), what="the transfer")
 
     async def transfer(
-        self, instance: Instance, ids: Sequence[str], *, to: str, reason: str, requested_by: Principal
+        self, instance: Instance, ids: Sequence[str], *, to: str, reason: str, requested_by: Principal | str
     ) -> TransferReply:
         """See `Instance.transfer`; *ids* may also be role targets."""
         audit = self.audit(reason=reason, requested_by=requested_by)

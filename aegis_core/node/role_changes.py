@@ -15,9 +15,9 @@ from aegis_core.engine.decision import Decision
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import AegisError, StoreUnavailable
 from aegis_core.models import EndReason, Outcome, Role, ServiceInstance, ids_in_order
+from aegis_core.node.asking import asker_for
 from aegis_core.node.claims import Claim
 from aegis_core.node.errands import has_scopes
-from aegis_core.principals import Principal
 
 if TYPE_CHECKING:
     from aegis_core.node.node import Node
@@ -40,7 +40,7 @@ class RoleChanges:
         until = runtime.request_deadline()
         for instance_id in wanted:
             self._node.require_own(instance_id, "set_role", service_name)
-        requested_by = Principal("instance", ", ".join(wanted))
+        requested_by = str(asker_for(", ".join(wanted)))
         decide = self._decision(service_name, role, wanted, group, reason, requested_by)
         await self._node.committer.check(decide, timeout=runtime.left(until), what="the change of role")
         shares: dict[str, tuple[ServiceInstance | None, list[str]]] = {}
@@ -54,7 +54,13 @@ class RoleChanges:
                     service_name, role, share, group=group, reason=reason, requested_by=requested_by
                 )
             else:
-                params = {"role": role.value, "instance_ids": share, "group": group or "", "reason": reason}
+                params = {
+                    "role": role.value,
+                    "instance_ids": share,
+                    "group": group or "",
+                    "reason": reason,
+                    "requested_by": requested_by,
+                }
                 answer = await self._node.errands.ask(holder, "set_role", params, until=until)
                 changed += answer if isinstance(answer, list) else ()
         return tuple(instance_id for instance_id in wanted if instance_id in changed)
@@ -67,7 +73,7 @@ class RoleChanges:
         *,
         group: str | None,
         reason: str,
-        requested_by: Principal,
+        requested_by: str,
     ) -> tuple[str, ...]:
         """Change roles that nobody, an instance of this node, or one without scopes holds. Cancelled, that goes on.
 
@@ -115,7 +121,7 @@ class RoleChanges:
         instance_ids: Sequence[str],
         group: str | None,
         reason: str,
-        requested_by: Principal,
+        requested_by: str,
     ) -> Callable[[Snapshot], Decision[tuple[str, ...]]]:
         audit = self._node.moves.audit(reason=reason, requested_by=requested_by)
 

@@ -194,7 +194,21 @@ class BulkFailure(Value):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class BulkRegistered(Value):
-    """Answer of ``resource.bulk_register``. It is a success whenever the request itself was processed."""
+    """Answer of ``resource.bulk_register``. It is a success whenever the request itself was processed.
+
+    Args:
+        success: True.
+        total_requested: How many ids.
+        total_registered: How many of them `registered` names.
+        registered: What this request made, or left, the instance's own; nothing where it was undone.
+        failed: The others, each with its reason.
+        batch_results: How the batches went.
+        rollback_performed: What had been claimed by this request was undone, because of what failed.
+        trace_id: As asked, or minted.
+        epochs: Of `registered`.
+        held_before: What of it the instance owned when the request came, which undoing leaves: also what another router
+            had claimed for the same request when it died.
+    """
 
     success: bool = True
     total_requested: int
@@ -205,6 +219,7 @@ class BulkRegistered(Value):
     rollback_performed: bool
     trace_id: str
     epochs: Mapping[str, int]
+    held_before: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

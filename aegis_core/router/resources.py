@@ -126,6 +126,7 @@ async def bulk_register(asked: Asked[requests.BulkRegister]) -> replies.BulkRegi
         rollback_performed=done.rollback_performed,
         trace_id=asked.trace_id,
         epochs=done.epochs,
+        held_before=done.held_before,
     )
 
 

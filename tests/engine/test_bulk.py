@@ -317,3 +317,14 @@ def test_an_admin_releases_in_bulk_what_anybody_holds(cluster: Driver) -> None:
         bulk.plan_bulk_release(cluster.view, "svc", "gone", ["taken"])
     with pytest.raises(InstanceNotFound):
         bulk.release_batch(cluster.view, attrs.evolve(plan, admin=False), plan.batches[0])
+
+
+def test_what_was_held_before_is_told_and_stays(cluster: Driver) -> None:
+    """Whatever becomes of the rest: a plan that was given up half-way may be asked for again."""
+    cluster.run(claim(cluster, "a", "y", "x"))
+    wanted = items("new", "x", "y", "taken")
+    failed = carry_out(cluster, plan_claim(cluster, wanted, batch_size=2, max_transaction=2))
+    assert (failed.done, failed.rollback_performed, failed.held_before) == ((), True, ("x", "y"))
+    assert [owner(cluster, name) for name in ("new", "x", "y")] == [None, "a", "a"]
+    done = carry_out(cluster, plan_claim(cluster, wanted[:3]))
+    assert (done.done, done.held_before) == (("new", "x", "y"), ("x", "y"))

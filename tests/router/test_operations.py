@@ -23,7 +23,10 @@ from aegis_core.errors import (
     ResourceNotFound,
     RoleConflict,
 )
+from aegis_core.models import Role
+from aegis_core.node.asking import asking
 from aegis_core.node.call import Call
+from aegis_core.node.claims import Claim
 from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
 from aegis_core.principals import Principal
@@ -283,6 +286,31 @@ async def test_force_needs_a_permission_also_with_a_lease(autojump_clock: MockCl
         assert moved.success
         asked = [record.requested_by for record in router.node.runtime.directory.snapshot.transfers()]
         assert asked == ["token:boss"] * 3
+
+
+async def test_audit_names_who_asked_the_router(autojump_clock: MockClock) -> None:
+    """Also where another node carries it out, which is asked in the name of the instance."""
+    service = Service("rooms", version="1")
+
+    @service.on_acquire
+    async def take(claim: Claim) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async with (
+        open_router() as router,
+        open_node("memory://operations") as node,
+        node.serve(service, instance_id="a", group="main", role=Role.ACTIVE) as a,
+        node.serve(service, instance_id="b", group="main", role=Role.STANDBY),
+    ):
+        await a.claim("lobby")
+        move: dict[str, object] = {"service_name": "rooms", "from_instance_id": "a", "to_instance_id": "b"}
+        assert (await do(router, "resource.transfer", ADMIN, **move, resource_ids=["lobby"])).success
+        with asking(ADMIN):
+            assert await router.node.registry.set_role("rooms", Role.ACTIVE, "b") == ("b",)
+        await router.node.registry.set_role("rooms", Role.STANDBY, "b")
+        await router.node.runtime.directory.sync()
+        asked = [(record.kind, record.requested_by) for record in router.node.runtime.directory.snapshot.transfers()]
+        assert asked == [("transfer", "token:boss"), ("role", "token:boss"), ("role", "instance:b")]
 
 
 # --- Calls ---------------------------------------------------------------------------------------------------------
