@@ -280,6 +280,7 @@ async def serve_router(
     limits: Limits | None = None,
     tls: ssl.SSLContext | None = None,
     stop: trio.Event | None = None,
+    tell_cut: Callable[[str], None] | None = None,
     task_status: trio.TaskStatus[HttpServer] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve *app* until cancelled, or until *stop* is set: then requests under way are answered first.
@@ -292,6 +293,7 @@ async def serve_router(
         limits: What clients may make it do.
         tls: Speak TLS by this context.
         stop: Ends it gracefully.
+        tell_cut: Called with the reason each time that a client is cut off or refused.
         task_status: Told when it serves.
 
     Raises:
@@ -302,7 +304,7 @@ async def serve_router(
             await stack.enter_async_context(listener)
         if not app.tokens:
             _check_loopback(listeners)
-        server = HttpServer(app, limits=limits, tls=tls)
+        server = HttpServer(app, limits=limits, tls=tls, tell_cut=tell_cut)
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(app.relay.run)
         await nursery.start(server.serve, list(listeners))

@@ -110,7 +110,7 @@ class Connection:
             pass
         finally:
             if self._cut is not None:
-                self.server.cut[self._cut] += 1
+                self.server.count_cut(self._cut)
             await trio.aclose_forcefully(self._stream)  # noqa: ASYNC102 - forcefully is without waiting
 
     async def turn_away(self, answer: bytes) -> None:
@@ -149,7 +149,7 @@ class Connection:
         try:
             await stream.do_handshake()
         except (trio.BrokenResourceError, ssl.SSLError) as exc:
-            self.server.cut[Cut.TLS] += 1
+            self.server.count_cut(Cut.TLS)
             _log.debug("no TLS with %s: %s", self._client, exc)
             raise Gone from exc
 
@@ -166,7 +166,7 @@ class Connection:
         self.read_deadline = math.inf
         self.body_deadline = self._until(server.limits.body_time)
         if not server.take_turn(self._client[0]):
-            server.cut[Cut.RATE] += 1
+            server.count_cut(Cut.RATE)
             await self._answer(request, 429, [(b"retry-after", b"1")])
         else:
             try:
@@ -176,7 +176,7 @@ class Connection:
             except Disconnected:
                 request.left = True
             except Exception:  # noqa: BLE001 - the application's mistake ends its request, and nothing else
-                server.cut[Cut.CRASH] += 1
+                server.count_cut(Cut.CRASH)
                 _log.exception("the application failed on %s %r", request.method, request.url)
                 if not request.started:
                     await self._answer(request, 500)
@@ -204,14 +204,14 @@ class Connection:
             try:
                 await self.read()
             except Refused as refused:
-                self.server.cut[refused.cut] += 1
+                self.server.count_cut(refused.cut)
                 request = self._incoming or Exchange(self)
                 request.version = request.version or "1.1"
                 await self._answer(request, refused.status, close=True)
                 return False
             except Gone:
                 if self._incoming is not None:
-                    self.server.cut[Cut.LEFT] += 1
+                    self.server.count_cut(Cut.LEFT)
                 return False
         self.is_idle = False
         return True
@@ -231,7 +231,7 @@ class Connection:
 
     async def refuse(self, request: Exchange, refused: Refused) -> None:
         """Answer *request* that it is refused, if it is not too late for that, and end the connection afterwards."""
-        self.server.cut[refused.cut] += 1
+        self.server.count_cut(refused.cut)
         if not request.started:
             await self._answer(request, refused.status, close=True)
         request.answered = True

@@ -159,7 +159,7 @@ class Exchange:
                 await connection.read()
         except Gone:
             if not self.complete:
-                connection.server.cut[Cut.LEFT] += 1
+                connection.server.count_cut(Cut.LEFT)
             self.left = True
         except Refused as refused:
             await connection.refuse(self, refused)

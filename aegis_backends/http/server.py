@@ -13,7 +13,7 @@ import logging
 import math
 import ssl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from functools import partial
 from typing import Final
@@ -32,6 +32,7 @@ _log = logging.getLogger("aegis.http")
 
 _LONGEST_TICK: Final = 1.0
 _FULL: Final = full("as many connections are open as there may be")
+_LOG_EVERY: Final = 60.0
 _ADDRESSES: Final = 10_000
 
 
@@ -101,9 +102,17 @@ class HttpServer:
         app: An ASGI application; called once per request.
         limits: See `Limits`.
         tls: Speak TLS by this context, e.g. one that asks for client certificates.
+        tell_cut: Called with the reason each time that a client is cut off or refused.
     """
 
-    def __init__(self, app: Application, *, limits: Limits | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        app: Application,
+        *,
+        limits: Limits | None = None,
+        tls: ssl.SSLContext | None = None,
+        tell_cut: Callable[[str], None] | None = None,
+    ) -> None:
         self.app: Final = app
         self.limits: Final = limits or Limits()
         self.tick: Final = self.limits.tick
@@ -113,6 +122,9 @@ class HttpServer:
         self.now = 0.0
         self.date = b""
         self.cut: Counter[str] = Counter()
+        self._tell_cut = tell_cut
+        self._logged: Counter[str] = Counter()
+        self._log_at = -math.inf
         self._tls = tls
         self._accepted = 0
         self._connections: dict[Connection, None] = {}
@@ -149,6 +161,12 @@ class HttpServer:
             requests=self.requests,
             cut=dict(self.cut),
         )
+
+    def count_cut(self, cut: Cut) -> None:
+        """A client was cut off, or a request of its refused."""
+        self.cut[cut] += 1
+        if self._tell_cut is not None:
+            self._tell_cut(cut.value)
 
     def stop(self) -> None:
         """End gracefully: `serve` returns once the requests under way are answered, or `Limits.grace` is over."""
@@ -201,7 +219,7 @@ class HttpServer:
         connection = Connection(self, stream, self._tls)
         refusal = self._refusal(connection.address)
         if refusal is not None:
-            self.cut[refusal] += 1
+            self.count_cut(refusal)
             await connection.turn_away(_FULL)
             return
         self._connections[connection] = None
@@ -209,7 +227,7 @@ class HttpServer:
         try:
             await connection.run()
         except Exception:  # noqa: BLE001 - a mistake of ours about one client must not end the others
-            self.cut[Cut.CRASH] += 1
+            self.count_cut(Cut.CRASH)
             _log.exception("a connection ended by a mistake of the server's")
         finally:
             del self._connections[connection]
@@ -243,3 +261,12 @@ class HttpServer:
             self._look_at_the_clock()
             for connection in tuple(self._connections):
                 connection.check_time(self.now)
+            self._log_cut()
+
+    def _log_cut(self) -> None:
+        """Say who was cut off since it was said last: at once, and then once in a while, however many they are."""
+        if self.now >= self._log_at and self.cut != self._logged:
+            counts = ", ".join(f"{cut} {number}" for cut, number in (self.cut - self._logged).items())
+            _log.warning("clients of the HTTP server were cut off or refused: %s", counts)
+            self._logged = self.cut.copy()
+            self._log_at = self.now + _LOG_EVERY

@@ -78,6 +78,7 @@ async def serve_http(
     nursery: trio.Nursery,
     reach: Callable[[str, HttpCaller], None],
     stop: trio.Event,
+    tell_cut: Callable[[str], None] | None,
     tell: Callable[[str], None],
 ) -> None:
     """Offer *store* over HTTP until *stop* is set; requests under way are answered then.
@@ -99,6 +100,7 @@ async def serve_http(
         nursery: Where calls to instances run.
         reach: Called with each scheme that instances may listen on here, and with what calls them.
         stop: Ends it.
+        tell_cut: Called with the reason each time that a client is cut off or refused; None where nothing is counted.
         tell: Called with the URL once it serves.
 
     Raises:
@@ -128,7 +130,8 @@ async def serve_http(
         app.add_route("GET", "/metrics", partial(_tell_metrics, metrics))
     bound = listeners[0].socket.getsockname()
     url = f"{'http' if tls is None else 'https'}://{shown_host(bound[0])}:{bound[1]}"
-    await serve_router(app, listeners, limits=limits, tls=tls, stop=stop, task_status=_Started(partial(tell, url)))
+    started = _Started(partial(tell, url))
+    await serve_router(app, listeners, limits=limits, tls=tls, stop=stop, tell_cut=tell_cut, task_status=started)
 
 
 async def _tell_metrics(metrics: Metrics, _request: Request) -> Response:

@@ -62,6 +62,7 @@ class _ServeHttp(Protocol):
         nursery: trio.Nursery,
         reach: Callable[[str, Way], None],
         stop: trio.Event,
+        tell_cut: Callable[[str], None] | None,
         tell: Callable[[str], None],
     ) -> None: ...
 
@@ -103,6 +104,7 @@ async def serve(
     serve_http = None if http is None else _load_http()
     stop = trio.Event()
     async with open_node(backend) as node, open_router(node) as router:
+        instruments = node.runtime.instruments
         if http is None and router.bus is None:
             problem = "this backend has no subjects to serve: say where to serve HTTP"
             raise ConfigError(source="aegis serve", key="http", problem=problem)
@@ -140,6 +142,7 @@ async def serve(
                                 nursery=nursery,
                                 reach=node.runtime.callers.__setitem__,
                                 stop=stop,
+                                tell_cut=None if instruments is None else instruments.client_cut,
                                 tell=lambda url: print(f"serving {url}", flush=True),
                             )
                         else:

@@ -91,6 +91,9 @@ class Families:
             "ipc_store_commits_total", "Commits asked of the store, by how they ended.", "status"
         )
         self.commit_seconds = Distribution("ipc_store_commit_duration_seconds", "How long commits took.")
+        self.clients_cut = Counts(
+            "ipc_http_clients_cut_total", "Clients of a router over HTTP that were cut off or refused.", "reason"
+        )
 
     def __iter__(self) -> Iterator[Counts | Distribution]:
         """All of them."""

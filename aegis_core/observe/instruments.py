@@ -118,6 +118,9 @@ class Instrument:
     def looked_up(self, service_name: str, *, found: bool) -> None:
         """An owner was looked up; *service_name* is his, or that of who was expected."""
 
+    def client_cut(self, reason: str) -> None:
+        """A client of the router's HTTP server was cut off or refused, for one of the few reasons that the server has."""
+
     def traceparent(self) -> str:
         """W3C trace context of what is going on, "" if this one knows of none."""
         return ""
@@ -207,6 +210,11 @@ class Instruments:
         """An owner was looked up."""
         for one in self.all:
             one.looked_up(service_name, found=found)
+
+    def client_cut(self, reason: str) -> None:
+        """A client of the router's HTTP server was cut off or refused."""
+        for one in self.all:
+            one.client_cut(reason)
 
     def traceparent(self) -> str:
         """W3C trace context of what is going on, or ""."""

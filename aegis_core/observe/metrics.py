@@ -141,6 +141,10 @@ class Metrics(Instrument, Collector):
         self.counted.store_commits.add(status)
         self.counted.commit_seconds.observe(seconds)
 
+    def client_cut(self, reason: str) -> None:
+        """A client of the router's HTTP server was cut off or refused."""
+        self.counted.clients_cut.add(reason)
+
     def looked_up(self, service_name: str, *, found: bool) -> None:
         """An owner was looked up."""
         self.counted.resource_lookups.add(self._service(service_name), "true" if found else "false")

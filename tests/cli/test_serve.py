@@ -18,6 +18,7 @@ from aegis_core.errors import ConfigError, Forbidden, StoreUnavailable
 from aegis_core.hookspecs import Principal
 from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
+from tests.observe.scraping import parse
 from tests.router.processes import PATIENCE, open_router
 
 TOKENS = """
@@ -86,7 +87,19 @@ async def test_metrics_are_told_where_they_are_counted(monkeypatch: pytest.Monke
     async with open_router(*arguments) as router, httpx.AsyncClient(base_url=router.url, timeout=PATIENCE) as client:
         answer = await client.get("/metrics")
         assert answer.headers["content-type"].startswith("text/plain; version=")
-        assert "# TYPE ipc_calls_total counter" in answer.text
+        page = parse(answer.text)
+        assert page.value("ipc_transport_reconnects_total") == 0
+        # Who has no host, and who asks for another protocol.
+        for request in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: b\r\nConnection: upgrade\r\n\r\n",
+        ):
+            async with await trio.open_tcp_stream("127.0.0.1", httpx.URL(router.url).port or 0) as stream:
+                await stream.send_all(request)
+                assert await stream.receive_some()
+        page = parse((await client.get("/metrics")).text)
+        for reason in ("malformed", "upgrade"):
+            assert page.value("ipc_http_clients_cut_total", reason=reason) == 1
 
 
 async def test_router_needs_some_connections() -> None:

@@ -493,7 +493,7 @@ async def test_collectors_of_the_program_get_the_same_numbers(autojump_clock: tr
         assert isinstance(metrics, Metrics)
         text = generate_latest(metrics.registry)
         assert parse(text.decode()) == await scrape(both.node)
-        assert repr(metrics) == "<Metrics: 25 families>"
+        assert repr(metrics) == "<Metrics: 26 families>"
         assert repr(both.node.runtime.instruments) == "<Instruments: Metrics>"
 
 

@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from aegis_backends.http.asgi import Receive, Scope, Send, respond
-from aegis_backends.http.server import Limits
+from aegis_backends.http.exchange import Cut
+from aegis_backends.http.server import HttpServer, Limits
 from tests.backends.http.peers import (
     PATIENCE,
     SHORT,
@@ -203,6 +204,34 @@ async def test_too_many_busy_connections_refuse_the_next(encrypted: bool) -> Non
             }  # type: ignore[index]
         assert served.server.statistics.cut == {"too_many_connections": 1}
         await reset(busy)
+
+
+async def test_who_is_cut_off_is_told_to_the_operator(caplog: pytest.LogCaptureFixture) -> None:
+    """Each time to who counts; in the log at once, and then in one line for all of a minute."""
+    told: list[str] = []
+    server = HttpServer(echo, tell_cut=told.append)
+    for _ in range(3):
+        server.count_cut(Cut.RATE)
+    server._log_cut()
+    server.count_cut(Cut.RATE)
+    server.count_cut(Cut.SLOW_HEAD)
+    server._log_cut()
+    server.now += 61.0
+    server._log_cut()
+    server.now += 61.0
+    server._log_cut()
+    assert told == ["too_many_requests"] * 4 + ["slow_head"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "clients of the HTTP server were cut off or refused: too_many_requests 3",
+        "clients of the HTTP server were cut off or refused: too_many_requests 1, slow_head 1",
+    ]
+
+
+async def test_running_server_tells_whom_it_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    """Without being asked."""
+    async with open_server(echo, Limits(idle_time=SHORT)) as served:
+        assert problem_of(await served.say(b"hello?\r\n\r\n"))["status"] == 400
+        await eventually(lambda: "cut off or refused: malformed 1" in caplog.text)
 
 
 async def test_one_address_cannot_take_all_connections() -> None:
