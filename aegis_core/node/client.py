@@ -223,6 +223,8 @@ class Client:
     ) -> tuple[object, ServiceInstance]:
         """Make a call that came from elsewhere, under its own ids.
 
+        It has the time that it came with, whatever scopes are around who passes it on.
+
         Args:
             service: The service's name.
             method: The method's name.
@@ -252,7 +254,7 @@ class Client:
             timeout,
             now,
             now + timeout,
-            trio.current_effective_deadline(),
+            math.inf,
             trace_id,
             message_id or trace_id,
             message_id,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import trio
 
 from aegis_core.engine.routing import Route
@@ -11,8 +9,8 @@ from aegis_core.errors import AegisError
 from aegis_core.models import ServiceInstance
 from aegis_core.principals import Target
 from aegis_core.router import replies, requests
-from aegis_core.router.messages import MessageNotFound
-from aegis_core.router.once import Once
+from aegis_core.router.messages import MessageNotFound, Messages
+from aegis_core.router.once import Admit, Once
 from aegis_core.router.operation import Asked
 
 __all__ = ["route", "status"]
@@ -21,13 +19,45 @@ __all__ = ["route", "status"]
 async def route(asked: Asked[requests.RouteRequest]) -> replies.Routed:
     """Call a method of a service; a message that has an id is carried out once."""
     request, router = asked.request, asked.router
-    ids = () if request.resource_id is None else (request.resource_id,)
-    router.permit(asked.principal, "call", Target(service_name=request.service_name, resource_ids=ids))
+    if asked.principal is not None:
+        ids = () if request.resource_id is None else (request.resource_id,)
+        router.permit(asked.principal, "call", Target(service_name=request.service_name, resource_ids=ids))
     began = trio.current_time()
+    try:
+        if request.message_id is None or router.messages is None:
+            result, instance = await router.node.client.forward(
+                request.service_name,
+                request.method,
+                request.params,
+                resource_id=request.resource_id,
+                excluded=request.excluded_instances,
+                timeout=request.timeout,
+                trace_id=asked.trace_id,
+                message_id=request.message_id,
+                traceparent=asked.traceparent,
+            )
+            by = instance.instance_id
+        else:
+            result, by = await _once(asked, router.messages, began)
+    except AegisError as exc:
+        _acknowledge(asked, exc.answered_by, began, exc)
+        raise
+    _acknowledge(asked, by, began, None)
+    return replies.Routed(
+        result=result,
+        instance_id=by,
+        trace_id=asked.trace_id,
+        message_id=request.message_id,
+        duration_ms=(trio.current_time() - began) * 1000,
+        timestamp=router.shown_now(),
+    )
 
-    async def forward(
-        admit: Callable[[Route], Awaitable[None]] | None, bound: Route | None
-    ) -> tuple[object, ServiceInstance]:
+
+async def _once(asked: Asked[requests.RouteRequest], messages: Messages, began: float) -> tuple[object, str]:
+    """Carry a message out that has an id: the result, and the instance that answered."""
+    request, router = asked.request, asked.router
+
+    async def forward(admit: Admit, bound: Route | None) -> tuple[object, ServiceInstance]:
         return await router.node.client.forward(
             request.service_name,
             request.method,
@@ -42,24 +72,7 @@ async def route(asked: Asked[requests.RouteRequest]) -> replies.Routed:
             bound=bound,
         )
 
-    try:
-        if request.message_id is None or router.messages is None:
-            result, instance = await forward(None, None)
-            by = instance.instance_id
-        else:
-            result, by = await Once(router, router.messages, request, forward, asked.principal).run()
-    except AegisError as exc:
-        _acknowledge(asked, exc.answered_by, began, exc)
-        raise
-    _acknowledge(asked, by, began, None)
-    return replies.Routed(
-        result=result,
-        instance_id=by,
-        trace_id=asked.trace_id,
-        message_id=request.message_id,
-        duration_ms=(trio.current_time() - began) * 1000,
-        timestamp=router.shown_now(),
-    )
+    return await Once(router, messages, request, forward, asked.principal).run()
 
 
 def _acknowledge(asked: Asked[requests.RouteRequest], instance_id: str, began: float, error: AegisError | None) -> None:

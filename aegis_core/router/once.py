@@ -50,7 +50,7 @@ from aegis_core.router.messages import Kept, Messages
 from aegis_core.router.requests import RouteRequest
 from aegis_core.router.router import Router
 
-__all__ = ["Once"]
+__all__ = ["Admit", "Once"]
 
 T = TypeVar("T")
 
