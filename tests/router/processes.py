@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -62,6 +62,13 @@ async def open_router(*arguments: str) -> AsyncIterator[RouterProcess]:
         with trio.CancelScope(shield=True):
             if router.process.returncode is None:
                 await router.kill()
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait until *condition* holds, which another process brings about."""
+    with trio.fail_after(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - another process sets no event
+            await trio.sleep(0.02)
 
 
 async def free_port() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import count
 
 import pytest
@@ -14,7 +13,7 @@ from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node, open_node
 from aegis_core.node.service import Service
 from tests.conformance.test_nats import one_server
-from tests.router.processes import PATIENCE, free_port, open_router
+from tests.router.processes import eventually, free_port, open_router
 
 __all__ = ["one_server"]
 
@@ -42,13 +41,6 @@ class Load:
         """Wait until more has been acknowledged."""
         wanted = len(self.acknowledged) + ENOUGH
         await eventually(lambda: len(self.acknowledged) >= wanted)
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    """Wait until *condition* holds, which another process brings about."""
-    with trio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - another process sets no event
-            await trio.sleep(0.02)
 
 
 def lost(load: Load, witness: Node) -> list[str]:
