@@ -1,7 +1,6 @@
 """The ports: what a backend must offer. This file is all that a backend author reads.
 
-A **backend** is opened from a URL and yields a `Backend`: a `Store` (an ordered map of keys to bytes with revisions, TTL, atomic
-compare-and-set, and one ordered watch), one or more `Transport` s (request and reply to an endpoint), and the `Clock` and random generator by which a node lives. `aegis_pytest.conformance` proves an implementation.
+A **backend** is opened from a URL and yields a `Backend`: a `Store` (an ordered map of keys to bytes with revisions, TTL, atomic compare-and-set, and one ordered watch), one or more `Transport` s (request and reply to an endpoint), and the `Clock` and random generator by which a node lives. `aegis_pytest.conformance` proves an implementation.
 
 Life of a commit::
 
@@ -11,15 +10,12 @@ Life of a commit::
     except Indeterminate: ...                                     # fate unknown: commit(tx) again, the very same tx
     except StoreUnavailable: ...                                  # nothing was sent
 
-**Repeating.** A store remembers which transaction wrote each key (and, for at least `Capabilities.settle_for`
-seconds, which deleted it). `commit` of a transaction that is found to have been applied returns its revisions and changes nothing.
-A read that shows nothing proves nothing: only repeating settles a commit. A `Conflict` in answer to a *repeat* settles nothing
-either: a store forgets who wrote a key when others write it, so the first try may have been applied, and written over since.
+**Repeating.** A store remembers which transaction wrote each key (and, for at least `Capabilities.settle_for` seconds, which deleted it). `commit` of a transaction that is found to have been applied returns its revisions and changes nothing.
+A read that shows nothing proves nothing: only repeating settles a commit. A `Conflict` in answer to a *repeat* settles nothing either: a store forgets who wrote a key when others write it, so the first try may have been applied, and written over since.
 
 **Revisions** are positive integers that grow over the whole store, one per operation, in the order of the operations within a transaction, and never return, not even when a store is made anew.
 
-**Reading.** A consistent read is ``await store.sync()`` and then one's own view, once a `Synced` of its watch has reached the
-revision that it returned. `get` is for diagnosis: a backend may answer it from a lagging replica.
+**Reading.** A consistent read is ``await store.sync()`` and then one's own view, once a `Synced` of its watch has reached the revision that it returned. `get` is for diagnosis: a backend may answer it from a lagging replica.
 
 **Cancellation.** Cancelling `commit` leaves its fate open, as `Indeterminate` does. Cancelling anything else leaves nothing behind.
 """
@@ -167,9 +163,13 @@ class Synced(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Resync(Value):
-    """The feed lost the thread: what follows is a new snapshot ending in `Synced`; keys that it lacks are gone."""
+    """The feed lost the thread: what follows is a new snapshot ending in `Synced`; keys that it lacks are gone.
+
+    Where it is `recounted`, the store is another one, or was set back: revisions of before mean nothing, lower ones may follow.
+    """
 
     reason: str
+    recounted: bool = False
 
 
 class Feed(Protocol):

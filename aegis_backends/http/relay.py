@@ -43,6 +43,8 @@ class Relay:
         # Every change after this revision is in `_recent`.
         self._known_from = 0
         self._staged: dict[str, Change] | None = {}
+        # Whether the store has begun to count anew with what is staged.
+        self._recounted = False
         self._feeds: dict[RelayFeed, None] = {}
         self._closed = False
         self._loaded = trio.Event()
@@ -114,6 +116,7 @@ class Relay:
             elif isinstance(item, Resync):
                 changes.clear()
                 self._staged = {}
+                self._recounted = self._recounted or item.recounted
             elif self._staged is not None:
                 self._begin_anew(item.revision)
             else:
@@ -129,7 +132,10 @@ class Relay:
         self._recent.clear()
         self._known_from = self.level = level
         for feed in self._feeds:
+            if self._recounted:
+                feed.forget_revisions()
             feed.begin_anew("the router lost the thread of its store")
+        self._recounted = False
 
     def _keep(self, change: Change) -> None:
         self._values.pop(change.key, None)
@@ -151,6 +157,7 @@ class RelayFeed:
         self._after = self._told = -1
         # Why a snapshot is to be told next; "" for the first, which needs no reason.
         self._snapshot_due: str | None = None
+        self._recounted = False
         self._closed = False
         self._reader = trio.lowlevel.ParkingLot()
 
@@ -163,6 +170,12 @@ class RelayFeed:
             self._snapshot_due = why
         self._backlog.clear()
         self._reader.unpark_all()
+
+    def forget_revisions(self) -> None:
+        """The store counts anew: no revision of before is waited for, and the client is told so."""
+        self._at_least = 0
+        self._after = -1
+        self._recounted = self._snapshot_due != ""
 
     def resume(self, after: int) -> None:
         """The client knows everything up to revision *after*: perhaps from a router that was ahead of this one."""
@@ -212,8 +225,10 @@ class RelayFeed:
         return [*changes, Synced(self._told)]
 
     def _tell_snapshot(self) -> Sequence[Item]:
-        batch: list[Item] = [Resync(self._snapshot_due)] if self._snapshot_due else []
+        batch: list[Item] = []
+        if self._snapshot_due:
+            batch.append(Resync(self._snapshot_due, recounted=self._recounted))
         batch += self._relay.snapshot()
-        self._snapshot_due = None
+        self._snapshot_due, self._recounted = None, False
         self._level = self._told = self._relay.level
         return batch

@@ -327,7 +327,7 @@ def _item_to_plain(item: Item) -> object:
         case Synced():
             return item.revision
         case Resync():
-            return item.reason
+            return [item.reason] if item.recounted else item.reason
 
 
 class FrameReader:
@@ -374,6 +374,8 @@ def _item_from_plain(raw: object) -> Item:
             return Synced(revision)
         case str(reason):
             return Resync(reason)
+        case [str(reason)]:
+            return Resync(reason, recounted=True)
         case [str(key), (bytes() | None) as value, int(revision), (str() | None) as reason]:
             return Change(key, value, revision, None if reason is None else DeleteReason(reason))
     raise ValueError("expected a change, a revision, or why it begins anew")

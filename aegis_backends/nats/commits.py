@@ -22,7 +22,7 @@ from aegis_backends.nats.errors import NatsError
 from aegis_backends.nats.jetstream import IN_FLIGHT, WRONG_LAST, JetStream, JetStreamError
 from aegis_backends.nats.sending import Sender, refused
 from aegis_backends.nats.watch import Watch
-from aegis_core.backend import ABSENT, ANY, Conflict, Put, StoreUnavailable, Transaction
+from aegis_core.backend import ABSENT, ANY, Conflict, Indeterminate, Put, StoreUnavailable, Transaction
 
 __all__ = ["Commits"]
 
@@ -89,7 +89,7 @@ class Commits:
                 fresh = True
                 continue
             expected = self._expected(transaction)
-            sent_at = self._watch.now()
+            sent_at, recounts = self._watch.now(), self._watch.recounts
             try:
                 last = await self._sender.send(transaction, expected)
             except JetStreamError as exc:
@@ -97,6 +97,9 @@ class Commits:
                     raise refused(exc) from exc
                 refusal = exc
             else:
+                if self._watch.recounts != recounts:
+                    # A revision of the bucket as it was is not one of the bucket as it is.
+                    raise Indeterminate(reason="the bucket was set back meanwhile")
                 self._watch.acknowledge(last, sent_at=sent_at)
                 return self._acknowledged(transaction, last)
             if refusal.number == IN_FLIGHT:

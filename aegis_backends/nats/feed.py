@@ -30,6 +30,9 @@ class NatsFeed:
         self._backlog: dict[str, Change] = {}
         # Why a snapshot is to be told next; "" for the first, which needs no reason.
         self._snapshot_due: str | None = ""
+        # Which of the mirror's snapshots was told; and whether the bucket has begun to count anew since.
+        self._loads = 0
+        self._recounted = False
         self._told = 0
         self._closed = False
         self._reader = trio.lowlevel.ParkingLot()
@@ -39,6 +42,7 @@ class NatsFeed:
 
     def offer(self, changes: Sequence[Change]) -> None:
         """Add what changed, and wake the reader."""
+        self._look()
         if self._snapshot_due is not None:
             return
         backlog = self._backlog
@@ -47,19 +51,26 @@ class NatsFeed:
             backlog.pop(change.key, None)
             backlog[change.key] = change
         if len(backlog) > len(self._mirror.records) + _MAX_GONE:
-            self.begin_again("the reader fell behind")
+            self._begin_again("the reader fell behind")
         self._reader.unpark_all()
 
-    def begin_again(self, reason: str) -> None:
+    def _look(self) -> None:
+        """Whether the mirror has read everything anew: then a backlog leads nowhere, and a new snapshot is to be told.
+
+        Looked at here, whenever anything is told or asked, because nobody may come to say so in time.
+        """
+        if self._snapshot_due is None and self._mirror.loads != self._loads:
+            self._begin_again(self._mirror.why)
+
+    def _begin_again(self, reason: str) -> None:
         """Tell a new snapshot next."""
-        if self._snapshot_due is None:
-            self._snapshot_due = reason
+        self._snapshot_due = reason
         self._backlog.clear()
-        self._reader.unpark_all()
 
     def forget_revisions(self) -> None:
-        """The bucket counts anew: no revision of before is waited for."""
+        """The bucket counts anew: no revision of before is waited for, and the reader is told so."""
         self._since = 0
+        self._recounted = self._snapshot_due != ""
 
     def notice(self) -> None:
         """The view may have become level."""
@@ -86,6 +97,7 @@ class NatsFeed:
 
     def _batch_is_due(self) -> bool:
         mirror = self._mirror
+        self._look()
         if self._snapshot_due is not None:
             return mirror.level and mirror.revision >= self._since
         return bool(self._backlog) or (mirror.level and mirror.revision > self._told)
@@ -94,9 +106,9 @@ class NatsFeed:
         mirror = self._mirror
         batch: list[Change | Synced | Resync]
         if self._snapshot_due is not None:
-            batch = [Resync(self._snapshot_due)] if self._snapshot_due else []
+            batch = [Resync(self._snapshot_due, recounted=self._recounted)] if self._snapshot_due else []
             batch += [record.change for record in mirror.records.values()]
-            self._snapshot_due = None
+            self._snapshot_due, self._recounted, self._loads = None, False, mirror.loads
         else:
             batch = list(self._backlog.values())
             self._backlog.clear()

@@ -19,8 +19,14 @@ is missing: the server counts a successor only a moment after it has removed the
 
 A snapshot is nothing but a beginning with many gaps. Nothing is told of it before it is level.
 
+**Set back.** A bucket that was restored, or lost what it had acknowledged, goes on from an earlier revision, and may have
+come past that of the view before anybody looks. So a consumer that goes on begins some messages earlier: what is there
+already, and was stored after everything that is known here, is no message of the bucket as it was (`SetBack`).
+
 **Transactions.** The messages of a batch are held back until the one that commits it, and told together; or until
 anything else comes, because the committing one may have been overwritten since.
+
+It is one file, past 400 lines, because each message moves what is kept, what is told and what is proven together.
 """
 
 from __future__ import annotations
@@ -36,10 +42,12 @@ from aegis_backends.nats.jetstream import parse_delivery
 from aegis_backends.nats.protocol import Message
 from aegis_core.backend import Change, DeleteReason
 
-__all__ = ["Action", "Answer", "Fence", "Grave", "Mirror", "Record", "Renew", "Told"]
+__all__ = ["Action", "Answer", "Fence", "Grave", "Mirror", "Record", "Renew", "SetBack", "Told"]
 
 _ORIGIN: Final = f"\r\n{TRANSACTION}: ".encode()
-_BATCH: Final = b"Nats-Batch-"
+_BATCH_ID: Final = b"Nats-Batch-Id"
+# Of one batch, as many as a server takes; more are none.
+_MOST_HELD: Final = 1000
 _MARKER: Final = MARKER.encode()
 _TRANSACTION: Final = TRANSACTION.encode()
 _GONE: Final = (b"PURGE", b"DEL")
@@ -49,6 +57,8 @@ _FLOW_CONTROL: Final = "$JS.FC."
 _FEW: Final = 1000
 _NANO: Final = 1_000_000_000
 _SLACK: Final = 60 * _NANO
+# Revisions below that of the view from which a consumer begins that goes on.
+_OVERLAP: Final = 256
 
 
 @attrs.frozen
@@ -70,7 +80,12 @@ class Renew:
     reason: str
 
 
-Action = Answer | Fence | Renew
+@attrs.frozen
+class SetBack:
+    """The bucket was set back since it was seen last, and has other messages under the same revisions: read it anew."""
+
+
+Action = Answer | Fence | Renew | SetBack
 """What is to be done after a message."""
 
 _NOTHING: Final[Sequence[Action]] = ()
@@ -124,6 +139,8 @@ class Mirror:
         """At which the view is level, or was last."""
         self.loads = 0
         """How often a whole snapshot became the view."""
+        self.why = ""
+        """Why the last one had to."""
         self.behind = True
         """Whether the consumer had more to deliver when it was last heard of."""
         self._prefix: Final = prefix
@@ -132,6 +149,9 @@ class Mirror:
         self._filled = self._shown
         self._applied = 0
         self._seen = 0
+        # Up to where the consumer only repeats, and when the newest was stored of all that was delivered.
+        self._repeats_to = 0
+        self._latest = 0
         self._consumed = 0
         self._delivered_all = False
         self._gaps = 0
@@ -168,13 +188,18 @@ class Mirror:
 
     @property
     def applied(self) -> int:
-        """The newest revision that is part of the view: where a new consumer goes on."""
+        """The newest revision that is part of the view."""
         return self._applied
+
+    @property
+    def resume_at(self) -> int:
+        """The revision from which on a new consumer is to deliver; 0 for a snapshot."""
+        return max(1, self._applied + 1 - _OVERLAP) if self._applied else 0
 
     # --- What happens to the consumer ---
 
-    def begin(self, *, fresh: bool) -> None:
-        """A consumer is being made: one that begins after `applied`, or (*fresh*) one that delivers a whole snapshot."""
+    def begin(self, *, fresh: bool, why: str = "") -> None:
+        """A consumer is being made: one that begins after `applied`, or (*fresh*) one that delivers a whole snapshot, and *why*."""
         self._consumed = 0
         self.behind = True
         self._delivered_all = False
@@ -183,11 +208,12 @@ class Mirror:
         self._wants_fence = False
         if fresh:
             self._filled = _Contents()
-            self._applied = 0
+            self.why = why
+            self._applied = self._latest = 0
             self._level = False
         elif self._filled is not self._shown:
             raise AssertionError("a snapshot that was not finished cannot be gone on with")
-        self._seen = self._applied
+        self._seen = self._repeats_to = self._applied
 
     def began(self, pending: int) -> Sequence[Action]:
         """The consumer was made, and had *pending* messages to deliver then."""
@@ -207,28 +233,38 @@ class Mirror:
         if delivery.consumer != self._consumed + 1:
             return (Renew(f"message {delivery.consumer} of the consumer came after {self._consumed}"),)
         self._consumed = delivery.consumer
-        sequence = delivery.stream
+        sequence, stored_at = delivery.stream, delivery.stored_at
+        if sequence <= self._repeats_to:
+            if stored_at > self._latest:
+                return (SetBack(),)
+        else:
+            self._take(message, sequence, stored_at)
+        self.behind = delivery.pending > 0
+        if not self.behind:
+            self._delivered_all = True
+        return self._ask() if self._delivered_all and not self._level else _NOTHING
+
+    def _take(self, message: Message, sequence: int, stored_at: int) -> None:
+        """Let what was delivered be part of the view."""
         if sequence != self._seen + 1:
             self._gaps += 1
             self._level = False
             self._wants_fence = False
         self._seen = sequence
-        self._newest = delivery.stored_at
+        self._newest = stored_at
+        self._latest = max(self._latest, stored_at)
         key = message.subject[len(self._prefix) :]
         is_shown = self._filled is self._shown
-        if is_shown and _BATCH in message.head:
-            self._hold(message, key, sequence, delivery.stored_at)
+        batch = (first_value(message.head, _BATCH_ID) or b"") if is_shown and _BATCH_ID in message.head else b""
+        if batch:
+            self._hold(batch, message, key, sequence, stored_at)
         else:
             if self._held:
                 self._release()
-            change = self._fold(message, key, sequence, delivery.stored_at)
+            change = self._fold(message, key, sequence, stored_at)
             if is_shown and change is not None:
                 self._tell((change,))
             self._reach(sequence)
-        self.behind = delivery.pending > 0
-        if not self.behind:
-            self._delivered_all = True
-        return self._ask() if self._delivered_all and not self._level else _NOTHING
 
     def _control(self, message: Message) -> Sequence[Action]:
         if message.status != _CONTROL:
@@ -289,13 +325,12 @@ class Mirror:
 
     # --- What the messages say ---
 
-    def _hold(self, message: Message, key: str, sequence: int, stored_at: int) -> None:
-        batch = first_value(message.head, b"Nats-Batch-Id") or b""
-        if self._held and batch != self._batch:
+    def _hold(self, batch: bytes, message: Message, key: str, sequence: int, stored_at: int) -> None:
+        if batch != self._batch:
             self._release()
         self._batch = batch
         self._held.append((message, key, sequence, stored_at))
-        if first_value(message.head, b"Nats-Batch-Commit") is not None:
+        if first_value(message.head, b"Nats-Batch-Commit") is not None or len(self._held) >= _MOST_HELD:
             self._release()
 
     def _release(self) -> None:

@@ -135,8 +135,9 @@ class NatsStore:
                 await self._watch.wait_level(1)
                 return
             if self._watch.mirror.applied == so_far:
+                why = f"; {self._watch.obstacle}" if self._watch.obstacle else ""
                 raise StoreUnavailable(
-                    reason=f"the bucket could not be read: for {_LOAD_WITHIN:g} s nothing of it came"
+                    reason=f"the bucket could not be read: for {_LOAD_WITHIN:g} s nothing of it came{why}"
                 )
 
     def close(self) -> None:

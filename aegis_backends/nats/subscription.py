@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import attrs
 import trio
 
 from aegis_backends.nats.errors import NatsError
@@ -124,7 +125,8 @@ class Subscription:
             return message
         if self._end is not None:
             # A new one each time: an exception that is raised twice collects the tracebacks of both.
-            raise self._end if isinstance(self._end, NatsError) else type(self._end)(*self._end.args)
+            end = self._end
+            raise (attrs.evolve(end) if isinstance(end, NatsError) else type(end)(*end.args)) from end.__cause__
         raise trio.WouldBlock
 
     async def receive(self) -> Message:

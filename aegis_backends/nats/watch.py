@@ -1,8 +1,8 @@
 """The one watch of a bucket, kept alive, and any number of local readers of it.
 
 A push consumer that dies says nothing. So it heartbeats, and whoever hears nothing for some heartbeats makes another one,
-which goes on after the last revision that is part of the view; as does whoever has been reconnected, or sees that a
-message is missing. Only where that could miss something is the whole bucket loaded anew, and the readers told so: after
+which goes on where the view ends (a little before, to see that the bucket is what it was); as does whoever has been
+reconnected, or sees that a message is missing. Only where that could miss something is the whole bucket loaded anew, and the readers told so: after
 an absence so long that a deletion may have been forgotten, whether the consumer fell silent or not, and when the bucket
 is not the one that it was.
 """
@@ -10,6 +10,7 @@ is not the one that it was.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -24,7 +25,7 @@ from aegis_backends.nats.errors import LocalProtocolError, NatsError
 from aegis_backends.nats.feed import NatsFeed
 from aegis_backends.nats.fences import Fences
 from aegis_backends.nats.jetstream import JetStream, StreamInfo
-from aegis_backends.nats.mirror import Action, Answer, Fence, Mirror, Renew
+from aegis_backends.nats.mirror import Action, Answer, Fence, Mirror, Renew, SetBack
 from aegis_backends.nats.protocol import Message
 from aegis_core.backend import Change, Clock, Feed
 from aegis_core.errors import ConfigError, StoreUnavailable
@@ -39,6 +40,7 @@ HEARTBEAT: Final = 1.0
 _SILENCE: Final = 2.5 * HEARTBEAT
 _ORPHANED: Final = 30.0
 _LEVEL_WITHIN: Final = 5.0
+_LOOKS_AGAIN_AFTER: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
 _FIRST_PAUSE: Final = 0.02
 _NANO: Final = 1_000_000_000
@@ -88,8 +90,10 @@ class Watch:
         self._created = ""
         self._heard_at = clock.now()
         self._absence = Absence(self._heard_at)
-        self._loads = 0
-        self._why = "the bucket has not been read yet"
+        self.obstacle = "no server has answered yet"
+        """What keeps the bucket from being read, as far as that is known; "" where nothing does."""
+        self._was_set_back = False
+        self._recounted_at = -math.inf
         self._life = trio.CancelScope()
         # Whether the consumer has a life to be heard in; and whether anything was heard in what is being read in one go.
         self._hears = self._has_heard = False
@@ -130,8 +134,9 @@ class Watch:
 
     def acknowledge(self, revision: int, *, sent_at: float) -> None:
         """Note that what was committed from here was given *revision*, and that it was sent at `now` or later."""
-        self.acknowledged = max(self.acknowledged, revision)
-        self._absence.stored(revision, sent_at, self._clock.now())
+        if sent_at >= self._recounted_at:
+            self.acknowledged = max(self.acknowledged, revision)
+            self._absence.stored(revision, sent_at, self._clock.now())
 
     async def catch_up(self) -> None:
         """Wait until the view shows all that anybody was told of before this call.
@@ -155,6 +160,7 @@ class Watch:
             except LocalProtocolError:
                 raise  # a bug of ours
             except (StoreUnavailable, ConfigError, NatsError) as exc:
+                self.obstacle = exc.message
                 _log.warning("the watch of %s waits: %s", self._stream, exc.message)
             else:
                 # A consumer that got nowhere is no better than none: the next one must not be made at once, too.
@@ -170,10 +176,7 @@ class Watch:
         name = f"aegis-{self._random.getrandbits(64):016x}"
         inbox = f"{self._inbox_prefix}.{name}"
         async with self._connection.listen(inbox, self._receive, afterwards=self._settle):
-            bucket = await self._check()
-            if bucket.current is not None and not bucket.current:
-                # What a server knows that does not know of a leader may be old: it would look like a bucket that was set back.
-                raise StoreUnavailable(reason="the bucket has no leader now")
+            bucket = await self._look()
             self._begin(bucket)
             try:
                 with trio.CancelScope() as self._life:
@@ -182,10 +185,10 @@ class Watch:
                     made = await self._jetstream.create_consumer(self._stream, self._consumer(name, inbox))
                     if self.mirror.loading and bucket.current is not None and made.server not in bucket.current:
                         # It takes over silently what was deleted: a snapshot from before that would keep it for ever.
-                        _log.info(
-                            "%s has an old copy of %s, which is not read", made.server or "a server", self._stream
-                        )
+                        self.obstacle = f"{made.server or 'a server'} has an old copy of it, which is not read"
+                        _log.info("%s: %s", self._stream, self.obstacle)
                         return
+                    self.obstacle = ""
                     self._heard_at = self._clock.now()
                     self._absence.expect(self._heard_at)
                     self._act(self.mirror.began(made.pending))
@@ -212,27 +215,53 @@ class Watch:
             return True
         return self._absence.too_long(now)
 
+    async def _look(self) -> StreamInfo:
+        """The bucket, as its leader knows it.
+
+        Raises:
+            ConfigError: It cannot be used; says what to do.
+            StoreUnavailable: No answer, or no leader.
+        """
+        bucket = await self._check()
+        if self._is_set_back(bucket):
+            # One that was the leader, and was stopped since, answers for a moment as if it still were.
+            await trio.sleep(_LOOKS_AGAIN_AFTER)
+            bucket = await self._check()
+        if bucket.current is not None and not bucket.current:
+            # What a server knows that does not know of a leader may be old: it would look like a bucket that was set back.
+            raise StoreUnavailable(reason="the bucket has no leader now")
+        return bucket
+
+    def _is_set_back(self, bucket: StreamInfo) -> bool:
+        return self._created == bucket.created and bucket.last < max(self.mirror.applied, self.acknowledged)
+
     def _begin(self, bucket: StreamInfo) -> None:
         """Decide whether the view can be gone on with."""
         mirror, now = self.mirror, self._clock.now()
         if self._created != bucket.created:
-            self._why = "the bucket is another one" if self._created else ""
+            why = "the bucket is another one" if self._created else ""
             self._forget_revisions()
-        elif bucket.last < mirror.applied:
-            self._why = f"the bucket was set back from revision {mirror.applied} to {bucket.last}"
+        elif self._was_set_back or self._is_set_back(bucket):
+            was = max(mirror.applied, self.acknowledged)
+            why = f"the bucket was set back: it is at revision {bucket.last}, and was at {was}"
             self._forget_revisions()
         elif self._absence.too_long(now):
             behind = self._absence.seconds(now)
-            self._why = f"the view was behind for {behind:.0f} s, so that deletions may have been missed"
+            why = f"the view was behind for {behind:.0f} s, so that deletions may have been missed"
         elif not mirror.loading:
             mirror.begin(fresh=False)
             return
+        else:
+            why = mirror.why
         self._created = bucket.created
         self._absence.begin(now)
-        mirror.begin(fresh=True)
+        mirror.begin(fresh=True, why=why)
 
     def _forget_revisions(self) -> None:
+        self._was_set_back = False
         self.recounts += 1
+        # What was sent before may be acknowledged after, by a revision that means nothing any more.
+        self._recounted_at = self._clock.now()
         self.acknowledged = 0
         for feed in self._feeds:
             feed.forget_revisions()
@@ -254,8 +283,8 @@ class Watch:
             "num_replicas": 1,
             "inactive_threshold": int(_ORPHANED * _NANO),
         }
-        if self.mirror.applied:
-            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self.mirror.applied + 1}
+        if self.mirror.resume_at:
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self.mirror.resume_at}
         return config
 
     def _receive(self, message: Message) -> None:
@@ -283,7 +312,8 @@ class Watch:
         self._life.cancel()
 
     def _stored(self, revision: int, sent_at: float) -> None:
-        self._absence.stored(revision, sent_at, self._clock.now())
+        if sent_at >= self._recounted_at:
+            self._absence.stored(revision, sent_at, self._clock.now())
         self._notice()
 
     def _act(self, actions: Sequence[Action]) -> None:
@@ -293,6 +323,10 @@ class Watch:
                     self._answer(subject)
                 case Fence():
                     self._fence_wanted.set()
+                case SetBack():
+                    _log.warning("%s was set back since it was seen last", self._stream)
+                    self._was_set_back = True
+                    self._end_life()
                 case Renew(reason):
                     _log.info("the consumer of %s is made anew: %s", self._stream, reason)
                     self._end_life()
@@ -323,10 +357,6 @@ class Watch:
     def _notice(self) -> None:
         """Wake whoever waits for a level view."""
         mirror = self.mirror
-        if mirror.loads != self._loads:
-            self._loads = mirror.loads
-            for feed in self._feeds:
-                feed.begin_again(self._why)
         if mirror.level:
             self._absence.shown(mirror.revision)
             self._level_moved.unpark_all()

@@ -7,6 +7,7 @@ level (`Snapshot.advance`): then the view is whole up to that revision. The node
 they are acknowledged, ahead of the watch. Both use `put` and `delete`; each key is guarded by its revision, so what comes
 late, twice or out of order changes nothing. Deletions folded early are remembered until the watch has passed them. While
 a new snapshot is told (`resync`), only what it tells counts as seen; a commit folded meanwhile may be gone again already.
+Where the store counts its revisions anew, all of this would be wrong: the view begins from empty (`forget`).
 
 `revision` moves with `advance` alone. Between two of them a feed may have merged the changes of a key to its newest, so
 a record can be there before the instance record that it names; a record newer than `revision` is therefore never judged
@@ -20,6 +21,7 @@ All that changes the view is in one file, past 400 lines, because records, index
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TypeVar
 
@@ -162,13 +164,29 @@ class Snapshot(View):
         events: list[Event] = []
         if self._unseen:
             unseen, self._unseen = self._unseen, {}
-            for key in unseen:
-                if self.expectation(key) <= revision:
-                    events += self._remove(key, revision=revision, expired=True, at=at, reason="released")
+            gone = [key for key in unseen if self.expectation(key) <= revision]
+            events = self._remove_all(gone, revision=revision, at=at)
         self._revision = max(self._revision, revision)
         self._synced = self._tells = True
         if self._deleted:
             self._deleted = {k: r for k, r in self._deleted.items() if r > self._revision}
+        return tuple(events)
+
+    def forget(self, at: datetime) -> tuple[Event, ...]:
+        """The store counts its revisions anew: nothing of before is known any more, and a first snapshot begins.
+
+        Args:
+            at: Aware UTC, for the events.
+
+        Returns:
+            The end of everything.
+        """
+        self.resync()
+        unseen, self._unseen = self._unseen, {}
+        events = self._remove_all(unseen, revision=self._revision, at=at)
+        self._revision = ABSENT
+        self._deleted = {}
+        self._expiring = {}
         return tuple(events)
 
     def resync(self) -> None:
@@ -453,6 +471,13 @@ class Snapshot(View):
         else:
             self._transfers.pop(key.transfer_id, None)
         return []
+
+    def _remove_all(self, keys: Iterable[Key], *, revision: int, at: datetime) -> list[Event]:
+        """Remove what went while nobody looked."""
+        events: list[Event] = []
+        for key in keys:
+            events += self._remove(key, revision=revision, expired=True, at=at, reason="released")
+        return events
 
     def _move_last(self, key: Key) -> None:
         """The watch has come to what was folded early: it takes its place in the order of revisions."""

@@ -21,6 +21,7 @@ from aegis_core import codec, events, names
 from aegis_core.backend import Change, Clock, DeleteReason, Resync, Store, Synced
 from aegis_core.engine.decision import Write
 from aegis_core.engine.snapshot import Snapshot
+from aegis_core.errors import StoreUnavailable
 from aegis_core.models import Record
 
 __all__ = ["Directory"]
@@ -55,7 +56,11 @@ class Directory:
         self._emit = emit
         self._touched = touched
         self._waiters: list[tuple[int, int, trio.Event]] = []
+        # How many of these wait no more: their events are set.
+        self._gone_waiters = 0
         self._order = itertools.count()
+        # How often the store turned out to count its revisions anew.
+        self._recounts = 0
         # Weak, so that what nobody waits for any more is forgotten, whether it ever changes or not.
         self._targets: dict[str, weakref.ref[trio.Event]] = {}
         # What waits for any change, and for records of the dead; None while nothing does, as most of the time.
@@ -93,17 +98,41 @@ class Directory:
         """Wait until the view shows every commit that anybody was told of before this call.
 
         Raises:
-            StoreUnavailable: The store does not answer.
+            StoreUnavailable: The store does not answer, or was set back meanwhile.
         """
-        await self.wait_revision(await self._store.sync())
+        recounts = self._recounts
+        await self._wait(await self._store.sync(), recounts)
 
     async def wait_revision(self, revision: int) -> None:
-        """Wait until the view is whole and at *revision* or later."""
+        """Wait until the view is whole and at *revision* or later.
+
+        Raises:
+            StoreUnavailable: The store was set back meanwhile, and counts anew.
+        """
+        await self._wait(revision, self._recounts)
+
+    async def _wait(self, revision: int, recounts: int) -> None:
         snapshot = self.snapshot
-        while not (snapshot.synced and snapshot.revision >= revision):
+        while self._recounts == recounts:
+            if snapshot.synced and snapshot.revision >= revision:
+                return
             reached = trio.Event()
             heapq.heappush(self._waiters, (revision, next(self._order), reached))
-            await reached.wait()
+            try:
+                await reached.wait()
+            finally:
+                self._leave(reached)
+        raise StoreUnavailable(reason="the store was set back, and counts its revisions anew")
+
+    def _leave(self, reached: trio.Event) -> None:
+        """Whoever waited for *reached* was cancelled. As many as still wait may be kept of those."""
+        if not reached.is_set():
+            reached.set()
+            self._gone_waiters += 1
+            if 2 * self._gone_waiters > len(self._waiters):
+                self._waiters = [waiter for waiter in self._waiters if not waiter[2].is_set()]
+                heapq.heapify(self._waiters)
+                self._gone_waiters = 0
 
     async def wait_change(self) -> None:
         """Wait until anything in the view changes."""
@@ -165,12 +194,31 @@ class Directory:
                 if again:
                     self._wake_all_targets()
                     self._touched(None)
+            elif item.recounted:
+                self._forget(item, at)
             else:
                 self.snapshot.resync()
                 self._emit(events.Resync(at=at, reason=item.reason))
         while self._waiters and self.snapshot.synced and self._waiters[0][0] <= self.snapshot.revision:
-            heapq.heappop(self._waiters)[2].set()
+            self._wake_first()
         self._wake()
+
+    def _forget(self, resync: Resync, at: datetime) -> None:
+        """Nothing that is known by its revision counts any more: no lease, one's own no more than those of others."""
+        self._recounts += 1
+        self._folded.clear()
+        while self._waiters:
+            self._wake_first()
+        self._emit(events.Resync(at=at, reason=resync.reason))
+        self._publish(self.snapshot.forget(at))
+        self._wake_all_targets()
+        self._touched(None)
+
+    def _wake_first(self) -> None:
+        waiting = heapq.heappop(self._waiters)[2]
+        if waiting.is_set():
+            self._gone_waiters -= 1
+        waiting.set()
 
     def _change(self, change: Change, now: float, at: datetime) -> None:
         if self._folded and self.snapshot.synced:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import attrs
@@ -176,7 +177,7 @@ class Retry:
 
     async def _catch_up(self, order: Order, exc: Misdirected) -> None:
         """Wait for the view to know what the callee knew."""
-        with trio.move_on_at(order.until) as scope:
+        with trio.move_on_at(order.until) as scope, suppress(StoreUnavailable):  # where that is no revision any more
             await self._directory.wait_revision(exc.epoch)
         if scope.cancelled_caught:
             order.end(exc)

@@ -470,8 +470,10 @@ class Server:
             self.assign(job)
 
     def leave(self, worker: _Worker) -> None:
-        """*worker* ends; others take what is queued."""
+        """*worker* ends; others take what is queued, and what comes."""
         del self._workers[worker]
+        if self.called is worker:
+            self.called = None
         worker.hand_on()
         self.refill()
 

@@ -247,6 +247,26 @@ def test_a_resync_drops_what_the_new_snapshot_lacks(driver: Driver) -> None:
     assert found(driver) == ["y", "ahead"]
 
 
+def test_a_view_that_is_forgotten_begins_from_empty(driver: Driver) -> None:
+    """All ends, and lower revisions than before count; what was deleted at a higher one may come back."""
+    driver.register("a", role=Role.STANDBY, target="x")
+    driver.run(claim(driver, "a", "x", "y"))
+    driver.write("resources.y", None)
+    driver.level()
+    before = {key: driver.records[key] for key in (instance_key("svc", "a"), "resources.x")}
+    claimed_again = ownership("y", "a", lease=driver.view.live("svc")[0].lease)
+    driver.events.clear()
+    driver.events += driver.view.forget(AT)
+    assert repr(driver.view) == "<Snapshot loading at revision 0: 0 instances, 0 ownership records>"
+    assert {InstanceLost, ResourceReleased} <= {type(event) for event in driver.events}
+    assert driver.view.line("x") == ()
+    for revision, (key, record) in enumerate(before.items(), start=1):
+        driver.tell(key, record, revision)
+    driver.tell("resources.y", claimed_again, 3)
+    driver.view.advance(3, now=driver.now, at=AT)
+    assert (driver.view.revision, found(driver)) == (3, ["x", "y"])
+
+
 def test_a_late_acknowledgement_does_not_bring_back_the_dead(driver: Driver) -> None:
     """Not even while the view is being rebuilt."""
     driver.register("a")

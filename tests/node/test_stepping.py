@@ -250,6 +250,17 @@ async def test_what_has_not_begun_when_all_is_cancelled_was_not_executed(autojum
     assert seen.order == ["odd"]
 
 
+async def test_who_was_called_and_cancelled_before_its_turn_is_called_no_more(autojump_clock: MockClock) -> None:
+    """What would come next is not handed to somebody who has ended."""
+    async with served(noting(Seen())) as it:
+        (asked,) = ask_together(it, "quick")
+        assert it.server.called is not None
+        it.server.cancel_all()
+        await trio.testing.wait_all_tasks_blocked()
+        assert isinstance(asked.result, NoInstance)
+        assert (it.server.called, it.server.running) == (None, 0)
+
+
 # --- The step itself --------------------------------------------------------------------------
 
 

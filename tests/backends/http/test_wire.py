@@ -30,6 +30,7 @@ TRANSACTION = Transaction(
 )
 BATCH = [
     Resync("why"),
+    Resync("why", recounted=True),
     Change("a", b"1", 1),
     Change("b", None, 2, DeleteReason.EXPIRED),
     Change("c", None, 3),

@@ -8,15 +8,27 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
+import pytest
 import trio
 
+from aegis_backends.nats import store as store_module
 from aegis_backends.nats.absence import LONGEST, Absence
 from aegis_backends.nats.bucket import BucketSettings, new_config
 from aegis_backends.nats.connection import open_connection
 from aegis_backends.nats.protocol import Message, Publish, Subscribe
 from aegis_backends.nats.store import NatsStore, open_store
 from aegis_backends.nats.watch import Watch
-from aegis_core.backend import ABSENT, Change, Feed, Put, Resync, Synced, Transaction
+from aegis_core.backend import (
+    ABSENT,
+    Change,
+    Feed,
+    Indeterminate,
+    Put,
+    Resync,
+    StoreUnavailable,
+    Synced,
+    Transaction,
+)
 from tests.backends.nats.polling import until
 from tests.backends.nats.scripted import INFO, Client, open_scripted
 
@@ -53,6 +65,7 @@ class Cluster:
         made: The configuration of each consumer.
         fences: How many were asked for.
         is_stalled: The consumer's server hears nothing new, and says that there is nothing; the next consumer's does.
+        old_answers: How often one that was the leader before still answers what the bucket is.
     """
 
     contents: dict[str, int] = attrs.Factory(lambda: {"kept": 101, "ghost": 102})
@@ -62,6 +75,7 @@ class Cluster:
     made: list[dict[str, object]] = attrs.Factory(list)
     fences: int = 0
     is_stalled: bool = False
+    old_answers: int = 0
     client: Client | None = None
     sid: int = 0
     inbox: str = ""
@@ -86,7 +100,8 @@ class Cluster:
             config = new_config(SETTINGS, 100)
             peers = [{"name": "n2", "current": True}, {"name": "n3", "current": False}]
             cluster = {"leader": self.leader, "replicas": peers}
-            last = self.last if self.leader else 50
+            last = self.last if self.leader and not self.old_answers else 50
+            self.old_answers = max(0, self.old_answers - 1)
             await self._answer(
                 event, {"config": config, "created": "then", "state": {"last_seq": last}, "cluster": cluster}
             )
@@ -254,6 +269,63 @@ async def test_snapshot_is_read_from_no_server_whose_copy_is_old() -> None:
         assert [config["deliver_policy"] for config in cluster.made] == ["last_per_subject"] * 3
         assert len({config["name"] for config in cluster.made}) == 3
         assert list(store._watch.mirror.records) == ["kept", "ghost"]
+
+
+@pytest.mark.parametrize(("old_answers", "recounts"), [(1, 1), (2, 2)], ids=["once", "twice"])
+async def test_bucket_that_was_set_back_says_so_twice(old_answers: int, recounts: int) -> None:
+    """A leader of before that has just been woken says so once; then the view goes on."""
+    cluster = Cluster()
+    async with open_cluster(cluster, ShiftedClock()) as store, store.watch() as feed:
+        assert told(await feed.receive()) == ["kept", "ghost"]
+        watch, made = store._watch, len(cluster.made)
+        cluster.old_answers = old_answers
+        watch._end_life()
+        await until(lambda: len(cluster.made) > made and watch.mirror.level and not watch.mirror.behind)
+        assert watch.recounts == recounts
+        assert watch.mirror.loads == recounts
+        await store.commit(Transaction("t1", [Put("new", b"v", ABSENT)]))
+        batch = await feed.receive()
+        if recounts == 2:
+            first = batch[0]
+            assert isinstance(first, Resync)
+            assert first.recounted
+            assert "set back" in first.reason
+        while "new" not in told(batch):
+            batch = await feed.receive()
+
+
+async def test_what_was_sent_to_the_bucket_of_before_is_no_revision_of_this_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its acknowledgement says nothing of what the view has to show, nor of what was done."""
+    cluster, clock = Cluster(), ShiftedClock()
+    async with open_cluster(cluster, clock) as store:
+        watch, sender = store._watch, store._commits._sender
+        await until(lambda: watch._absence.seconds(clock.now()) < 10)
+        earlier = clock.now() - 1.0
+        watch._forget_revisions()
+        watch.acknowledge(10**9, sent_at=earlier)
+        watch._stored(10**9, earlier)
+        assert (watch.acknowledged, watch._absence._awaited) == (0, None)
+        send = sender.send
+
+        async def send_late(transaction: Transaction, expected: Sequence[int]) -> int:
+            last = await send(transaction, expected)
+            watch._forget_revisions()
+            return last
+
+        monkeypatch.setattr(sender, "send", send_late)
+        with pytest.raises(Indeterminate, match="set back"):
+            await store.commit(Transaction("t1", [Put("new", b"v", ABSENT)]))
+
+
+async def test_what_keeps_a_bucket_from_being_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old copy, say, wherever a consumer is made."""
+    monkeypatch.setattr(store_module, "_LOAD_WITHIN", 0.5)
+    refused = pytest.RaisesExc(StoreUnavailable, match="nothing of it came; n3 has an old copy of it")
+    with pytest.RaisesGroup(refused, flatten_subgroups=True):
+        async with open_cluster(Cluster(places=["n3"]), ShiftedClock()):
+            raise AssertionError("it was read")
 
 
 def test_absence_ends_when_the_view_shows_what_was_sent() -> None:

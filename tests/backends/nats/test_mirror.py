@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from aegis_backends.nats.headers import Headers
-from aegis_backends.nats.mirror import Answer, Fence, Mirror, Renew
+from aegis_backends.nats.mirror import Answer, Fence, Mirror, Renew, SetBack
 from aegis_backends.nats.protocol import Message
 from aegis_core.backend import Change, DeleteReason
 
@@ -30,10 +30,12 @@ class Consumer:
         self.mirror.begin(fresh=fresh)
         return self.mirror.began(pending)
 
-    def say(self, key: str, revision: int, value: bytes = b"v", pending: int = 0, **headers: str) -> Sequence[object]:
+    def say(
+        self, key: str, revision: int, value: bytes = b"v", pending: int = 0, *, stored_at: int = 0, **headers: str
+    ) -> Sequence[object]:
         """Deliver one message."""
         self.delivered += 1
-        return self.mirror.feed(message(key, revision, self.delivered, value, pending, headers))
+        return self.mirror.feed(message(key, revision, self.delivered, value, pending, headers, stored_at or revision))
 
     def fence(self, revision: int) -> None:
         """Store a fence and deliver it."""
@@ -65,10 +67,12 @@ def named(arguments: dict[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in arguments.items()}
 
 
-def message(key: str, revision: int, number: int, value: bytes, pending: int, headers: dict[str, str]) -> Message:
+def message(
+    key: str, revision: int, number: int, value: bytes, pending: int, headers: dict[str, str], stored_at: int
+) -> Message:
     """A message as a consumer delivers it."""
     head = Headers(named(headers)).encode() if headers else b""
-    reply = f"$JS.ACK.KV_reg.c.1.{revision}.{number}.{revision * NANO}.{pending}"
+    reply = f"$JS.ACK.KV_reg.c.1.{revision}.{number}.{stored_at * NANO}.{pending}"
     return Message(f"$KV.reg.{key}", 1, reply, value, head)
 
 
@@ -209,6 +213,41 @@ def test_view_goes_on_with_the_next_consumer() -> None:
     consumer.fence(21)
     assert list(consumer.mirror.records) == ["b"]
     assert consumer.mirror.loads == 2
+
+
+def test_consumer_that_goes_on_repeats_some_messages() -> None:
+    """Which are told once; and what was stored later under one of their revisions is of a bucket that was set back."""
+    consumer = Consumer()
+    consumer.load()
+    for revision in (11, 12):
+        consumer.say(f"k{revision}", revision)
+    told = len(consumer.told)
+    assert consumer.mirror.resume_at == 1
+    consumer.begin(fresh=False, pending=3)
+    assert consumer.say("k11", 11, pending=2) == ()
+    assert consumer.say("k12", 12, pending=1) == ()
+    assert (len(consumer.told), consumer.mirror.behind) == (told, True)
+    assert consumer.say("k13", 13) == ()
+    assert (len(consumer.told), consumer.mirror.level, consumer.mirror.revision) == (told + 1, True, 13)
+    consumer.begin(fresh=False, pending=2)
+    assert consumer.say("k11", 11, pending=1) == ()
+    assert consumer.say("other", 12, stored_at=20) == (SetBack(),)
+    assert len(consumer.told) == told + 1
+    consumer.say("far", 5000)
+    assert consumer.mirror.resume_at == 5001 - 256
+
+
+def test_what_only_looks_like_a_batch_is_not_held() -> None:
+    """Another writer's message, with such a header and without an id; and of one batch, no more than a server takes."""
+    consumer = Consumer()
+    consumer.load()
+    for revision, headers in ((11, {"Nats_Batch_Sequence": "1"}), (12, {"Nats_Batch_Id": ""})):
+        consumer.say("single", revision, **headers)
+        assert consumer.told[-1][0].revision == revision
+    for revision in range(13, 13 + 1000):
+        assert consumer.mirror.applied == 12
+        consumer.say(f"k{revision}", revision, Nats_Batch_Id="endless")
+    assert (consumer.mirror.applied, len(consumer.told[-1])) == (1012, 1000)
 
 
 def test_transaction_is_told_whole() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aegis_backends.nats.headers import Headers
-from aegis_backends.nats.mirror import Action, Answer, Fence, Mirror, Renew
+from aegis_backends.nats.mirror import Action, Answer, Fence, Mirror, Renew, SetBack
 from aegis_backends.nats.protocol import Message
 from aegis_core.backend import Change, DeleteReason
 
@@ -102,7 +102,7 @@ class Machine(RuleBasedStateMachine):
         self.mirror.begin(fresh=fresh)
         self.delivered = 0
         self.replicated: int | None = None
-        self.position = self.mirror.applied
+        self.position = max(0, self.mirror.resume_at - 1)
         self.act(self.mirror.began(len(self.stream.after(self.position))))
 
     def act(self, actions: Sequence[Action]) -> None:
@@ -115,6 +115,8 @@ class Machine(RuleBasedStateMachine):
                     self.consume(fresh=self.mirror.loading)
                 case Answer():
                     raise AssertionError("nobody asked")
+                case SetBack():
+                    raise AssertionError("nobody did")
 
     def tell(self, changes: Sequence[Change]) -> None:
         """Keep the view of a reader."""
@@ -212,7 +214,8 @@ class Machine(RuleBasedStateMachine):
         stored = self.stream.kept[revision]
         pending = max(0, len(waiting) - 1 - lag)
         head = Headers(stored.headers).encode() if stored.headers else b""
-        reply = f"$JS.ACK.KV_reg.c.1.{revision}.{self.delivered}.{self.turn * NANO}.{pending}"
+        seconds = revision - min(self.stream.states)  # One for each that was stored.
+        reply = f"$JS.ACK.KV_reg.c.1.{revision}.{self.delivered}.{seconds * NANO}.{pending}"
         return Message(f"{PREFIX}{stored.key}", 1, reply, stored.value, head)
 
     @rule(count=st.integers(1, 6), lag=st.integers(0, 2))
