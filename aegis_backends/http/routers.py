@@ -176,11 +176,11 @@ class Routers:
         extensions = {"timeout": self._client.timeout.as_dict()}
         return httpx.Request(method, url, headers=headers, stream=_Content(content), extensions=extensions)
 
-    @staticmethod
-    def _told(error: AegisError, status: int, url: str) -> AegisError:
+    def _told(self, error: AegisError, status: int, url: str) -> AegisError:
         """What an answer that is no success means to who uses the store."""
         if isinstance(error, Unauthorized):
-            return StoreUnavailable(reason=f"{url} does not know this token")
+            asks = "asks for a token: name a file with one, by token_file=PATH in the URL"
+            return StoreUnavailable(reason=f"{url} {'does not know this token' if self._headers else asks}")
         if error.code == "REMOTE_ERROR":
             reason = f"{url} answered {status}: {error}"
             if status in (429, 502, 503):
@@ -190,8 +190,11 @@ class Routers:
 
 
 def _why(exc: BaseException) -> str:
-    """What *exc* says, or, where it says nothing, what led to it: httpx tells of TLS only so."""
+    """What *exc* says, or, where it says too little, what led to it: httpx tells of TLS, and Trio of each address, only so."""
+    said = ""
     cause: BaseException | None = exc
-    while cause is not None and not str(cause):
-        cause = cause.__cause__ or cause.__context__
-    return type(exc).__name__ if cause is None else str(cause)
+    while cause is not None:
+        if isinstance(exc, httpx.ConnectError) and isinstance(cause, BaseExceptionGroup):
+            return "; ".join(map(str, cause.exceptions))
+        said, cause = said or str(cause), cause.__cause__ or cause.__context__
+    return said or type(exc).__name__

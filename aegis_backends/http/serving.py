@@ -162,5 +162,6 @@ def _server_tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as exc:
-        raise ConfigError(source="aegis serve", key="certificate, key", problem=str(exc)) from exc
+        files = ", ".join(str(file) for file in (certificate, key) if file is not None)
+        raise ConfigError(source="aegis serve", key="certificate, key", problem=f"{files}: {exc}") from exc
     return context

@@ -205,7 +205,9 @@ class HttpFeed:
                     await self._read()
                     pause = _FIRST_PAUSE
                 except (AegisError, ValueError, *BROKEN) as exc:
-                    _log.info("the watch at %s broke, it is resumed: %s", self._url, exc)
+                    # Told once, and again by those who want to know more.
+                    level = logging.WARNING if pause == _FIRST_PAUSE else logging.INFO
+                    _log.log(level, "lost %s, trying on: %s", self._url, exc)
                     self._routers.leave(self._url)
                     await self.disconnect()
                     await trio.sleep(pause)

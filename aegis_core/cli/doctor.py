@@ -167,7 +167,10 @@ def _check_capabilities(node: Node, settings: Settings, finding: Finding) -> Non
         detail = f"the setting ttl is {settings.ttl:g} s, and the store keeps nothing for less than {store.min_ttl:g} s"
         finding.warn(detail, f"set ttl to {store.min_ttl:g} or more")
     elif not store.durable:
-        finding.warn(f"{finding.detail}; a restart of the server forgets everything", "for production keep it on disk")
+        finding.warn(
+            f"{finding.detail}; a restart of the server forgets everything",
+            "for production keep it on disk, a router's registry on NATS",
+        )
 
 
 async def _check_clock(node: Node, finding: Finding) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import math
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Protocol, cast
+from urllib.parse import urlsplit
 
 import trio
 
@@ -101,12 +102,18 @@ async def serve(
         call_token: A file with the token that nodes on HTTP ask of who calls their instances (their `call_token_file`).
         ca: A file of certificates to trust where these instances are called by TLS; the system's if left out.
     """
+    given = {"tokens": tokens, "certificate": certificate, "key": key, "call_token": call_token, "ca": ca}
+    _check(http, [name for name, file in given.items() if file is not None], rate)
     serve_http = None if http is None else _load_http()
     stop = trio.Event()
     async with open_node(backend) as node, open_router(node) as router:
         instruments = node.runtime.instruments
-        if http is None and router.bus is None:
-            problem = "this backend has no subjects to serve: say where to serve HTTP"
+        # Memory has subjects too, which no program elsewhere can reach.
+        bus = None if _in_memory(node) else router.bus
+        if http is None and bus is None:
+            problem = (
+                "this backend has no subjects that others could reach: say where to serve HTTP, e.g. 127.0.0.1:8700"
+            )
             raise ConfigError(source="aegis serve", key="http", problem=problem)
         refused: ConfigError | None = None
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -119,40 +126,77 @@ async def serve(
                     await anext(signals)
                     nursery.cancel_scope.cancel()
 
+                async def show_face(face: _ServeHttp, address: str, *, task_status: trio.TaskStatus[str]) -> None:
+                    def tell(url: str) -> None:
+                        task_status.started(url)
+
+                    try:
+                        await face(
+                            node.runtime.store,
+                            Gate(node).commit,
+                            node.require,
+                            Management(router),
+                            _metrics_of(node),
+                            address,
+                            tokens=tokens,
+                            certificate=certificate,
+                            key=key,
+                            rate=rate,
+                            connections=connections,
+                            call_token=call_token,
+                            ca=ca,
+                            nursery=nursery,
+                            reach=node.runtime.callers.__setitem__,
+                            stop=stop,
+                            tell_cut=None if instruments is None else instruments.client_cut,
+                            tell=tell,
+                        )
+                    finally:
+                        faceless.set()
+
+                faceless = trio.Event()
                 try:
                     async with AsyncExitStack() as stack:
-                        if router.bus is not None:
-                            await stack.enter_async_context(serve_subjects(router, router.bus))
-                            print("serving ipc.*", flush=True)
+                        url = ""
                         if http is not None and serve_http is not None:
-                            await serve_http(
-                                node.runtime.store,
-                                Gate(node).commit,
-                                node.require,
-                                Management(router),
-                                _metrics_of(node),
-                                http,
-                                tokens=tokens,
-                                certificate=certificate,
-                                key=key,
-                                rate=rate,
-                                connections=connections,
-                                call_token=call_token,
-                                ca=ca,
-                                nursery=nursery,
-                                reach=node.runtime.callers.__setitem__,
-                                stop=stop,
-                                tell_cut=None if instruments is None else instruments.client_cut,
-                                tell=lambda url: print(f"serving {url}", flush=True),
-                            )
-                        else:
-                            await stop.wait()
+                            url = await nursery.start(show_face, serve_http, http)
+                        # Last, so that no request gets lost at a router that then cannot serve.
+                        if bus is not None:
+                            await stack.enter_async_context(serve_subjects(router, bus))
+                            print("serving ipc.*", flush=True)
+                        if url:
+                            print(f"serving {url}", flush=True)
+                        await (faceless if url else stop).wait()
                 except ConfigError as exc:
                     refused = exc
                 nursery.cancel_scope.cancel()
         if refused is not None:
             raise refused
     return 0
+
+
+def _check(http: str | None, files: Sequence[str], rate: float) -> None:
+    """Refuse options that would not do what they seem to.
+
+    Raises:
+        ConfigError: They concern HTTP, which is not served; a key without a certificate; a rate that lets nobody in.
+    """
+    key, problem = "", ""
+    if http is None and (files or rate < math.inf):
+        key, problem = (files or ["rate"])[0], "it concerns HTTP alone: say where to serve that, by --http HOST:PORT"
+    elif "key" in files and "certificate" not in files:
+        key, problem = "key", "without --certificate nothing would be encrypted"
+    elif not rate > 0:
+        key, problem = "rate", f"expected requests per second, more than 0, got {rate:g}"
+    elif http is not None and http.isdecimal():
+        key, problem = "http", f"expected HOST:PORT, got {http!r}; for this machine alone it is 127.0.0.1:{http}"
+    if problem:
+        raise ConfigError(source="aegis serve", key=key, problem=problem)
+
+
+def _in_memory(node: Node) -> bool:
+    """Whether no other process can reach what *node* is connected to."""
+    return urlsplit(node.runtime.settings.backend or "").scheme == "memory"
 
 
 def _metrics_of(node: Node) -> _Metrics | None:

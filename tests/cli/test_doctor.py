@@ -54,7 +54,7 @@ async def test_people_get_a_line_for_each_check_with_its_remedy(
     lines = capsys.readouterr().out.splitlines()
     assert [line[9:].split()[0] for line in lines if not line.startswith(" ")] == list(CHECKS)
     at = next(number for number, line in enumerate(lines) if line.startswith("warning"))
-    assert lines[at + 1].strip() == "-> for production keep it on disk"
+    assert lines[at + 1].strip() == "-> for production keep it on disk, a router's registry on NATS"
 
 
 async def test_without_configuration_nothing_else_is_checked(

@@ -12,14 +12,18 @@ import trustme
 
 from aegis_backends.http.serving import read_tokens
 from aegis_backends.memory import MemoryCluster
+from aegis_backends.nats.server import NatsServers
 from aegis_core import Call, Claim
 from aegis_core.cli.serve import serve
 from aegis_core.errors import ConfigError, Forbidden, StoreUnavailable
 from aegis_core.hookspecs import Principal
 from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
+from tests.conformance.test_nats import one_server
 from tests.observe.scraping import parse
 from tests.router.processes import PATIENCE, open_router
+
+__all__ = ["one_server"]
 
 TOKENS = """
 [nodes]
@@ -62,7 +66,7 @@ async def test_nodes_meet_at_it_with_tokens_and_certificates(tmp_path: Path) -> 
     service = Service("svc", version="1.0.0")
     async with open_router("--backend", "memory://", "--http", "127.0.0.1:0", *arguments) as router:
         url = f"{router.url}?ca_file={tmp_path}/ca.pem"
-        with pytest.raises(StoreUnavailable, match="does not know this token"):
+        with pytest.raises(StoreUnavailable, match="asks for a token"):
             async with open_node(url):
                 pass
         async with (
@@ -184,7 +188,7 @@ async def test_what_it_cannot_serve_is_a_config_error(tmp_path: Path, monkeypatc
                 await serve(http=http, backend="memory://")
     with pytest.raises(ConfigError, match="give it tokens"):
         await serve(http="0.0.0.0:0", backend="memory://")
-    with pytest.raises(ConfigError, match="certificate"):
+    with pytest.raises(ConfigError, match=r"certificate, key: \S+missing\.pem: "):
         await serve(http="127.0.0.1:0", backend="memory://", certificate=tmp_path / "missing.pem")
     with pytest.raises(ConfigError, match="cannot be read"):
         await serve(http="127.0.0.1:0", backend="memory://", tokens=tmp_path / "missing.toml")
@@ -195,6 +199,38 @@ async def test_what_it_cannot_serve_is_a_config_error(tmp_path: Path, monkeypatc
     monkeypatch.setattr("aegis_core.cli.serve._FACE", "aegis_backends.nothing")
     with pytest.raises(ConfigError, match=r"aegis-ipc\[http\]"):
         await serve(http="127.0.0.1:0", backend="memory://")
+
+
+WRONG_OPTIONS = {
+    "no port": ({"http": "8700"}, "for this machine alone it is 127.0.0.1:8700"),
+    "no certificate": ({"http": "127.0.0.1:0", "key": Path("key.pem")}, "nothing would be encrypted"),
+    "nobody's rate": ({"http": "127.0.0.1:0", "rate": 0.0}, "more than 0, got 0"),
+    "tokens without HTTP": ({"tokens": Path("tokens.toml")}, "tokens: it concerns HTTP alone"),
+    "rate without HTTP": ({"rate": 5.0}, "rate: it concerns HTTP alone"),
+    "nothing that others reach": ({}, "no subjects that others could reach"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_OPTIONS)
+async def test_options_that_would_not_do_what_they_seem_to_are_refused(name: str) -> None:
+    """Rather than to serve without what somebody relies on."""
+    options, problem = WRONG_OPTIONS[name]
+    with pytest.raises(ConfigError, match=problem):
+        await serve(backend="memory://", **options)  # type: ignore[arg-type]
+
+
+async def test_router_that_cannot_serve_takes_no_requests(
+    one_server: NatsServers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its subjects are served last, so that none of theirs is lost with it."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        with pytest.raises(ConfigError, match="in use"):
+            await serve(
+                http=f"127.0.0.1:{listener.socket.getsockname()[1]}",
+                backend=f"nats://{one_server.location}?bucket=unserved&storage=memory",
+            )
+    assert "serving" not in capsys.readouterr().out
 
 
 async def test_second_signal_ends_it_at_once(capsys: pytest.CaptureFixture[str]) -> None:

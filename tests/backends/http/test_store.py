@@ -205,7 +205,7 @@ async def test_what_is_no_router_is_not_opened(body: bytes) -> None:
             await HttpStore.connect(Routers(client, [f"http://127.0.0.1:{served.port}"], {}))
 
 
-async def test_watch_that_breaks_is_resumed() -> None:
+async def test_watch_that_breaks_is_resumed(caplog: pytest.LogCaptureFixture) -> None:
     """After the revision up to which everything was told; nothing is told twice, and each time is counted."""
     queries: list[bytes] = []
     router = Scripted()
@@ -229,6 +229,8 @@ async def test_watch_that_breaks_is_resumed() -> None:
         assert await feed.receive() == [Change("a", b"3", 3), Synced(3)]
         assert queries == [b"", b"", b"after=1", b"after=1", b"after=1"]
         assert store._routers.reconnects == 3
+    lost = [record for record in caplog.records if record.getMessage().startswith(f"lost {store._routers.current}")]
+    assert {record.levelname for record in lost[:1]} == {"WARNING"}
 
 
 async def test_watch_that_begins_anew_is_told_as_such() -> None:
