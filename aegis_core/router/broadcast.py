@@ -7,11 +7,15 @@ revision of each says which they are.
 from __future__ import annotations
 
 import enum
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
 from typing import Final
 
 import attrs
+import trio
 
 from aegis_core import codec
 from aegis_core.backend import Bus, TransportUnavailable
@@ -32,6 +36,7 @@ from aegis_core.events import (
 from aegis_core.models import Role
 from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node
+from aegis_core.node.subscription import EventStream
 
 __all__ = ["RESOURCE", "Broadcast"]
 
@@ -63,6 +68,7 @@ _FIELDS: Final[Mapping[str, object]] = {
 }
 _NOBODY: Final = "_"
 _PAUSE: Final = 1.0
+_AT_ONCE: Final = 100
 
 
 class Broadcast:
@@ -89,11 +95,18 @@ class Broadcast:
                 async with self._instance.own(RESOURCE, role=Role.STANDBY), self._node.events(*_TOLD) as events:
                     async for event in events:
                         self._tell(event)
+                        self._tell_more(events)
             except LeaseLost as exc:
                 _log.warning("another router tells events now: %s", exc)
             except AegisError as exc:
                 _log.warning("no events are told by this router for now: %s", exc)
                 await self._node.committer.pause(_PAUSE)
+
+    def _tell_more(self, events: EventStream[Event]) -> None:
+        """Tell what else there is now: told in one step, it is sent together."""
+        with suppress(trio.WouldBlock):
+            for _ in range(_AT_ONCE):
+                self._tell(events.receive_nowait())
 
     def _tell(self, event: Event | Resync) -> None:
         subject = f"ipc.events.{event.kind}.{event.service_name or _NOBODY}"
@@ -105,11 +118,23 @@ class Broadcast:
 
 def told(event: Event) -> dict[str, object]:
     """What is said of *event*: the fields that all have, and its own besides."""
-    fields = {field.name: _plain(getattr(event, field.name)) for field in attrs.fields(type(event))}
+    fields = {name: _plain(getattr(event, name)) for name in _names(type(event))}
     if isinstance(event, ResourceTransferred):
         fields["new"] = event.instance_id
     return {"kind": event.kind, **_FIELDS, **fields}
 
 
+def _read_names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in attrs.fields(kind))
+
+
+_names: Final[Callable[[type], tuple[str, ...]]] = functools.cache(_read_names)
+
+
 def _plain(value: object) -> object:
-    return value.value if isinstance(value, enum.Enum) else value
+    """*value* as MessagePack knows it, which takes half as long as to let it ask."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, enum.Enum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 import attrs
+import trio
 
 from aegis_core import codec
 from aegis_core.backend import ANY, Conflict, Delete, Indeterminate, Operation, Put, Transaction
-from aegis_core.errors import AegisError, InstanceConflict, StoreUnavailable
+from aegis_core.errors import AegisError, InstanceConflict
 from aegis_core.models import Role, ServiceInstance, Value
 from aegis_core.names import instance_id_problem, service_name_problem
 from aegis_core.node.node import Node
@@ -33,6 +34,8 @@ REFRESHED_EVERY: Final = 600.0
 
 _MOST_VALUES: Final = 100_000
 _SLACK: Final = 64
+# Of a request's time: what may be spent on seeing what was written.
+_SEEN_WITHIN: Final = 2.0
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -96,18 +99,20 @@ class Silence:
             return
         self._forget_old(now)
         self._written[record.lease] = now
-        if await self._has_left(service_name, instance_id):
+        if await self._had_left(service_name, instance_id, written):
             await self._commit(Delete(key, written))
 
-    async def _has_left(self, service_name: str, instance_id: str) -> bool:
-        """Whether an instance that was heard just now has gone: then it deregistered, by another router."""
+    async def _had_left(self, service_name: str, instance_id: str, written: int) -> bool:
+        """Whether an instance that was heard just now was gone at revision *written*: then another router deregistered it.
+
+        Who deregisters it later deletes what was written at that revision, too.
+        """
         directory = self._runtime.directory
-        try:
-            await directory.sync()
-        except StoreUnavailable as exc:
-            _log.warning("whether %s has left is not known: %s", instance_id, exc)
-            return False
-        return directory.snapshot.instance(service_name, instance_id) is None
+        with trio.move_on_after(_SEEN_WITHIN):
+            await directory.wait_revision(written)
+            return directory.snapshot.instance(service_name, instance_id) is None
+        _log.warning("whether %s has left is not known: the store's changes do not come", instance_id)
+        return False
 
     async def left(self, service_name: str, instance_id: str) -> None:
         """An instance has deregistered: it is not silent, and does not come back by itself."""

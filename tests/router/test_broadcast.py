@@ -68,6 +68,19 @@ async def test_events_are_told_once_however_many_routers_there_are(autojump_cloc
     assert all({"kind", "reason", "at"} <= event.keys() for event in listener.heard)
 
 
+async def test_events_that_come_together_are_all_told(autojump_clock: MockClock) -> None:
+    """Hundreds of them, in the order of their revisions."""
+    listener, ids = Listener(), [f"room-{number}" for number in range(250)]
+    async with open_wire() as wire, wire.bus.subscribe("ipc.events.>", listener.receive):
+        await trio.sleep(1)
+        a = {"service_name": "rooms", "instance_id": "a"}
+        await wire.client.ask("service.register", **a)
+        await wire.client.ask("resource.bulk_register", **a, resources=[{"resource_id": each} for each in ids])
+        await trio.sleep(1)
+    assert listener.kinds() == ["instance_registered"] + ["resource_registered"] * len(ids)
+    assert [event["resource_id"] for event in listener.heard[1:]] == ids
+
+
 async def test_when_the_router_that_tells_dies_another_one_goes_on(aegis_cluster: Cluster) -> None:
     """Once its lease has ended."""
 

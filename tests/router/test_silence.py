@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from aegis_core.backend import ANY, Indeterminate, Operation, Put, Transaction
-from aegis_core.errors import InstanceNotFound, StoreUnavailable
+from aegis_core.errors import InstanceNotFound
 from aegis_core.models import ServiceInstance
 from aegis_core.node.node import open_node
 from aegis_core.router.operations import OPERATIONS
@@ -141,14 +141,14 @@ async def test_what_was_heard_of_who_has_left_is_not_kept(autojump_clock: MockCl
 async def test_what_was_heard_is_kept_where_nobody_can_say_whether_it_left(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A store that does not answer is no reason to forget it."""
+    """A store whose changes do not come is no reason to forget it."""
     async with open_wire() as wire:
 
-        async def fail() -> None:
-            raise StoreUnavailable(reason="by the test")
+        async def wait_for_ever(revision: int) -> None:
+            await trio.sleep_forever()
 
         with monkeypatch.context() as patch:
-            patch.setattr(wire.node.runtime.directory, "sync", fail)
+            patch.setattr(wire.node.runtime.directory, "wait_revision", wait_for_ever)
             assert (await wire.client.ask("service.register", **A))["success"]
         assert "whether a has left is not known" in caplog.text
         await trio.sleep(31)

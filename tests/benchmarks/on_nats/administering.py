@@ -27,7 +27,7 @@ MEASURED: Final = tuple(_OPERATIONS)
 
 
 async def measure(arena: Arena) -> None:
-    """Each operation over ``ipc.*``, one at a time."""
+    """Each operation over ``ipc.*``, one at a time; what the router uses is told of it and of what undoes it."""
     async with AsyncExitStack() as stack:
         servers, profiled = await stack.enter_async_context(open_servers()), arena.watch.profiled
         node = f"{servers.url}?storage=memory"
@@ -49,3 +49,5 @@ async def measure(arena: Arena) -> None:
         times = found[name]
         check = at_most(times.p99 * 1e3, ceiling, f"p99 {{:.2f}} ms, ceiling {ceiling:g}", ceiling=True)
         arena.line(f"{title}, through a router", times, check)
+    for name, (title, _, _, _, _) in _OPERATIONS.items():
+        arena.line(f"  cpu of the router: {title}", found[f"{name} cpu of router"])
