@@ -14,6 +14,7 @@ from aegis_core.node.node import Node, open_node
 from aegis_core.node.service import Service
 from tests.conformance.test_nats import one_server
 from tests.router.processes import eventually, free_port, open_router
+from tests.router.wired import Client
 
 __all__ = ["one_server"]
 
@@ -80,3 +81,20 @@ async def test_killed_router_loses_nothing(one_server: NatsServers, outlives: bo
         second = witness.runtime.directory.snapshot.instance("svc", "worker")
         assert second is not None
         assert (second.lease == first.lease) is outlives
+
+
+async def test_silent_instance_of_an_old_client_is_known_to_the_next_router(one_server: NatsServers) -> None:
+    """The one that it registered with was killed; what that knew of it is in the store."""
+    backend = f"nats://{one_server.location}?bucket=silent&storage=memory&replicas=1"
+    old: dict[str, object] = {"service_name": "svc", "instance_id": "old"}
+    async with open_node(backend) as witness:
+        assert witness.runtime.bus is not None
+        client, view = Client(witness.runtime.bus), witness.runtime.directory.snapshot
+        async with open_router("--backend", backend) as first:
+            assert (await client.ask("service.register", **old, version="1.2.3", ttl=TTL))["success"]
+            await first.kill()
+        await eventually(lambda: view.instance("svc", "old") is None)
+        async with open_router("--backend", backend):
+            assert (await client.ask("service.heartbeat", **old))["envelope"]["success"]
+            await eventually(lambda: view.instance("svc", "old") is not None)
+            assert view.instance("svc", "old").version == "1.2.3"  # type: ignore[union-attr]
