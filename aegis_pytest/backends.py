@@ -10,14 +10,14 @@ Each has what the nodes of a test's cluster share (`SharedBackend`), and *capabi
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Protocol
 
 import attrs
 
 from aegis_backends.memory import MemoryCluster
-from aegis_core.backend import Backend
+from aegis_core.backend import Backend, Clock
 from aegis_core.errors import ConfigError
 
 __all__ = ["BACKENDS", "CAPABILITIES", "REAL_TTL", "BackendChoice", "SharedBackend", "on_memory", "read_choices"]
@@ -44,14 +44,22 @@ class SharedBackend(Protocol):
 class _OnMemory:
     """A memory cluster of the test's own."""
 
-    def __init__(self) -> None:
-        cluster = MemoryCluster("cluster", first_revision=_FIRST_REVISION)
-        self.open_backend = self.open_peer = cluster.open
+    def __init__(self, clock: Clock | None) -> None:
+        self._cluster = MemoryCluster("cluster", clock=clock, first_revision=_FIRST_REVISION)
+        self._clock = clock
+
+    def open_backend(self) -> AbstractAsyncContextManager[Backend]:
+        return self._cluster.open()
+
+    @asynccontextmanager
+    async def open_peer(self) -> AsyncIterator[Backend]:
+        async with self._cluster.open() as backend:
+            yield backend if self._clock is None else attrs.evolve(backend, clock=self._clock)
 
 
-def on_memory() -> SharedBackend:
-    """A memory backend that nobody else sees."""
-    return _OnMemory()
+def on_memory(clock: Clock | None = None) -> SharedBackend:
+    """A memory backend that nobody else sees, whose store and nodes live by *clock*; by the one of life if that is None."""
+    return _OnMemory(clock)
 
 
 def _on_nats(nats_url: str) -> SharedBackend:

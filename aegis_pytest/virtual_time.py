@@ -11,6 +11,8 @@ Either way the test fails with the state of its clusters and tasks (`aegis_pytes
 
 A mock clock knows nothing of threads: while `trio.to_thread.run_sync` waits for a disk, virtual minutes would pass. So
 as long as a thread works, the clock jumps only after `THREAD_PATIENCE` real seconds of idleness.
+
+Simulations have neither threads nor sockets, and run on a clock that is nothing but a number (`JumpingClock`), in half the time.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import trio.testing
 from aegis_pytest.state_dump import dump_state, from_users_code
 from aegis_pytest.verdict import only_leaf
 
-__all__ = ["THREAD_PATIENCE", "Limits", "bounded_run"]
+__all__ = ["THREAD_PATIENCE", "JumpingClock", "Limits", "bounded_run"]
 
 THREAD_PATIENCE: Final = 1.0
 """Real seconds for which a working thread holds the virtual clock. A thread may wait for the clock itself
@@ -47,6 +49,32 @@ class Limits:
 
     virtual: float = 3600.0
     real: float = 60.0
+
+
+class JumpingClock(trio.abc.Clock):
+    """A virtual clock for what does no I/O at all: whenever all tasks wait, it is at once as late as the first of them waits for.
+
+    It does not know of `trio.testing.wait_all_tasks_blocked`, which waits on it for ever.
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def __repr__(self) -> str:
+        return f"<JumpingClock at {self._now:g} s>"
+
+    def start_clock(self) -> None:
+        """There is nothing to start."""
+
+    def current_time(self) -> float:
+        """Seconds since it was made."""
+        return self._now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        """Jump to *deadline*: Trio asks when no task can run."""
+        if deadline < math.inf:
+            self._now = max(self._now, deadline)
+        return deadline - self._now
 
 
 class _ThreadGuard(trio.abc.Instrument):
@@ -131,7 +159,7 @@ def bounded_run(limits: Limits, *, real_time: bool = False) -> Callable[..., Non
         __tracebackhide__ = True
         if clock is None and not real_time:
             clock = trio.testing.MockClock(autojump_threshold=0)
-        virtual = isinstance(clock, trio.testing.MockClock)
+        virtual = isinstance(clock, trio.testing.MockClock | JumpingClock)
         guards = [_ThreadGuard(clock)] if isinstance(clock, trio.testing.MockClock) else []
         watch = _Watch(limits)
 

@@ -458,17 +458,17 @@ class Holdings:
         record = self._runtime.directory.snapshot.held(target)
         return record is not None and record.lease == self.lease.tag
 
-    async def release_records(self, targets: Sequence[str], *, strays: bool = False) -> None:
+    async def release_records(self, targets: Sequence[str]) -> None:
         """Delete the records of *targets* that still name this lease; if the store does not answer, later.
 
-        With *strays* only those that nobody here has taken, or is taking, again meanwhile.
+        Only those that nobody here has taken, or is taking, meanwhile: what is believed must not be deleted.
         """
         for target in targets:
             record = self._runtime.directory.snapshot.held(target)
             if record is not None:
                 self._given_up[target] = record.epoch  # nor is it to be adopted meanwhile
         try:
-            await self._commit_release(targets, timeout=self._runtime.settings.request_timeout, strays=strays)
+            await self._commit_release(targets, timeout=self._runtime.settings.request_timeout, strays=True)
         except AegisError as exc:
             _log.warning("a release is not recorded yet: %s", exc)
 

@@ -151,6 +151,8 @@ class Moves:
         unborn = [target for target in ids if target not in holdings.table and holdings.is_recorded(target)]
         await instance.give_up_all(claims)
         await holdings.release_records(unborn)
+        # What another task of the instance has claimed meanwhile is held: it is wound down before its record goes.
+        await instance.give_up_all([claim for target in unborn if (claim := holdings.table.get(target)) is not None])
         stuck = [target for target in ids if target not in holdings.table and holdings.is_recorded(target)]
         if stuck:
             reason = f"the release of {', '.join(stuck[:3])} is not recorded yet"
@@ -289,7 +291,7 @@ class Moves:
         # Who waits for one of them, and had to let it go for this, may have it again already: under a new revision,
         # so that what was given up here and is still under way finds another one.
         unmoved = frozenset(failure.resource_id for failure in failed)
-        await holdings.release_records([c.resource_id for c in moving if c.resource_id in unmoved], strays=True)
+        await holdings.release_records([c.resource_id for c in moving if c.resource_id in unmoved])
         return TransferReply(
             transfer_id=audit.transfer_id, transferred=reply.transferred, failed=tuple(failed), epochs=reply.epochs
         )

@@ -9,7 +9,7 @@ import trio
 
 from aegis_core.backend import Clock
 
-__all__ = ["NodeClock"]
+__all__ = ["ElapsedClock", "NodeClock"]
 
 # Seconds that a sleeper waits at least when it was woken a rounding error too early: else time would stand still.
 _STEP = 1e-9
@@ -17,6 +17,30 @@ _STEP = 1e-9
 
 _AFTER_ALL: Final = 1e12
 """What the clock of a dead node shows: later than all that anybody there ever waited for, and still a number."""
+
+_MOST_SLEEPS: Final = 100
+_PAUSE: Final = 0.01
+"""Who sleeps again and again on a clock whose time is over tries something again and again, in a block whose limit is on
+Trio's clock. Where that is a virtual one it only goes on when all wait."""
+
+
+class ElapsedClock:
+    """Trio's clock as the port has it, and nothing else: what it shows follows from a run alone."""
+
+    def __repr__(self) -> str:
+        return "<ElapsedClock>"
+
+    def now(self) -> float:
+        """Seconds."""
+        return trio.current_time()
+
+    def trio_time(self, at: float) -> float:
+        """*at*."""
+        return at
+
+    async def sleep_until(self, at: float) -> None:
+        """Wait until `now` is at least *at*; a checkpoint in any case."""
+        await trio.sleep_until(at)
 
 
 class NodeClock:
@@ -33,6 +57,7 @@ class NodeClock:
         self._floor = -math.inf
         self._stopped_at: float | None = None
         self._over = False
+        self._sleeps_left = _MOST_SLEEPS
         self._moved = trio.Event()
 
     def __repr__(self) -> str:
@@ -54,7 +79,7 @@ class NodeClock:
         return self._base.trio_time(self._then + (at - self._own) / self._rate)
 
     async def sleep_until(self, at: float) -> None:
-        """Wait until `now` is at least *at*, whatever happens to the clock meanwhile. If its time is over: no wait."""
+        """Wait until `now` is at least *at*, whatever happens to the clock meanwhile. If its time is over: hardly a wait."""
         while not self._over and (self._stopped_at is not None or self.now() < at):
             deadline = math.inf
             if self._stopped_at is None:
@@ -63,6 +88,10 @@ class NodeClock:
                 await self._moved.wait()
         if self._over:
             self._floor = max(self._floor, at)
+            self._sleeps_left -= 1
+            if self._sleeps_left < 0:
+                await trio.sleep(_PAUSE)
+                return
         await trio.lowlevel.checkpoint()
 
     # --- What goes wrong with it ---

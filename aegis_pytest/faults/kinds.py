@@ -7,7 +7,21 @@ from typing import Final, Literal
 
 import attrs
 
-__all__ = ["STORE", "Cut", "Delay", "Doubling", "Doubt", "Drift", "Fault", "Loss", "LostLease", "Noted", "Stop"]
+__all__ = [
+    "STORE",
+    "Cut",
+    "Delay",
+    "Doubling",
+    "Doubt",
+    "Drift",
+    "Fault",
+    "Lag",
+    "Loss",
+    "LostLease",
+    "Noted",
+    "Relapse",
+    "Stop",
+]
 
 STORE: Final = "store"
 """The name of the store, beside those of the nodes."""
@@ -54,11 +68,12 @@ class Loss:
 
 @attrs.define(eq=False)
 class Doubling:
-    """Messages from *sender* to *receiver* arrive twice, *left* of them."""
+    """Messages from *sender* to *receiver* arrive twice, *left* of them, for the second time *after* seconds later."""
 
     sender: str
     receiver: str
     left: float = math.inf
+    after: float = 0.0
 
     def __str__(self) -> str:
         return f"duplicate from {self.sender} to {self.receiver}{_count(self.left)}"
@@ -123,7 +138,32 @@ class Noted:
     ended: float | None = None
 
 
-Fault = Cut | Delay | Loss | Doubling | Doubt | LostLease | Stop | Drift
+@attrs.define(eq=False)
+class Lag:
+    """What the watch of *node* tells comes one piece after the other, *seconds* apart; requests are as quick as ever."""
+
+    node: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"lag of the watch of {self.node} by {self.seconds:g} s"
+
+
+@attrs.define(eq=False)
+class Relapse:
+    """Renewals of *node* that come with less than *share* of their TTL left are acknowledged, and the key expires all the same.
+
+    So does a store whose servers agree on an expiry while the renewal is on its way.
+    """
+
+    node: str
+    share: float
+
+    def __str__(self) -> str:
+        return f"renewals of {self.node} with less than {self.share:g} of their TTL left do not count"
+
+
+Fault = Cut | Delay | Loss | Doubling | Doubt | LostLease | Stop | Drift | Lag | Relapse
 """Any of them."""
 
 

@@ -22,7 +22,21 @@ from aegis_core.backend import Backend, Transaction
 from aegis_core.errors import AegisError
 from aegis_pytest.faults.bus import FaultyBus, faulty_messages
 from aegis_pytest.faults.clock import NodeClock
-from aegis_pytest.faults.kinds import STORE, Cut, Delay, Doubling, Doubt, Drift, Fault, Loss, LostLease, Noted, Stop
+from aegis_pytest.faults.kinds import (
+    STORE,
+    Cut,
+    Delay,
+    Doubling,
+    Doubt,
+    Drift,
+    Fault,
+    Lag,
+    Loss,
+    LostLease,
+    Noted,
+    Relapse,
+    Stop,
+)
 from aegis_pytest.faults.member import Member
 from aegis_pytest.faults.store import FaultyStore
 from aegis_pytest.faults.transport import FaultyTransport
@@ -194,9 +208,17 @@ class FaultPlane:
             await trio.sleep(seconds)
             await self.wait_until(lambda: not self.is_cut(sender, receiver))
 
-    def doubles(self, sender: str, receiver: str) -> bool:
-        """Whether the message that *sender* sends now arrives twice."""
-        return self.take(Doubling, lambda it: (it.sender, it.receiver) == (sender, receiver)) is not None
+    def doubles(self, sender: str, receiver: str) -> Doubling | None:
+        """How the message that *sender* sends now arrives twice, if it does."""
+        return self.take(Doubling, lambda it: (it.sender, it.receiver) == (sender, receiver))
+
+    def lag(self, node: str) -> float:
+        """The seconds between two pieces of what the watch of *node* tells; 0 when it comes as it is."""
+        return max((it.seconds for it in self.in_force(Lag) if it.node == node), default=0.0)
+
+    def relapse(self, node: str) -> float:
+        """With which share of its TTL left a renewal of *node* comes too late, although it is acknowledged."""
+        return max((it.share for it in self.in_force(Relapse) if it.node == node), default=0.0)
 
     def is_lost(self, key: str) -> bool:
         """Whether the registration under *key* cannot be written."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
+import attrs
 import trio
 
 from aegis_core.backend import (
@@ -15,6 +16,7 @@ from aegis_core.backend import (
     Entry,
     Feed,
     Indeterminate,
+    Operation,
     Put,
     Resync,
     Store,
@@ -83,14 +85,32 @@ class FaultyStore:
         doubled = self._plane.doubles(name, STORE)
 
         async def apply() -> tuple[int, ...]:
-            if doubled:
-                self._plane.send(self._store.commit, transaction)
-            return await self._store.commit(transaction)
+            taken = await self._relapsed(transaction)
+            if doubled is not None:
+                self._plane.send(self._store.commit, taken, after=doubled.after)
+            return await self._store.commit(taken)
 
         try:
             return await self._exchange(apply)
         except _NoAnswer:
             raise Indeterminate(reason=f"the store did not answer node {name!r}") from None
+
+    async def _relapsed(self, transaction: Transaction) -> Transaction:
+        """*transaction* with the TTL that is left of those keys whose renewal comes too late."""
+        share = self._plane.relapse(self._member.name)
+        if not share:
+            return transaction
+        operations = [await self._shortened(op, share) for op in transaction.operations]
+        return attrs.evolve(transaction, operations=tuple(operations))
+
+    async def _shortened(self, op: Operation, share: float) -> Operation:
+        if not isinstance(op, Put) or op.ttl is None:
+            return op
+        entry = await self._store.get(op.key)
+        left = None if entry is None else entry.ttl_left
+        if left is None or left >= share * op.ttl:
+            return op
+        return attrs.evolve(op, ttl=max(left, self.capabilities.min_ttl))
 
     async def _doubtful(self, transaction: Transaction, doubt: Doubt) -> tuple[int, ...]:
         if doubt.applied == "later":
@@ -192,15 +212,21 @@ class FaultyFeed:
         batch: Sequence[Change | Synced | Resync] = ()
         with self._member.living():
             await self._plane.wait_until(self._is_open)
+            lag = self._plane.lag(self._member.name)
             if self._batch is None:
                 self._batch = await self._feed.receive()
-                self._arrives_at = trio.current_time() + self._plane.delay(STORE, self._member.name)
+                self._arrives_at = trio.current_time() + self._plane.delay(STORE, self._member.name) + lag
             if self._arrives_at > trio.current_time():
                 await trio.sleep_until(self._arrives_at)
             else:
                 await trio.lowlevel.checkpoint()
             await self._plane.wait_until(self._is_open)
-            batch, self._batch = self._batch, None
+            lag = self._plane.lag(self._member.name)
+            if lag and len(self._batch) > 1:
+                batch, self._batch = self._batch[:1], self._batch[1:]
+                self._arrives_at = trio.current_time() + lag
+            else:
+                batch, self._batch = self._batch, None
         if not batch:
             await trio.sleep_forever()
         return batch

@@ -109,8 +109,9 @@ class FaultyTransport:
                 if callee.is_dead:
                     await trio.lowlevel.checkpoint()
                     raise self._unavailable(endpoint, f"node {callee.name!r} is dead", Outcome.NOT_SENT)
-                if plane.doubles(member.name, callee.name):
-                    plane.send(self._ask, endpoint, payload, timeout)
+                doubled = plane.doubles(member.name, callee.name)
+                if doubled is not None:
+                    plane.send(self._ask, endpoint, payload, timeout, after=doubled.after)
                 answer = await self._ask(endpoint, payload, max(0.0, deadline - trio.current_time()))
                 await plane.carry(callee.name, member.name)
                 await plane.wait_running(member)

@@ -54,6 +54,7 @@ class Recorder:
         epoch: int = 0,
         forced: bool = False,
         call: str = "",
+        once: bool = False,
     ) -> int:
         """Note that an operation begins, right before it does; the number to give to `answer`. See `Invoked`."""
         number = next(self._numbers)
@@ -69,6 +70,7 @@ class Recorder:
                 epoch=epoch,
                 forced=forced,
                 call=call,
+                once=once,
             )
         )
         return number

@@ -69,6 +69,7 @@ class Invoked:
         epoch: The epoch that is to be released or transferred, where known; 0 if not.
         forced: It does not ask the holder.
         call: Of a call: its id, which its `Handled` bears, too.
+        once: Of a call: it has an idempotency key, by which one incarnation carries it out once.
     """
 
     at: float
@@ -81,6 +82,7 @@ class Invoked:
     epoch: int = 0
     forced: bool = False
     call: str = ""
+    once: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -10,6 +10,7 @@ and adopts what is transferred to it. Such an acquisition shows in its belief al
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Iterable
 from typing import Final, NamedTuple
@@ -60,6 +61,7 @@ class Register:
             held = (belief.instance, belief.epoch)
             self._until[held] = max(belief.ended, self._until.get(held, -math.inf))
         self.operations: tuple[Operation, ...] = (*filter(_matters, story.operations), *_unasked(story))
+        self._shared = _shared_releases(self.operations)
 
     def __repr__(self) -> str:
         return f"<Register: {len(self.operations)} operations>"
@@ -93,8 +95,7 @@ class Register:
         epoch = operation.asked.epoch
         return bool(epoch) and not operation.asked.forced and epoch <= state.highest and epoch != state.epoch
 
-    @staticmethod
-    def step(state: Holding, operation: Operation) -> Iterable[Holding]:
+    def step(self, state: Holding, operation: Operation) -> Iterable[Holding]:
         """The states to which *operation* may lead from *state* with the answer that it had."""
         if operation.answer is Answer.HELD:
             return (state,) if state.owner == operation.owner else ()
@@ -104,7 +105,10 @@ class Register:
             case Kind.CLAIM:
                 return _claim(state, operation)
             case Kind.RELEASE:
-                return (_free(state),) if _names(state, operation.asked) else ()
+                if _names(state, operation.asked):
+                    return (_free(state),)
+                is_done = not state.owner and (operation.asked.process, operation.asked.number) in self._shared
+                return (state,) if is_done else ()
             case Kind.TRANSFER:
                 return _transfer(state, operation)
             case _:
@@ -159,6 +163,21 @@ def _matters(operation: Operation) -> bool:
     if operation.asked.kind is Kind.CALL or operation.answer is Answer.FAILED:
         return False
     return not (operation.asked.kind is Kind.GET_OWNER and operation.answer is Answer.UNKNOWN)
+
+
+def _shared_releases(operations: Iterable[Operation]) -> frozenset[tuple[str, int]]:
+    """The releases, by process and number, that another one of the same instance may have carried out.
+
+    A release of what its own instance is releasing already waits for that, and is told what came of it.
+    """
+    releases = [it for it in operations if it.asked.kind is Kind.RELEASE and it.answer is Answer.DONE]
+    shared: set[tuple[str, int]] = set()
+    for one, other in itertools.combinations(releases, 2):
+        epochs = {one.asked.epoch, other.asked.epoch}
+        is_same = one.asked.instance == other.asked.instance and (0 in epochs or len(epochs) == 1)
+        if is_same and max(one.began, other.began) <= min(one.ended, other.ended):
+            shared |= {(it.asked.process, it.asked.number) for it in (one, other)}
+    return frozenset(shared)
 
 
 def _told(story: Story) -> dict[tuple[str, int], float]:

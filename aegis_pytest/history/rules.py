@@ -31,6 +31,7 @@ def violations_of(story: Story, *, limit: int) -> Iterator[Violation]:
         _single_owner(story),
         _fenced_calls(story),
         _fenced_writes(story),
+        _outcomes(story),
         _answered(story),
         _durable(story),
         _linearizable(story, limit),
@@ -90,6 +91,33 @@ def _fenced_writes(story: Story) -> Violation | None:
             return _violation(Rule.FENCED_WRITES, story, write.at, message, highest, write)
         if highest is None or write.epoch > highest.epoch:
             highest = write
+    return None
+
+
+def _outcomes(story: Story) -> Violation | None:
+    """A call runs as its outcome says: never if it failed for sure, under one epoch, once under it if it has a key.
+
+    A caller who tries again has been told that the attempt before did not run; a message that arrives late, or twice, bears
+    the epoch that it was meant for.
+    """
+    runs: dict[str, list[Handled]] = {}
+    for run in story.handled:
+        runs.setdefault(run.call, []).append(run)
+    for call in story.operations:
+        ran = runs.get(call.asked.call, []) if call.asked.kind is Kind.CALL else []
+        if not ran:
+            continue
+        epochs = sorted({run.epoch for run in ran})
+        places = {(run.instance, run.epoch) for run in ran}
+        if call.answer is Answer.FAILED:
+            message = f"a call by {call.asked.process} ran, and was told that it had not: {call.said}"
+        elif len(epochs) > 1 and not call.asked.once:
+            message = f"a call by {call.asked.process} ran under the epochs {', '.join(map(str, epochs))}"
+        elif call.asked.once and len(ran) > len(places):
+            message = f"a call by {call.asked.process} with an idempotency key ran {len(ran)} times"
+        else:
+            continue
+        return _violation(Rule.OUTCOMES, story, ran[-1].began, message, call, *ran)
     return None
 
 

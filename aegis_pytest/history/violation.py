@@ -24,6 +24,7 @@ class Rule(enum.Enum):
 
     SINGLE_OWNER = "no two instances believe at the same time that they hold one resource"
     FENCED_CALLS = "a handler runs under its holder's epoch, and answers while that holds"
+    OUTCOMES = "a call that failed for sure has not run; what ran, ran under one epoch, and once where it has a key"
     LINEARIZABLE = "an order of the operations explains all answers"
     DURABLE = "what was acknowledged is found later, and epochs grow"
     ANSWERED = "every operation is answered, or given up"

@@ -15,10 +15,24 @@ from aegis_pytest.faults.kinds import STORE
 
 __all__ = ["TROUBLES", "Act", "Scenario", "Trouble", "draw_scenario"]
 
-_ACTS: Final = {"claim": 6, "release": 3, "transfer": 3, "own": 3, "get_owner": 4, "call": 6}
+_ACTS: Final = {
+    "claim": 6,
+    "release": 3,
+    "transfer": 3,
+    "own": 5,
+    "get_owner": 4,
+    "call": 4,
+    "call_once": 2,
+    "call_stubborn": 2,
+}
+_WEIGHTS: Final = {"crash": 4, "partition": 3, "cut_off": 3, "store_down": 2, "lag": 3}
+_LATENCIES: Final = (0.0, 0.0005, 0.005, 0.05)
+_WIDTHS: Final = (0.005, 0.05, 1.0)
+_LASTS: Final = ((0.005, 0.05), (0.05, 0.5), (0.6, 1.1), (1.1, 2.5))
+_TTLS: Final = (3.0, 10.0, 10.0, 30.0, 30.0, 30.0)
+_TTLS_LONG: Final = 17
 _STEP: Final = 0.001
 _QUIET_AT_FIRST: Final = 2.0
-_LONGEST: Final = 25.0
 
 
 @attrs.frozen
@@ -28,10 +42,12 @@ class Act:
     Args:
         at: Seconds after the start.
         node: Whose program.
-        kind: ``claim``, ``release``, ``transfer``, ``own`` (stand by, then hold for `lasts`), ``get_owner`` or ``call``.
+        kind: ``claim``, ``release``, ``transfer``, ``own`` (stand by, then hold for `lasts`), ``get_owner``, ``call``,
+            ``call_once`` (with an idempotency key, and again where it may have run) or ``call_stubborn`` (its handler
+            lets nobody cancel it).
         key: The resource id.
         to: Of a transfer: the node to whose instance it goes.
-        lasts: Of `own`: seconds for which it is held.
+        lasts: Of `own`: seconds for which it is held; of calls: that the handler takes, 0 for a moment.
     """
 
     at: float
@@ -51,7 +67,8 @@ class Trouble:
         lasts: Seconds until it heals; of a ``crash`` until the node is started again.
         kind: Of `TROUBLES`.
         names: Whom it hits; of a ``partition`` one side, the others are the other one.
-        size: Seconds of a ``skew`` or ``slow``, the rate of a ``drift``, seconds until a doubtful commit is applied.
+        size: Seconds of a ``skew`` or ``slow``, the rate of a ``drift``, seconds until a doubtful commit is applied, between
+            the pieces of a ``lag``, until a ``duplicate`` arrives; of a ``late_expiry`` the share of the TTL.
     """
 
     at: float
@@ -70,6 +87,7 @@ class Scenario:
         nodes: Names of the nodes.
         seconds: How long acts and troubles go on.
         ttl: Of every instance, in seconds.
+        latencies: Of each node, in the order of `nodes`: seconds from it to the store, and as many back. None: no time.
         acts: In the order of their times.
         troubles: In the order of their times.
     """
@@ -78,6 +96,7 @@ class Scenario:
     nodes: tuple[str, ...]
     seconds: float
     ttl: float
+    latencies: tuple[float, ...] = ()
     acts: tuple[Act, ...] = ()
     troubles: tuple[Trouble, ...] = ()
 
@@ -89,6 +108,7 @@ class Scenario:
         lines = [
             "Scenario(",
             f"    seed={self.seed!r}, nodes={self.nodes!r}, seconds={self.seconds!r}, ttl={self.ttl!r},",
+            f"    latencies={self.latencies!r},",
             "    acts=(",
             *(f"        {_call(act)}," for act in self.acts),
             "    ),",
@@ -141,18 +161,33 @@ def _drift(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...]
     return (chance.choice(nodes),), round(0.02 * chance.random() - 0.01, 5)
 
 
+def _cut_off(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
+    return (chance.choice(nodes), STORE), 0.0
+
+
+def _lag(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
+    return (chance.choice(nodes),), round(chance.choice([0.02, 0.3, 2.0]) * (0.5 + chance.random()), 3)
+
+
+def _late_expiry(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
+    return (chance.choice(nodes),), 0.08  # less than the margin, a tenth, by the 1 % that clocks may drift
+
+
 def _doubt(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
     return (chance.choice(nodes),), round(20 * chance.random(), 3)
 
 
 TROUBLES: Final[Mapping[str, _Draw]] = {
     "crash": _one,
+    "cut_off": _cut_off,
     "doubt_applied": _doubt,
     "doubt_later": _doubt,
     "doubt_lost": _doubt,
     "drift": _drift,
     "drop": _way,
     "duplicate": _way,
+    "lag": _lag,
+    "late_expiry": _late_expiry,
     "lose_lease": _one,
     "partition": _sides,
     "pause": _one,
@@ -160,19 +195,20 @@ TROUBLES: Final[Mapping[str, _Draw]] = {
     "slow": _way,
     "store_down": _store,
 }
-"""Everything that can go wrong: a node's crash and new start; commits whose answer is lost, although they are applied at once,
-later, or never; clocks that run up to 1 % fast or slow, or jump ahead; messages that are lost, doubled, or slow; a lease that
-expires under its owner; partitions; a node that is stopped; a store that nobody reaches."""
+"""Everything that can go wrong: a node's crash and new start; a node that is cut off from the store alone; commits whose answer
+is lost, although they are applied at once, later, or never; clocks that run up to 1 % fast or slow, or jump ahead; messages
+that are lost, doubled, or slow; a watch that lags; renewals that the store acknowledges and forgets, or does not take;
+partitions; a node that is stopped; a store that nobody reaches."""
 
 
 def draw_scenario(
     seed: str,
     *,
     nodes: Sequence[str] = ("a", "b", "c"),
-    keys: Sequence[str] = ("key-1", "key-2", "key-3", "key-4"),
-    seconds: float = 360.0,
-    ttl: float = 10.0,
-    acts: int = 120,
+    keys: Sequence[str] = ("key-1", "key-2", "key-3"),
+    seconds: float | None = None,
+    ttl: float | None = None,
+    acts: int = 90,
     troubles: int = 8,
     kinds: Collection[str] = tuple(TROUBLES),
 ) -> Scenario:
@@ -182,34 +218,92 @@ def draw_scenario(
         seed: Any text.
         nodes: Names of the nodes.
         keys: Resource ids that the nodes' programs want.
-        seconds: How long it goes on.
-        ttl: Of every instance.
+        seconds: How long it goes on; by default 17 times the TTL.
+        ttl: Of every instance, in seconds; None to draw that, too: 3, 10 or 30.
         acts: How often a program asks for something.
         troubles: How often something goes wrong, at most: it is drawn, too.
         kinds: What may go wrong; of `TROUBLES`.
     """
     chance = random.Random(f"scenario {seed}")
-    drawn_acts = sorted((_draw_act(chance, nodes, keys, seconds) for _ in range(acts)), key=lambda act: act.at)
-    known = sorted(kinds)
+    ttl = chance.choice(_TTLS) if ttl is None else ttl
+    seconds = _TTLS_LONG * ttl if seconds is None else seconds
+    # Some things each time, and often: where everything is rare, what needs two of a kind hardly ever happens.
+    weights = {kind: weight * chance.choice([0.2, 1.0, 3.0]) for kind, weight in _ACTS.items()}
+    drawn_acts: list[Act] = []
+    while len(drawn_acts) < acts:
+        drawn_acts += _draw_burst(chance, nodes, keys, seconds, ttl, weights)[: acts - len(drawn_acts)]
+    known = chance.sample(sorted(kinds), min(len(kinds), chance.choice([1, 3, 5, len(kinds)])))
+    known = [kind for kind in known for _ in range(_WEIGHTS.get(kind, 1))]
     count = chance.randint(1, troubles) if known and troubles else 0
-    drawn = sorted((_draw_trouble(chance, nodes, known, seconds) for _ in range(count)), key=lambda it: it.at)
+    drawn: list[Trouble] = []
+    while len(drawn) < count:
+        drawn += _draw_misfortune(chance, nodes, known, seconds, ttl)[: count - len(drawn)]
     return Scenario(
-        seed=seed, nodes=tuple(nodes), seconds=seconds, ttl=ttl, acts=tuple(drawn_acts), troubles=tuple(drawn)
+        seed=seed,
+        nodes=tuple(nodes),
+        seconds=seconds,
+        ttl=ttl,
+        latencies=tuple(round(chance.choice(_LATENCIES) * (0.5 + chance.random()), 4) for _ in nodes),
+        acts=tuple(sorted(drawn_acts, key=lambda act: act.at)),
+        troubles=tuple(sorted(drawn, key=lambda trouble: trouble.at)),
     )
 
 
-def _draw_act(chance: random.Random, nodes: Sequence[str], keys: Sequence[str], seconds: float) -> Act:
-    (kind,) = chance.choices([*_ACTS], [*_ACTS.values()])
-    node, key = chance.choice(nodes), chance.choice(keys)
+def _draw_burst(
+    chance: random.Random,
+    nodes: Sequence[str],
+    keys: Sequence[str],
+    seconds: float,
+    ttl: float,
+    weights: Mapping[str, float],
+) -> list[Act]:
+    """Some acts at about the same time, on one key: what happens far apart tries nothing."""
+    at, key = _QUIET_AT_FIRST + chance.random() * seconds, chance.choice(keys)
+    width = chance.choice(_WIDTHS)
+    count = chance.choice([1, 2, 3, 4, 6])
+    return [_draw_act(chance, nodes, key, at + width * chance.random(), ttl, weights) for _ in range(count)]
+
+
+def _draw_act(
+    chance: random.Random, nodes: Sequence[str], key: str, at: float, ttl: float, weights: Mapping[str, float]
+) -> Act:
+    (kind,) = chance.choices([*weights], [*weights.values()])
+    node = chance.choice(nodes)
     others = [name for name in nodes if name != node]
     to = chance.choice(others) if kind == "transfer" and others else ""
-    lasts = round(60 * chance.random(), 3) if kind == "own" else 0.0
-    return Act(round(_QUIET_AT_FIRST + chance.random() * seconds, 3), node, kind, key, to, lasts)
+    lasts = 0.0
+    if kind == "own":
+        lasts = round(chance.choice([0.1, 6.0]) * ttl * chance.random(), 3)
+    elif kind.startswith("call") and chance.random() < 0.4:
+        lasts = round(chance.choice([0.5, 3.0]) * chance.random(), 3)
+    return Act(round(at, 4), node, kind, key, to, lasts)
 
 
-def _draw_trouble(chance: random.Random, nodes: Sequence[str], kinds: Sequence[str], seconds: float) -> Trouble:
+def _draw_misfortune(
+    chance: random.Random, nodes: Sequence[str], kinds: Sequence[str], seconds: float, ttl: float
+) -> list[Trouble]:
+    """One trouble, or two of which the second begins before the first is over, or as it is."""
+    first = _draw_trouble(chance, nodes, kinds, _QUIET_AT_FIRST + chance.random() * seconds, ttl)
+    if chance.random() < 0.5:
+        return [first]
+    after = chance.choice([chance.random(), 1.0]) * first.lasts + chance.choice([0.0, 0.05 * chance.random()])
+    # Mostly to the same node, on which the first has left its marks.
+    again = [name for name in first.names if name in nodes] if chance.random() < 0.7 else []
+    return [first, _draw_trouble(chance, again[:1] or nodes, kinds, first.at + after, ttl, all_nodes=nodes)]
+
+
+def _draw_trouble(
+    chance: random.Random,
+    nodes: Sequence[str],
+    kinds: Sequence[str],
+    at: float,
+    ttl: float,
+    *,
+    all_nodes: Sequence[str] = (),
+) -> Trouble:
     kind = chance.choice(kinds)
-    names, size = TROUBLES[kind](chance, nodes)
-    at = round(_QUIET_AT_FIRST + chance.random() * seconds, 3)
-    lasts = round(chance.choice([0.5, 5.0, _LONGEST]) * (0.1 + 0.9 * chance.random()), 3)
-    return Trouble(at, max(_STEP, lasts), kind, names, size)
+    # A way has two ends.
+    names, size = TROUBLES[kind](chance, all_nodes or nodes if TROUBLES[kind] in {_way, _sides} else nodes)
+    low, high = chance.choice(_LASTS)
+    lasts = round(ttl * (low + (high - low) * chance.random()), 3)
+    return Trouble(round(at, 4), max(_STEP, lasts), kind, names, size)

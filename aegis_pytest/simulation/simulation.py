@@ -60,8 +60,8 @@ class Simulation:
         work: Callable[[Node, Random], Awaitable[object]] | None = None,
         seeds: Iterable[object] = range(20),
         nodes: Sequence[str] = ("a", "b", "c"),
-        seconds: float = 360.0,
-        ttl: float = 10.0,
+        seconds: float | None = None,
+        ttl: float | None = None,
         acts: int | None = None,
         troubles: int = 8,
         faults: Collection[str] = tuple(TROUBLES),
@@ -93,7 +93,7 @@ class Simulation:
         if unknown:
             raise ValueError(f"there is no fault {unknown[0]!r}; there are {', '.join(TROUBLES)}")
         application = Application(main, work)
-        count = acts if acts is not None else 0 if main is not None else 120
+        count = acts if acts is not None else 0 if main is not None else 90
         tally = Tally()
         for seed in seeds:
             scenario = draw_scenario(

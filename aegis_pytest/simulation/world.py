@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Final
 
 import attrs
@@ -13,25 +12,27 @@ import pytest
 import trio
 
 from aegis_core import AegisError, Claim, Instance, Node
+from aegis_core.errors import Held
 from aegis_pytest.cluster import Cluster
 from aegis_pytest.faults import Faults
-from aegis_pytest.faults.kinds import STORE
-from aegis_pytest.faults.member import Member
-from aegis_pytest.history import BeliefProbe, Died, History, Record, Recorder
-from aegis_pytest.simulation.program import Program, Storage
+from aegis_pytest.faults.kinds import STORE, Delay, Doubling, Fault, Lag, LostLease, Relapse
+from aegis_pytest.history import Answer, BeliefProbe, Died, History, Kind, Recorder
+from aegis_pytest.simulation.monitor import Monitor
+from aegis_pytest.simulation.process import Notes, Process, Watch
+from aegis_pytest.simulation.program import SERVICE, Program, Storage
+from aegis_pytest.simulation.promptness import FREED, Wait, late_promotions
 from aegis_pytest.simulation.scenario import Act, Scenario, Trouble
 
-__all__ = ["Application", "World"]
-
-_FREED: Final = 1.0
-"""Seconds beyond the TTL within which the resources of a dead instance are free (L1)."""
-
-_PROMOTED: Final = 0.1
-"""Seconds more within which one of the first two in line is active (L1)."""
+__all__ = ["Application", "Stopped", "World"]
 
 _LOOK: Final = 0.01
+_MOMENT: Final = 1e-6
 _RETRY: Final = 1.0
 _SETTLED: Final = 3.0
+
+
+class Stopped(Exception):
+    """What must hold at every moment did not: there is no use in going on."""
 
 
 @attrs.frozen
@@ -48,38 +49,6 @@ class Application:
     work: Callable[[Node, random.Random], Awaitable[object]] | None = None
 
 
-@attrs.define(eq=False)
-class _Process:
-    """One life of a node, with its program."""
-
-    name: str
-    program: Program
-    probe: BeliefProbe
-    node: Node
-    notes: _Notes
-
-    @property
-    def claims(self) -> Mapping[str, Claim]:
-        """What its instances hold."""
-        return {key: claim for instance in self.node.hosted.values() for key, claim in instance.claims.items()}
-
-
-@attrs.define(eq=False)
-class _Notes:
-    """Takes a process's records as long as it lives: what its tasks do when they unwind, no process would do."""
-
-    history: History
-    is_open: bool = True
-
-    def take(self, record: Record) -> None:
-        if self.is_open:
-            self.history.append(record)
-
-
-def _runs(member: Member) -> bool:
-    return not member.is_stopped
-
-
 class World:
     """Runs *scenario* on *cluster*, and notes what happens in *history*.
 
@@ -89,6 +58,7 @@ class World:
         cluster: Without nodes yet.
         history: Takes the records.
         problems: Takes what is wrong besides: promises about time that were not kept.
+        seen: Takes what was seen to be wrong while it ran. The run ends with the first such breach.
     """
 
     def __init__(
@@ -98,6 +68,7 @@ class World:
         cluster: Cluster,
         history: History,
         problems: list[str],
+        seen: list[str],
     ) -> None:
         self._scenario = scenario
         self._application = application
@@ -105,8 +76,13 @@ class World:
         self._faults = Faults(cluster.plane)
         self._history = history
         self._problems = problems
+        self._seen = seen
+        self._scope = trio.CancelScope()
+        self._monitor = Monitor(self._believes, self._stop)
+        self._waits: list[Wait] = []
+        self._deaths: list[float] = []
         self._storage = Storage()
-        self._living: dict[str, _Process] = {}
+        self._living: dict[str, Process] = {}
         self._lives: dict[str, int] = {}
         self._busy: dict[str, trio.Lock] = {name: trio.Lock() for name in scenario.nodes}
 
@@ -114,8 +90,33 @@ class World:
         return f"<World of {list(self._living)} in {self._scenario.seed!r}>"
 
     async def run(self) -> None:
-        """Let everything happen, heal what is wrong, wait until all has settled, and read every owner once more."""
+        """Let everything happen, heal what is wrong, wait until all has settled, and see that all is well again.
+
+        Raises:
+            Stopped: Something was seen to be wrong while it ran.
+        """
+        watch = Watch(self._living, self._stop)
+        trio.lowlevel.add_instrument(watch)
+        try:
+            with self._scope:
+                await self._run()
+        finally:
+            trio.lowlevel.remove_instrument(watch)
+            for process in self._living.values():
+                process.program.stop_waiting()
+                self._waits += process.program.waits
+        if self._seen:
+            # Nothing of what unwinds now happened in the cluster. What began in the last step lasts for a moment, to be seen.
+            for process in self._living.values():
+                self._bury(process, trio.current_time() + _MOMENT)
+            raise Stopped
+        self._problems += late_promotions(self._scenario, self._history, self._waits, self._deaths)
+
+    async def _run(self) -> None:
         scenario = self._scenario
+        for name, seconds in zip(scenario.nodes, scenario.latencies, strict=False):
+            if seconds:
+                self._cluster.plane.begin(Delay(frozenset({name, STORE}), seconds))
         async with trio.open_nursery() as nursery:
             for name in scenario.nodes:
                 nursery.start_soon(self._start, name)
@@ -127,6 +128,59 @@ class World:
         for key in sorted({act.key for act in scenario.acts}):
             for name, process in self._living.items():
                 await self._perform(process, Act(0.0, name, "get_owner", key))
+            await self._see_that_it_works(key)
+
+    async def _see_that_it_works(self, key: str) -> None:
+        """All is well again: *key* is somebody's or can be claimed, and everybody can call its owner."""
+        first, *_ = self._living.values()
+        for instance in first.node.hosted.values():
+            try:
+                await instance.claim(key)
+            except Held:
+                pass  # as it may be
+            except (AegisError, trio.TooSlowError) as exc:
+                self._problems.append(f"nothing is wrong any more, but {first.name} cannot claim {key}: {exc}")
+        for process in self._living.values():
+            before = self._holders(key)
+            number = process.recorder.invoke(Kind.CALL, key, call=f"last {process.name} {key}")
+            params = {"name": f"last {process.name} {key}", "lasts": 0.0, "stubborn": False}
+            try:
+                answer = await process.node.call(SERVICE, "touch", params, resource_id=key)
+            except AegisError as exc:
+                process.recorder.answer(number, Answer.UNKNOWN, said=str(exc))
+                if len(before) == 1 and before == self._holders(key):
+                    self._problems.append(f"nothing is wrong any more, but {process.name} cannot call {key}: {exc}")
+            else:
+                assert isinstance(answer, dict)
+                process.recorder.answer(number, Answer.DONE, owner=answer["instance"], epoch=answer["epoch"])
+
+    def _holders(self, key: str) -> list[Claim]:
+        """The claims of *key* that take calls."""
+        claims = [process.claims.get(key) for process in self._living.values()]
+        return [claim for claim in claims if claim is not None and claim.held and not claim.leaving]
+
+    def _believes(self, process_name: str, key: str) -> bool:
+        """Whether that process believes now to hold *key*; one that is stopped, until the deadline that it knew."""
+        process = next((it for it in self._living.values() if it.name == process_name), None)
+        claim = None if process is None else process.claims.get(key)
+        if process is None or claim is None:
+            return False
+        return claim.deadline > trio.current_time() if process.member.is_stopped else claim.held
+
+    def _stop(self, why: str) -> None:
+        self._seen.append(why)
+        self._scope.cancel()
+
+    def _bury(self, process: Process, at: float) -> None:
+        """Take nothing more from *process*: it has died."""
+        self._deaths.append(at)
+        died = Died(at=at, process=process.name)
+        self._history.append(died)
+        self._monitor.take(died)
+        process.notes.is_open = False
+        process.program.stop_waiting()
+        self._waits += process.program.waits
+        process.program.waits = []
 
     # --- Programs ---
 
@@ -135,7 +189,7 @@ class World:
         async with self._busy[name]:
             number = self._lives[name] = self._lives.get(name, 0) + 1
             process = name if number == 1 else f"{name}.{number}"
-            notes = _Notes(self._history)
+            notes = Notes(self._history, self._monitor)
             recorder = Recorder(process, notes.take, clock=trio.current_time)
             program = Program(recorder, self._storage, self._instance_of)
             while True:
@@ -148,10 +202,9 @@ class World:
                     await trio.sleep(_RETRY)
             member = self._cluster.plane.member(name)
             assert member is not None
-            probe = BeliefProbe(recorder, runs=partial(_runs, member))
+            probe = BeliefProbe(recorder)
             probe.watch_node(node)
-            trio.lowlevel.add_instrument(probe)
-            self._living[name] = _Process(process, program, probe, node, notes)
+            self._living[name] = Process(process, program, recorder, probe, node, member, notes)
             if self._application.work is not None:
                 chance = random.Random(f"{self._scenario.seed}:{process}")
                 await self._cluster.run(name, self._application.work, node, chance)
@@ -166,7 +219,7 @@ class World:
         await self._cluster.serve(name, program.service, ttl=self._scenario.ttl)
         return node
 
-    async def _work(self, name: str, process: _Process, acts: Sequence[Act]) -> None:
+    async def _work(self, name: str, process: Process, acts: Sequence[Act]) -> None:
         member = self._cluster.plane.member(name)
         assert member is not None
         async with trio.open_nursery() as nursery:
@@ -175,7 +228,7 @@ class World:
                 await self._cluster.plane.wait_running(member)
                 nursery.start_soon(self._perform, process, act)
 
-    async def _perform(self, process: _Process, act: Act) -> None:
+    async def _perform(self, process: Process, act: Act) -> None:
         for instance in process.node.hosted.values():
             await process.program.perform(process.node, instance, act)
             break
@@ -200,7 +253,14 @@ class World:
                 await trio.sleep(trouble.lasts)
 
     @contextmanager
-    def _spoil(self, trouble: Trouble) -> Iterator[None]:
+    def _in_force(self, fault: Fault) -> Iterator[None]:
+        self._cluster.plane.begin(fault)
+        try:
+            yield
+        finally:
+            self._cluster.plane.end(fault)
+
+    def _spoil(self, trouble: Trouble) -> AbstractContextManager[None]:
         faults, names, size = self._faults, trouble.names, trouble.size
         match trouble.kind:
             case "partition":
@@ -208,6 +268,8 @@ class World:
                 fault = faults.partition(names, others)
             case "store_down":
                 fault = faults.partition(names)
+            case "cut_off":
+                fault = faults.partition((names[0],), (names[1],))
             case "pause":
                 fault = faults.pause(names[0])
             case "drift":
@@ -217,9 +279,15 @@ class World:
             case "drop":
                 fault = faults.drop((names[0], names[1]))
             case "duplicate":
-                fault = faults.duplicate((names[0], names[1]))
+                fault = self._in_force(Doubling(names[0], names[1], after=size))
+            case "lag":
+                fault = self._in_force(Lag(names[0], size))
+            case "late_expiry":
+                fault = self._in_force(Relapse(names[0], size))
             case "lose_lease":
-                fault = faults.lose_lease(names[0])
+                # It cannot be renewed. That it was erased at once would be a breach of the store's word.
+                member = self._cluster.plane.member(names[0])
+                fault = self._in_force(LostLease(frozenset(() if member is None else member.instances.values())))
             case "doubt_applied":
                 fault = faults.indeterminate(names[0], applied=True, times=None)
             case "doubt_lost":
@@ -228,8 +296,7 @@ class World:
                 fault = faults.indeterminate(names[0], applied="later", after=size, times=None)
             case _:
                 raise ValueError(f"there is no trouble {trouble.kind!r}")
-        with fault:
-            yield
+        return fault
 
     async def _crash(self, trouble: Trouble) -> None:
         (name,) = trouble.names
@@ -238,12 +305,9 @@ class World:
         async with trio.open_nursery() as nursery:
             async with self._busy[name]:
                 dead = self._living.pop(name)
-                died_at = trio.current_time()
                 if self._is_quiet(trouble):
-                    nursery.start_soon(self._expect_heirs, dead, died_at)
-                trio.lowlevel.remove_instrument(dead.probe)
-                dead.notes.is_open = False
-                self._history.append(Died(at=died_at, process=dead.name))
+                    nursery.start_soon(self._expect_free, dead, trio.current_time())
+                self._bury(dead, trio.current_time())
                 await self._cluster.kill(name)
                 await trio.sleep(trouble.lasts)
             await self._start(name)
@@ -252,7 +316,7 @@ class World:
 
     def _is_quiet(self, crash: Trouble) -> bool:
         """Whether nothing else goes wrong from before *crash* until all that follows from it has happened."""
-        end = crash.at + self._scenario.ttl + _FREED + _PROMOTED + 2 * _LOOK
+        end = crash.at + self._scenario.ttl + FREED + 2 * _LOOK
         # A commit that is applied later is still to come after its trouble has healed; a clock that jumped stays wrong.
         return not any(
             other is not crash
@@ -261,29 +325,13 @@ class World:
             for other in self._scenario.troubles
         )
 
-    async def _expect_heirs(self, dead: _Process, died_at: float) -> None:
-        """L1: what *dead* held is free in time; of those who wait for it, one is active in time."""
+    async def _expect_free(self, dead: Process, died_at: float) -> None:
+        """L1: what *dead* held is free in time."""
         held = [key for key, claim in dead.claims.items() if claim.held]
         owners = {claim.instance.instance_id for claim in dead.claims.values()}
-        heirs = {
-            key: until
-            for key in held
-            for process in self._living.values()
-            if (until := process.program.waiting.get(key)) is not None
-        }
-        freed_at = died_at + self._scenario.ttl + _FREED
-        await trio.sleep_until(freed_at + _LOOK)
+        await trio.sleep_until(died_at + self._scenario.ttl + FREED + _LOOK)
         for key in held:
             for process in self._living.values():
                 if process.node.owner_of(key) in owners:
                     late = f"{process.name} still takes {dead.name}, dead since {died_at:.3f} s, for the owner of {key}"
                     self._problems.append(f"{late} at {trio.current_time():.3f} s")
-        await trio.sleep_until(freed_at + _PROMOTED + _LOOK)
-        for key, until in heirs.items():
-            if until > trio.current_time() and not any(
-                key in process.claims or process.node.owner_of(key) is not None for process in self._living.values()
-            ):
-                self._problems.append(
-                    f"nobody owns {key} at {trio.current_time():.3f} s, although {dead.name} died at {died_at:.3f} s and there "
-                    "was somebody in line"
-                )

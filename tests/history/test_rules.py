@@ -111,6 +111,25 @@ GOOD: dict[str, tuple[Page, ...]] = {
         call(2, 6, "c", "", 0, answer=UNKNOWN),
         handled(3, 5, "c", "i1", 2),
     ),
+    "two releases at once, of which one carries out both": (
+        claim(0, 1, "i1", 3),
+        release(2, 5, "i1", epoch=3),
+        release(3, 6, "i1"),
+        owner(7, 8),
+    ),
+    "a call with a key runs again under the next owner": (
+        believes(0.5, 4, "i1", 2),
+        handled(1, 2, "c", "i1", 2),
+        believes(5, 9, "i2", 6),
+        handled(6, 7, "c", "i2", 6),
+        call(1, 8, "c", "i2", 6, once=True),
+    ),
+    "a message without a key arrives twice": (
+        believes(0.5, 9, "i1", 2),
+        handled(1, 2, "c", "i1", 2),
+        handled(3, 4, "c", "i1", 2),
+        call(1, 2.5, "c", "i1", 2),
+    ),
     "an old write refused": (wrote(1, 5), wrote(2, 7), wrote(3, 5, accepted=False), wrote(4, 7)),
 }
 
@@ -191,6 +210,33 @@ BAD: dict[str, tuple[Rule, tuple[Page, ...]]] = {
     "an answer comes from nowhere": (
         Rule.FENCED_CALLS,
         (believes(0, 5, "i1", 3), call(1, 2, "c", "i1", 3)),
+    ),
+    "a second release, after the first": (
+        Rule.LINEARIZABLE,
+        (claim(0, 1, "i1", 3), release(2, 3, "i1", epoch=3), release(4, 5, "i1", epoch=3)),
+    ),
+    "a call that failed for sure has run": (
+        Rule.OUTCOMES,
+        (believes(0, 9, "i1", 3), handled(1, 2, "c", "i1", 3), call(0.5, 4, "c", "", 0, answer=FAILED)),
+    ),
+    "a call runs under two epochs": (
+        Rule.OUTCOMES,
+        (
+            believes(0, 3, "i1", 3),
+            handled(1, 2, "c", "i1", 3),
+            call(0.5, 2.5, "c", "i1", 3),
+            believes(4, 9, "i1", 5),
+            handled(5, 6, "c", "i1", 5),
+        ),
+    ),
+    "a call with a key runs twice": (
+        Rule.OUTCOMES,
+        (
+            believes(0, 9, "i1", 3),
+            handled(1, 2, "c", "i1", 3),
+            handled(3, 4, "c", "i1", 3),
+            call(0.5, 5, "c", "i1", 3, once=True),
+        ),
     ),
     "an old write is accepted": (Rule.FENCED_WRITES, (wrote(1, 5), wrote(2, 7), wrote(3, 5))),
     "a call has no answer": (Rule.ANSWERED, (claim(0, 1, "i1", answer=None),)),

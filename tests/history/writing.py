@@ -115,9 +115,11 @@ def believes(
     return began_to, BeliefEnded(at=until, process=process, instance=instance, key=KEY, epoch=epoch, reason=reason)
 
 
-def call(began: float, until: float, name: str, by: str, epoch: int, *, answer: Answer = Answer.DONE) -> Page:
-    """A call, answered by *by* under *epoch*."""
-    made = Invoked(at=began, process="client", number=next(_numbers), kind=Kind.CALL, key=KEY, call=name)
+def call(
+    began: float, until: float, name: str, by: str, epoch: int, *, answer: Answer = Answer.DONE, once: bool = False
+) -> Page:
+    """A call, answered by *by* under *epoch*; *once*: with an idempotency key."""
+    made = Invoked(at=began, process="client", number=next(_numbers), kind=Kind.CALL, key=KEY, call=name, once=once)
     return operation(made, until, answer, by, epoch)
 
 

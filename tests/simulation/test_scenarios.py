@@ -15,7 +15,7 @@ def test_seed_gives_one_scenario() -> None:
     assert scenario == draw_scenario("7")
     assert scenario != draw_scenario("8")
     assert [act.at for act in scenario.acts] == sorted(act.at for act in scenario.acts)
-    assert len(scenario.acts) == 120
+    assert len(scenario.acts) == 90
     assert 1 <= len(scenario.troubles) <= 8
 
 
@@ -24,7 +24,8 @@ def test_everything_that_can_go_wrong_is_drawn() -> None:
     drawn = [draw_scenario(str(seed)) for seed in range(60)]
     assert {trouble.kind for scenario in drawn for trouble in scenario.troubles} == set(TROUBLES)
     kinds = {act.kind for scenario in drawn for act in scenario.acts}
-    assert kinds == {"claim", "release", "transfer", "own", "get_owner", "call"}
+    assert kinds == {"claim", "release", "transfer", "own", "get_owner", "call", "call_once", "call_stubborn"}
+    assert {scenario.ttl for scenario in drawn} == {3.0, 10.0, 30.0}
     calm = draw_scenario("1", kinds=["crash"])
     assert {trouble.kind for trouble in calm.troubles} == {"crash"}
     assert draw_scenario("1", kinds=[]).troubles == ()
@@ -38,6 +39,7 @@ def test_scenario_prints_as_the_python_that_makes_it() -> None:
     assert short.code().splitlines() == [
         "Scenario(",
         "    seed='1', nodes=('a',), seconds=9.0, ttl=3.0,",
+        "    latencies=(),",
         "    acts=(",
         "        Act(1.0, 'a', 'claim', 'key'),",
         "    ),",

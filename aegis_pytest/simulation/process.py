@@ -1,0 +1,85 @@
+"""The lives of the nodes of a simulation, and who looks at them: after each step of each task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import attrs
+import trio
+
+from aegis_core import Claim, Node
+from aegis_pytest.faults.member import Member
+from aegis_pytest.history import BeliefProbe, History, Record, Recorder
+from aegis_pytest.simulation.monitor import Monitor
+from aegis_pytest.simulation.program import Program
+
+__all__ = ["Notes", "Process", "Watch"]
+
+_MOST_STEPS_AT_ONCE: Final = 10_000
+_MOST_STEPS: Final = 150_000
+"""A scenario takes some ten thousand; one that takes this many goes round in circles."""
+
+
+@attrs.define(eq=False)
+class Process:
+    """One life of a node, with its program."""
+
+    name: str
+    program: Program
+    recorder: Recorder
+    probe: BeliefProbe
+    node: Node
+    member: Member
+    notes: Notes
+
+    @property
+    def claims(self) -> Mapping[str, Claim]:
+        """What its instances hold."""
+        return {key: claim for instance in self.node.hosted.values() for key, claim in instance.claims.items()}
+
+
+@attrs.define(eq=False)
+class Notes:
+    """Takes a process's records as long as it lives: what its tasks do when they unwind, no process would do."""
+
+    history: History
+    monitor: Monitor
+    is_open: bool = True
+
+    def take(self, record: Record) -> None:
+        """Keep *record*, and have it judged."""
+        if self.is_open:
+            self.history.append(record)
+            self.monitor.take(record)
+
+
+class Watch(trio.abc.Instrument):
+    """Looks at all processes after each step of each task, and sees that time goes on."""
+
+    def __init__(self, living: Mapping[str, Process], stop: Callable[[str], None]) -> None:
+        self._living = living
+        self._stop = stop
+        self._now = -1.0
+        self._since = self._steps = 0
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """See what it changed."""
+        now = trio.current_time()
+        self._steps += 1
+        if now != self._now:
+            self._now, self._since = now, self._steps
+        elif self._steps - self._since == _MOST_STEPS_AT_ONCE:
+            self._stop(f"time stands still at {now:.6f} s: tasks run for ever, and wait for nothing")
+        if self._steps == _MOST_STEPS:
+            self._stop(f"{_MOST_STEPS} steps are not enough: {now:.1f} s have passed")
+        for process in self._living.values():
+            if process.probe.is_behind(now):
+                break
+        else:
+            return
+        running = [process.probe for process in self._living.values() if not process.member.is_stopped]
+        for probe in running:  # before what began, which may follow from it
+            probe.look_for_ends(now)
+        for probe in running:
+            probe.look_for_begins()

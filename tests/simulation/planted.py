@@ -1,0 +1,264 @@
+"""Bugs for simulations to find: each a change of a few words in the library, made in memory only.
+
+They are what somebody might really write: a check that is left out, a time measured at the wrong end, an answer believed too
+early. A change names the words that it replaces, so that it cannot silently come to change nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import textwrap
+from types import FunctionType
+from typing import Final
+
+import attrs
+import pytest
+
+__all__ = ["PLANTED", "Change", "Planted"]
+
+
+@attrs.frozen
+class Change:
+    """Words of one function, and what stands there instead.
+
+    Args:
+        where: Module and function, ``package.module:Class.method``.
+        old: Words that stand in it exactly once.
+        new: What replaces them.
+    """
+
+    where: str
+    old: str
+    new: str
+
+    def make(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make the change until *monkeypatch* is undone."""
+        module_name, _, path = self.where.partition(":")
+        module = importlib.import_module(module_name)
+        *classes, name = path.split(".")
+        owner: object = module
+        for each in classes:
+            owner = getattr(owner, each)
+        found = inspect.getattr_static(owner, name)
+        function = found.fget if isinstance(found, property) else found
+        # What is decorated (a context manager) is what was written, inside.
+        function = inspect.unwrap(function) if callable(function) else function
+        assert isinstance(function, FunctionType), self.where
+        source = textwrap.dedent(inspect.getsource(function))
+        assert source.count(self.old) == 1, f"{self.old!r} stands {source.count(self.old)} times in {self.where}"
+        made: dict[str, object] = {}
+        code = compile(f"from __future__ import annotations\n{source.replace(self.old, self.new)}", self.where, "exec")
+        exec(code, module.__dict__, made)
+        # The code alone, so that whoever has imported the function by its name runs it, too.
+        changed = made[name]
+        assert isinstance(changed, FunctionType)
+        monkeypatch.setattr(function, "__code__", changed.__code__)
+
+
+@attrs.frozen
+class Planted:
+    """A bug.
+
+    Args:
+        name: What is wrong, in a few words.
+        changes: Make it.
+    """
+
+    name: str
+    changes: tuple[Change, ...]
+
+
+def _bug(name: str, where: str, old: str, new: str, *more: Change) -> Planted:
+    return Planted(name, (Change(where, old, new), *more))
+
+
+_LEASE: Final = "aegis_core.node.lease:Lease"
+_STORE: Final = "aegis_backends.memory.store:StoreState"
+_COMMIT: Final = "aegis_core.node.commit:Committer"
+_RESOURCES: Final = "aegis_core.engine.resources"
+
+PLANTED: Final = (
+    _bug("compare-and-set is dropped", f"{_STORE}.commit", "op.expect not in (actual, ANY)", "False"),
+    _bug(
+        "the store expires keys early",
+        f"{_STORE}._keep",
+        "now + ttl, change.revision",
+        "now + ttl / 2, change.revision",
+    ),
+    _bug("an expiry is never told", f"{_STORE}.expire_due", "self._publish(changes)", "self.revision += len(changes)"),
+    _bug(
+        "the store expires keys late", f"{_STORE}._keep", "now + ttl, change.revision", "now + ttl + 5, change.revision"
+    ),
+    _bug(
+        "a feed loses all but the first change of a transaction",
+        "aegis_backends.memory.store:MemoryFeed.offer",
+        "for change in changes:",
+        "for change in changes[:1]:",
+    ),
+    _bug(
+        "a feed tells deletions no more",
+        "aegis_backends.memory.store:MemoryFeed.offer",
+        "for change in changes:",
+        "for change in (it for it in changes if it.value is not None):",
+    ),
+    _bug(
+        "the local deadline is ignored",
+        f"{_LEASE}.believed_at",
+        "now < self.deadline",
+        "True",
+        Change(f"{_LEASE}._watch_time", "now >= self.deadline", "False"),
+    ),
+    _bug(
+        "belief is counted from the acknowledgement",
+        f"{_LEASE}._renew",
+        "sent + self.record.ttl",
+        "clock.now() + self.record.ttl",
+    ),
+    _bug(
+        "no margin is kept for clocks that drift",
+        f"{_LEASE}._renew",
+        "- margin(self.record.ttl)",
+        "+ 0.05",
+        Change(f"{_LEASE}.__init__", "- margin(record.ttl)", "+ 0.05"),
+    ),
+    _bug(
+        "a late acknowledged renewal is believed",
+        f"{_LEASE}._renew",
+        "clock.now() >= self.deadline",
+        "False",
+        Change(f"{_LEASE}._watch_time", "now >= self.deadline", "now >= self.deadline and self._due < now"),
+        Change(
+            f"{_LEASE}.believed_at", "now < self.deadline", "(now < self.deadline or self._due > now + self.record.ttl)"
+        ),
+    ),
+    _bug(
+        "a lease is judged dead from a view older than the record",
+        "aegis_core.engine.view:View.holder",
+        "if instance is None and not (self._synced and record.revision <= self._revision)",
+        "if False",
+    ),
+    _bug(
+        "a read does not wait for the view",
+        "aegis_core.node.directory:Directory.sync",
+        "await self.wait_revision(await self._store.sync())",
+        "await self._store.sync()",
+    ),
+    _bug("reads have no barrier", f"{_COMMIT}.decide", "await self.sync(attempt)", "await trio.lowlevel.checkpoint()"),
+    _bug(
+        "a refusal from a stale view is told",
+        f"{_COMMIT}._decide",
+        "if fresh and isinstance(refusal, AegisError)",
+        "if isinstance(refusal, AegisError)",
+    ),
+    _bug(
+        "a commit of unknown fate is told as refused",
+        f"{_COMMIT}.commit",
+        "is_open = unanswered = unanswered or isinstance(exc, Indeterminate)",
+        'is_open = False; raise StoreUnavailable(reason="no answer", outcome=Outcome.NOT_SENT) from exc',
+    ),
+    _bug("a claim takes what others hold", f"{_RESOURCES}:acquire", "holder is not None and not force", "False"),
+    _bug(
+        "a promotion takes what others hold", "aegis_core.engine.roles:promote", "raise _taken(target, holder)", "pass"
+    ),
+    _bug(
+        "a promotion does without compare-and-set",
+        "aegis_core.engine.roles:promote",
+        "Write.owner(fresh, expect)",
+        "Write.owner(fresh, -1)",
+    ),
+    _bug("a release deletes whatever is there", f"{_RESOURCES}:give_up", "r.revision) for", "-1) for"),
+    _bug(
+        "who stands in line is never promoted",
+        "aegis_core.node.line:wait_turn",
+        "rank = 0 if mine else",
+        "rank = 0 if mine else 1_000_000 +",
+    ),
+    _bug(
+        "a transfer keeps the old epoch",
+        "aegis_core.engine.transfers:_move",
+        "as_role=record.as_role,",
+        "as_role=record.as_role, epoch=record.epoch,",
+    ),
+    _bug(
+        "a transfer takes what others hold",
+        "aegis_core.engine.transfers:_movable",
+        "(holder.instance_id, holder.service_name) != (source, service_name)",
+        "False",
+    ),
+    _bug(
+        "a transfer is committed before the old owner has stopped",
+        "aegis_core.node.moves:Moves._move",
+        "await holdings.wind_down(moving, until=until, reason=EndReason.TRANSFERRED)",
+        "pass",
+    ),
+    _bug(
+        "a handler starts whatever became of the claim",
+        "aegis_core.node.claims:Claim.serves",
+        "and self._lease.believed_at(self._clock.now())",
+        "",
+    ),
+    _bug(
+        "the epoch is not checked",
+        "aegis_core.node.claims:Claim.serves",
+        "(not epoch or epoch == self._record.epoch)",
+        "True",
+    ),
+    _bug(
+        "an answer is good although the claim has ended",
+        "aegis_core.node.server:Server.conclude",
+        "if job.claim is not None and not job.claim.exit(scope)",
+        "if job.claim is not None and not job.claim.exit(scope) and False",
+    ),
+    _bug(
+        "the cache of answers is too small",
+        "aegis_core.node.idempotency:AnswerCache._evict",
+        "len(ended) > self._most_answers",
+        "True",
+    ),
+    _bug(
+        "a hand-off whose answer is lost is taken for one that failed",
+        "aegis_core.node.moves:Moves._move",
+        "holdings.finish(claim, reason)",
+        "holdings.finish(claim, reason) if claim.resource_id in moved else claim.stay()",
+    ),
+    _bug(
+        "an orphan is swept while its owner is only silent",
+        "aegis_core.engine.view:View._alive",
+        "entry is not None and entry.names(record)",
+        "entry is not None and entry.names(record) and not (entry.instance and self._is_silent(entry, self._heard_at))",
+    ),
+    _bug(
+        "a lease is renewed after it was lost",
+        "aegis_core.engine.instances:renew",
+        "record.revision, record.ttl",
+        "-1, record.ttl",
+        Change(f"{_LEASE}._renew", "clock.now() >= self.deadline", "False"),
+        Change(f"{_LEASE}._watch_time", "now >= self.deadline", "now >= self.deadline and self._due < now"),
+    ),
+    _bug(
+        "a read joins a barrier that is under way",
+        "aegis_core.node.directory:Directory.sync",
+        "await self.wait_revision(await self._store.sync())",
+        textwrap.indent(
+            """if getattr(self, "fence", None) is None:
+    self.fence, self.reached = trio.Event(), 0
+    try:
+        self.reached = await self._store.sync()
+    finally:
+        self.fence.set()
+        self.fence = None
+else:
+    await self.fence.wait()
+await self.wait_revision(self.reached)""",
+            "    ",
+        ).lstrip(),
+    ),
+    _bug(
+        "an abandoned claim is kept",
+        "aegis_core.node.holdings:Holdings.touched",
+        "self._suspects[target] = None",
+        "pass",
+    ),
+)
+"""All of them."""
