@@ -13,13 +13,12 @@ import trio
 
 from aegis_backends.http.app import Commit, Permit, RouterApp, serve_router
 from aegis_backends.http.dashboard import add_dashboard
-from aegis_backends.http.opening import read_host_and_port, read_secret, shown_host
+from aegis_backends.http.opening import read_host_and_port, shown_host
 from aegis_backends.http.rest import Management, Rest
 from aegis_backends.http.routing import Request, Response
 from aegis_backends.http.server import Limits
 from aegis_backends.http.swagger import add_swagger
 from aegis_backends.http.tokens import Tokens
-from aegis_backends.http.transport import HttpCaller
 from aegis_core.backend import Store
 from aegis_core.errors import ConfigError
 from aegis_core.hookspecs import Principal
@@ -73,10 +72,6 @@ async def serve_http(
     key: Path | None,
     rate: float,
     connections: int,
-    call_token: Path | None,
-    ca: Path | None,
-    nursery: trio.Nursery,
-    reach: Callable[[str, HttpCaller], None],
     stop: trio.Event,
     tell_cut: Callable[[str], None] | None,
     tell: Callable[[str], None],
@@ -95,10 +90,6 @@ async def serve_http(
         key: Its key, unless that is in *certificate*.
         rate: Requests per second of one client address.
         connections: Open at once.
-        call_token: A file with the token that instances ask of who calls them.
-        ca: Certificates to trust where instances are called by TLS; None for the system's.
-        nursery: Where calls to instances run.
-        reach: Called with each scheme that instances may listen on here, and with what calls them.
         stop: Ends it.
         tell_cut: Called with the reason each time that a client is cut off or refused; None where nothing is counted.
         tell: Called with the URL once it serves.
@@ -111,11 +102,6 @@ async def serve_http(
         raise ConfigError(source="aegis serve", key="connections", problem=problem)
     known = None if tokens is None else read_tokens(tokens)
     tls = None if certificate is None else _server_tls(certificate, key)
-    token = "" if call_token is None else read_secret(call_token, source="aegis serve", key="call_token")
-    caller = HttpCaller(nursery, token=token, tls=_client_tls(ca))
-    await nursery.start(caller.run)
-    for scheme in ("http", "https"):
-        reach(scheme, caller)
     host, port = read_host_and_port(address, source="aegis serve", key="http")
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
@@ -148,13 +134,6 @@ class _Started(trio.TaskStatus[object]):
     def started(self, value: object = None) -> None:
         """It has."""
         self._tell()
-
-
-def _client_tls(ca: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca)
-    except (OSError, ssl.SSLError) as exc:
-        raise ConfigError(source="aegis serve", key="ca", problem=f"{ca}: {exc}") from exc
 
 
 def _server_tls(certificate: Path, key: Path | None) -> ssl.SSLContext:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import signal
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +27,9 @@ from aegis_core.router.wire import serve_subjects
 __all__ = ["serve"]
 
 _FACE: Final = "aegis_backends.http.serving"
+_REACH: Final = "aegis_backends.http.reaching"
+
+_log: Final = logging.getLogger("aegis.router")
 
 
 class _Commit(Protocol):
@@ -58,13 +62,23 @@ class _ServeHttp(Protocol):
         key: Path | None,
         rate: float,
         connections: int,
-        call_token: Path | None,
-        ca: Path | None,
-        nursery: trio.Nursery,
-        reach: Callable[[str, Way], None],
         stop: trio.Event,
         tell_cut: Callable[[str], None] | None,
         tell: Callable[[str], None],
+    ) -> None: ...
+
+
+class _Reach(Protocol):
+    """``reach_instances`` of the HTTP backend."""
+
+    async def __call__(
+        self,
+        nursery: trio.Nursery,
+        reach: Callable[[str, Way], None],
+        /,
+        *,
+        call_token: Path | None,
+        ca: Path | None,
     ) -> None: ...
 
 
@@ -102,9 +116,10 @@ async def serve(
         call_token: A file with the token that nodes on HTTP ask of who calls their instances (their `call_token_file`).
         ca: A file of certificates to trust where these instances are called by TLS; the system's if left out.
     """
-    given = {"tokens": tokens, "certificate": certificate, "key": key, "call_token": call_token, "ca": ca}
+    given = {"tokens": tokens, "certificate": certificate, "key": key}
     _check(http, [name for name, file in given.items() if file is not None], rate)
     serve_http = None if http is None else _load_http()
+    reach = _load_reach(needed="call_token" if call_token is not None else "ca" if ca is not None else "")
     stop = trio.Event()
     async with open_node(backend) as node, open_router(node) as router:
         instruments = node.runtime.instruments
@@ -143,10 +158,6 @@ async def serve(
                             key=key,
                             rate=rate,
                             connections=connections,
-                            call_token=call_token,
-                            ca=ca,
-                            nursery=nursery,
-                            reach=node.runtime.callers.__setitem__,
                             stop=stop,
                             tell_cut=None if instruments is None else instruments.client_cut,
                             tell=tell,
@@ -157,6 +168,8 @@ async def serve(
                 faceless = trio.Event()
                 try:
                     async with AsyncExitStack() as stack:
+                        if reach is not None:
+                            await reach(nursery, node.runtime.callers.__setitem__, call_token=call_token, ca=ca)
                         url = ""
                         if http is not None and serve_http is not None:
                             url = await nursery.start(show_face, serve_http, http)
@@ -216,5 +229,21 @@ def _load_http() -> _ServeHttp:
     try:
         return cast(_ServeHttp, importlib.import_module(_FACE).serve_http)
     except ModuleNotFoundError as exc:
-        problem = f"{exc}; install it with: pip install 'aegis-ipc[http]'"
-        raise ConfigError(source="aegis serve", key="http", problem=problem) from exc
+        raise _not_installed("http", exc) from exc
+
+
+def _load_reach(*, needed: str) -> _Reach | None:
+    """What calls instances on HTTP; None where it is not installed, and no option needs it."""
+    try:
+        return cast(_Reach, importlib.import_module(_REACH).reach_instances)
+    except ModuleNotFoundError as exc:
+        refused = _not_installed(needed or "http", exc)
+        if needed:
+            raise refused from exc
+        _log.info("instances of nodes on HTTP are out of reach: %s", refused.problem)
+        return None
+
+
+def _not_installed(key: str, exc: ModuleNotFoundError) -> ConfigError:
+    problem = f"{exc}; install it with: pip install 'aegis-ipc[http]'"
+    return ConfigError(source="aegis serve", key=key, problem=problem)

@@ -75,9 +75,7 @@ def _fetch(port: int) -> int:
     return size
 
 
-async def _serve(
-    node: Node, stop: trio.Event, nursery: trio.Nursery, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
-) -> None:
+async def _serve(node: Node, stop: trio.Event, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
     from aegis_core.observe.metrics import CONTENT_TYPE, exposition
 
     async def metrics() -> tuple[str, bytes]:
@@ -95,11 +93,9 @@ async def _serve(
             certificate=None,
             key=None,
             rate=float("inf"),
-            call_token=None,
-            ca=None,
-            nursery=nursery,
-            reach=node.runtime.callers.__setitem__,
+            connections=1024,
             stop=stop,
+            tell_cut=None,
             tell=lambda url: task_status.started(int(url.rpartition(":")[2])),
         )
 
@@ -115,7 +111,7 @@ async def measure(arena: Arena) -> None:
         trio.open_nursery() as nursery,
     ):
         stop = trio.Event()
-        port = await nursery.start(partial(_serve, node, stop, nursery))
+        port = await nursery.start(partial(_serve, node, stop))
         for number in range(_INSTANCES):
             await node.registry.register(f"scraped-{number % _SERVICES}", f"scraped-{number}", ttl=3600)
         assert node.runtime.instruments is not None

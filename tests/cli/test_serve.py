@@ -12,9 +12,13 @@ import trustme
 
 from aegis_backends.http.serving import read_tokens
 from aegis_backends.memory import MemoryCluster
+from aegis_backends.nats.bus import NatsBus
+from aegis_backends.nats.connection import open_connection
+from aegis_backends.nats.opening import read_address
 from aegis_backends.nats.server import NatsServers
 from aegis_core import Call, Claim
 from aegis_core.cli.serve import serve
+from aegis_core.config import parse_backend
 from aegis_core.errors import ConfigError, Forbidden, StoreUnavailable
 from aegis_core.hookspecs import Principal
 from aegis_core.node.node import open_node
@@ -22,6 +26,7 @@ from aegis_core.node.service import Service
 from tests.conformance.test_nats import one_server
 from tests.observe.scraping import parse
 from tests.router.processes import PATIENCE, open_router
+from tests.router.wired import Client
 
 __all__ = ["one_server"]
 
@@ -145,6 +150,37 @@ async def test_router_reaches_instances_that_listen_on_http(tmp_path: Path) -> N
             assert (await client.post("calls", json=asked)).json()["result"] == "two"
 
 
+async def test_router_without_http_reaches_them_too(tmp_path: Path, one_server: NatsServers) -> None:
+    """It may be asked on its subjects to call an instance that a node behind another router serves."""
+    (tmp_path / "token").write_text("c-secret")
+    rooms = Service("rooms", version="1.0.0")
+
+    @rooms.method
+    async def where(call: Call) -> str:
+        """Who answers."""
+        assert call.instance is not None
+        return call.instance.instance_id
+
+    arguments = (
+        "--backend",
+        f"{one_server.url}?storage=memory&bucket=without-http",
+        "--call-token",
+        str(tmp_path / "token"),
+    )
+    settings = read_address(parse_backend(one_server.url))
+    async with open_router(*arguments, "--http", "127.0.0.1:0") as other:
+        url = f"{other.url}?call_token_file={tmp_path}/token"
+        async with open_node(url) as node, node.serve(rooms, instance_id="one", ttl=120) as one:
+            await one.claim("lobby")
+            async with open_router(*arguments), open_connection(settings.servers, settings.options) as connection:
+                await other.kill()
+                client = Client(NatsBus(connection), "_INBOX.test")
+                call = {"service_name": "rooms", "method": "where", "resource_id": "lobby"}
+                with trio.fail_after(PATIENCE):
+                    answer = await client.ask("route.request", **call, timeout=30)
+                assert (answer["success"], answer["result"]) == (True, "one"), answer
+
+
 WRONG_TOKENS = {
     "no TOML": "[",
     "nothing": "",
@@ -196,6 +232,11 @@ async def test_what_it_cannot_serve_is_a_config_error(tmp_path: Path, monkeypatc
         await serve(http="127.0.0.1:0", backend="memory://", call_token=tmp_path / "missing")
     with pytest.raises(ConfigError, match="ca"):
         await serve(http="127.0.0.1:0", backend="memory://", ca=tmp_path / "missing.pem")
+    monkeypatch.setattr("aegis_core.cli.serve._REACH", "aegis_backends.nothing")
+    for option in ("call_token", "ca"):
+        given = {option: tmp_path / "token"}
+        with pytest.raises(ConfigError, match=rf"{option}.*aegis-ipc\[http\]"):
+            await serve(backend="memory://", **given)  # type: ignore[arg-type]
     monkeypatch.setattr("aegis_core.cli.serve._FACE", "aegis_backends.nothing")
     with pytest.raises(ConfigError, match=r"aegis-ipc\[http\]"):
         await serve(http="127.0.0.1:0", backend="memory://")

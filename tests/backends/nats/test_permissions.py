@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
 from aegis_backends.nats.bus import NatsBus
-from aegis_backends.nats.connection import open_connection
+from aegis_backends.nats.connection import Connection, open_connection
 from aegis_backends.nats.errors import PermissionDenied
 from aegis_backends.nats.opening import open_nats, read_address
 from aegis_core import Call, Claim, Role, Service, open_node
@@ -22,13 +24,15 @@ from aegis_core.router.wire import serve_subjects
 from tests.backends.nats.processes import ServerProcess, running
 from tests.router.wired import Client, OldInstance
 
-PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "nats-in-production.md"
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = DOCS / "how-to" / "nats-in-production.md"
+SUBJECTS = DOCS / "reference" / "subjects.md"
 
 
-def documented() -> str:
-    """The configuration that the page shows, with passwords."""
-    (found,) = re.findall(r"(?ms)^```text\n# permissions\.conf\n(.*?)^```$", PAGE.read_text(encoding="utf-8"))
-    return re.sub(r"\$[A-Z]+_PASSWORD", "secret", found)
+def documented(page: Path = PAGE, name: str = "permissions") -> str:
+    """The configuration that a page shows, with passwords."""
+    (found,) = re.findall(rf"(?ms)^```text\n# {name}\.conf\n(.*?)^```$", page.read_text(encoding="utf-8"))
+    return re.sub(r"\$[A-Z0-9_]+_PASSWORD", "secret", found)
 
 
 @pytest.fixture
@@ -155,3 +159,91 @@ async def test_documented_permissions_let_nobody_listen_in(server: ServerProcess
         with pytest.raises(PermissionDenied):
             async with connection.subscribe(subject):
                 pass
+
+
+# --- Clients of the subjects that may do a part --------------------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class Clients:
+    """A router, and its two clients."""
+
+    url: str
+    caller: Client
+    room: NatsBus
+
+    def ask_as_room(self) -> Client:
+        """The instance's own requests."""
+        return Client(self.room, "_INBOX_room_1")
+
+
+@asynccontextmanager
+async def clients(folder: Path) -> AsyncIterator[Clients]:
+    """On a server that is configured as the page of the subjects says, and has a router with all permissions."""
+    users = documented(SUBJECTS, "clients").replace("users: [", "users: [{user: router, password: secret}", 1)
+    with running(folder, f'jetstream {{ store_dir: "{folder}" }}\n{users}') as server, trio.fail_after(30):
+        opened = {}
+        async with AsyncExitStack() as stack:
+            backend = f"{server.url}?storage=memory&user=router&password=secret"
+            router = await stack.enter_async_context(open_router(await stack.enter_async_context(open_node(backend))))
+            assert router.bus is not None
+            await stack.enter_async_context(serve_subjects(router, router.bus))
+            for user, inbox in (("rooms-caller", "_INBOX_caller"), ("room-1", "_INBOX_room_1")):
+                address = f"{server.url}?user={user}&password=secret&inbox_prefix={inbox}"
+                settings = read_address(parse_backend(address))
+                connection = open_connection(settings.servers, settings.options)
+                opened[user] = NatsBus(await stack.enter_async_context(connection))
+            yield Clients(server.url, Client(opened["rooms-caller"], "_INBOX_caller"), opened["room-1"])
+
+
+async def test_documented_permissions_let_clients_do_their_part(tmp_path: Path) -> None:
+    """One serves and claims, the other calls and looks."""
+    async with clients(tmp_path / "server") as both:
+        instance, caller = OldInstance(both.room, "room-1"), both.caller
+        who = {"service_name": "rooms", "instance_id": "room-1", "lease_id": "secret"}
+        async with instance.listen():
+            assert (await both.ask_as_room().ask("service.register", **who))["success"]
+            assert (await both.ask_as_room().ask("service.heartbeat", **who))["envelope"]["success"]
+            assert (await both.ask_as_room().ask("resource.register", **who, resource_ids=["lobby"]))["success"]
+            call = {"service_name": "rooms", "method": "enter", "resource_id": "lobby", "message_id": "m"}
+            assert (await caller.ask("route.request", **call))["instance_id"] == "room-1"
+            assert (await caller.ask("message.status", message_id="m"))["state"] == "acknowledged"
+            assert (await caller.ask("resource.query", service_name="rooms"))["total_count"] == 1
+            assert (await both.ask_as_room().ask("service.unregister", **who))["released"] == ["lobby"]
+    assert "Violation" not in (tmp_path / "server" / "log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("user", "subject"),
+    [
+        *(("rooms-caller", f"ipc.{name}") for name in ("service.register", "resource.register", "resource.transfer")),
+        *(("rooms-caller", f"ipc.{name}") for name in ("response.x", "instance.room-1.inbox", "events.x.rooms")),
+        *(("room-1", f"ipc.{name}") for name in ("route.request", "resource.transfer", "instance.room-2.inbox")),
+        ("room-1", "$KV.service-registry.resources.lobby"),
+    ],
+)
+async def test_documented_permissions_let_clients_do_no_more(user: str, subject: str, tmp_path: Path) -> None:
+    """Whatever somebody else's part is."""
+    await refused(user, tmp_path, lambda connection: connection.request(subject, b"", timeout=5.0))
+
+
+@pytest.mark.parametrize("subject", ["ipc.instance.room-2.inbox", "ipc.instance.>", "ipc.service.register", "_INBOX.>"])
+@pytest.mark.parametrize("user", ["rooms-caller", "room-1"])
+async def test_documented_permissions_let_clients_hear_no_more(user: str, subject: str, tmp_path: Path) -> None:
+    """Least of all the calls of others."""
+
+    async def listen(connection: Connection) -> None:
+        async with connection.subscribe(subject):
+            pass
+
+    await refused(user, tmp_path, listen)
+
+
+async def refused(user: str, folder: Path, act: Callable[[Connection], Awaitable[object]]) -> None:
+    """The server denies *user* what *act* does."""
+    inbox = {"rooms-caller": "_INBOX_caller", "room-1": "_INBOX_room_1"}[user]
+    with running(folder / "server", documented(SUBJECTS, "clients")) as server, trio.fail_after(30):
+        settings = read_address(parse_backend(f"{server.url}?user={user}&password=secret&inbox_prefix={inbox}"))
+        async with open_connection(settings.servers, settings.options) as connection:
+            with pytest.raises(PermissionDenied):
+                await act(connection)
