@@ -71,8 +71,9 @@ class Visit:
         scheme: Literal["dark", "light"],
         width: int,
         script: str | None,
+        clock: bool,
     ) -> Visit:
-        """Open the page in a context of its own; *script* runs before the page's own."""
+        """Open the page in a context of its own; *script* runs before the page's own, which has a *clock* to be moved."""
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page = context.new_page()
         visit = cls(page, _origin(url))
@@ -81,6 +82,8 @@ class Visit:
         page.on("request", visit._see)
         if script is not None:
             page.add_init_script(script)
+        if clock:
+            page.clock.install()
         page.goto(url)
         return visit
 

@@ -32,9 +32,14 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
     begun: list[Visit] = []
 
     def begin(
-        url: str, *, scheme: Literal["dark", "light"] = "light", width: int = 1440, script: str | None = None
+        url: str,
+        *,
+        scheme: Literal["dark", "light"] = "light",
+        width: int = 1440,
+        script: str | None = None,
+        clock: bool = False,
     ) -> Visit:
-        begun.append(Visit.begin(browser, url, scheme=scheme, width=width, script=script))
+        begun.append(Visit.begin(browser, url, scheme=scheme, width=width, script=script, clock=clock))
         return begun[-1]
 
     yield begin

@@ -35,6 +35,11 @@ def service(name: str) -> Service:
         """Answer."""
         return call.instance.instance_id if call.instance else ""
 
+    @made.method
+    async def nap(call: Call, seconds: float) -> None:
+        """Take so long."""
+        await trio.sleep(seconds)
+
     @made.on_acquire
     async def acquire(claim: Claim) -> None:
         """Take it as it is."""

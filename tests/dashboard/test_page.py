@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
-from datetime import datetime
 
 import pytest
 from playwright.sync_api import expect
 
 from aegis_core import Health, Role
 from tests.dashboard.browser import Visit
+from tests.dashboard.pace import SCRIPT, Pace
 from tests.dashboard.scene import Scene
 
-# Notes when, in wall-clock time, the page says that another instance than this is active.
-WATCH_HEIR = """
-(id) => {
-  window.shownAt = null;
-  const look = () => {
-    const active = document.querySelector("#lines .active code")?.textContent ?? id;
-    if (window.shownAt === null && active !== id) window.shownAt = Date.now();
-  };
-  new MutationObserver(look).observe(document.getElementById("lines"), { subtree: true, childList: true, characterData: true });
-}
-"""
+SOON = 1000
+"""Milliseconds within which the page shows what it was told of."""
 
 
 def test_router_that_knows_nobody_says_so(scene: Scene, visit: Callable[..., Visit]) -> None:
@@ -71,27 +64,37 @@ def test_services_instances_lines_and_resources_are_shown(scene: Scene, visit: C
 def test_fail_over_is_shown_within_a_second(
     scene: Scene, visit: Callable[..., Visit], record_property: Callable[[str, object], None]
 ) -> None:
-    """Each of three processes dies in its turn; the page is told, it does not ask. A busy machine may spoil one turn, not all."""
+    """Each of three processes dies in its turn; the page is told, it does not ask.
+
+    The page's own clock decides, which stands still while others let it wait: how busy the machine is makes no difference.
+    """
     mortals = {name: scene.start_mortal(name, 2.0) for name in (f"engine-{number}" for number in range(4))}
-    seen = visit(scene.url)
+    seen = visit(scene.url, script=SCRIPT, clock=True)
     active = seen.page.locator("#lines .active code")
-    dying, took = "engine-0", []
+    dying, took, by_the_wall = "engine-0", [], []
+    expect(active).to_have_text(dying)
+    pace = Pace(seen.page)
+    pace.stop()
     for _ in range(3):
-        expect(active).to_have_text(dying)
-        seen.page.evaluate(WATCH_HEIR, dying)
+        pace.run(SOON)  # Whatever had begun has ended.
+        seen.page.evaluate("window.streamed = ''")
         scene.kill(mortals.pop(dying))
-        expect(active).not_to_have_text(dying)
+        pace.wait_for(
+            """window.streamed.includes('"reason":"promoted"') || window.streamed.includes('"reason": "promoted"')"""
+        )
+        heard = time.monotonic()
+        took.append(pace.until(lambda: active.inner_text() in mortals, SOON))
+        by_the_wall.append(time.monotonic() - heard)
         heir = active.inner_text()
         assert heir in mortals
-        entry = seen.page.locator("#events li").filter(has_text=f"{heir} is active for group default")
-        expect(entry).to_have_count(1)
-        expect(seen.page.locator("#events li").filter(has_text=f"{dying} was lost")).to_have_count(1)
+        pace.until(lambda gone=dying: seen.row("instances", gone).count() == 0, SOON - took[-1])
         expect(seen.row("instances", dying)).to_have_count(0)
-        happened = datetime.fromisoformat(entry.locator("time").get_attribute("datetime") or "").timestamp() * 1000
-        took.append(seen.page.evaluate("window.shownAt") - happened)
+        expect(seen.page.locator("#events li").filter(has_text=f"{heir} is active for group default")).to_have_count(1)
+        expect(seen.page.locator("#events li").filter(has_text=f"{dying} was lost")).to_have_count(1)
         dying = heir
-    record_property("counted", f"{min(took):.0f} ms from the event of a fail-over to the page")
-    assert min(took) < 1000.0
+    told = f"{statistics.median(took)} ms of the page's time ({1000 * statistics.median(by_the_wall):.0f} by the wall)"
+    record_property("counted", f"{told} from the event of a fail-over to the page, the median of three")
+    assert max(took) < SOON
 
 
 def test_resources_are_searched_by_the_router(scene: Scene, visit: Callable[..., Visit]) -> None:
