@@ -3,13 +3,14 @@
 One answer per connection, of HTTP as small as it can be. Who dawdles is cut off, and holds up nobody: only so many pages
 are written at once, but who has yet to ask, or to read, is not counted.
 
-A page on a loopback address is for this machine. A name that others made point here gets nothing, lest a page of
-theirs read it in the browser of somebody who looks at them.
+A page that is asked for at a loopback address is for this machine. A name that others made point here gets nothing, lest
+a page of theirs read it in the browser of somebody who looks at them.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -81,7 +82,9 @@ async def _read_head(stream: trio.SocketStream) -> bytes:
 
 async def _answer(node: Node, head: bytes, address: str) -> bytes:
     """What is answered to *head*, which came to *address*."""
-    if _is_loopback(address) and not _is_loopback(_asked_host(head)):
+    asked = _asked_host(head)
+    # A machine's own name may stand for a loopback address, and is nobody's to point elsewhere.
+    if _is_loopback(address) and not _is_loopback(asked) and asked != socket.gethostname().lower():
         return b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     method, _, rest = head.partition(b" ")
     path = rest.partition(b" ")[0].partition(b"?")[0]

@@ -90,10 +90,11 @@ async def test_silent_clients_hold_up_nobody() -> None:
 NAMES = {
     "localhost": 200, "LocalHost:9464": 200, "127.0.0.1:9464": 200, "[::1]:9464": 200, "[::1]": 200,
     "evil.example": 403, "evil.example:9464": 403, "localhost.evil.example": 403, "10.0.0.1": 403, "": 403,
+    socket.gethostname(): 200,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, ids=["own" if name == socket.gethostname() else name for name in NAMES])
 async def test_page_of_this_machine_is_not_told_under_other_names(name: str) -> None:
     """Which others may have made point here, to read it in somebody's browser; elsewhere it has any name."""
     request = f"GET /metrics HTTP/1.1\r\nAccept: */*\r\nhost: {name}\r\n\r\n".encode()
