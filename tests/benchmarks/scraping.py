@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
-from functools import partial
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from time import thread_time
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from aegis_backends.http.serving import serve_http
+from aegis_backends.http.app import RouterApp, serve_router
+from aegis_backends.http.rest import Rest
+from aegis_backends.http.routing import Request, Response
 from aegis_core import Node, open_node
 from aegis_core.router.gate import Gate
 from aegis_core.router.management import Management
@@ -75,29 +78,23 @@ def _fetch(port: int) -> int:
     return size
 
 
-async def _serve(node: Node, stop: trio.Event, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+@asynccontextmanager
+async def _serve(node: Node) -> AsyncIterator[int]:
+    """Be a router, whose page of metrics is served over HTTP; the port."""
     from aegis_core.observe.metrics import CONTENT_TYPE, exposition
 
-    async def metrics() -> tuple[str, bytes]:
-        return CONTENT_TYPE, await exposition(node)
+    async def tell(request: Request) -> Response:
+        return Response(body=await exposition(node), content_type=CONTENT_TYPE.encode())
 
-    async with open_router(node) as router:
-        await serve_http(
-            node.runtime.store,
-            Gate(node).commit,
-            node.require,
-            Management(router),
-            metrics,
-            "127.0.0.1:0",
-            tokens=None,
-            certificate=None,
-            key=None,
-            rate=float("inf"),
-            connections=1024,
-            stop=stop,
-            tell_cut=None,
-            tell=lambda url: task_status.started(int(url.rpartition(":")[2])),
-        )
+    async with open_router(node) as router, trio.open_nursery() as nursery:
+        app = RouterApp(node.runtime.store, Gate(node).commit, node.require)
+        Rest(Management(router), app)
+        app.add_route("GET", "/metrics", tell)
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port: int = listeners[0].socket.getsockname()[1]
+        await nursery.start(serve_router, app, listeners)
+        yield port
+        nursery.cancel_scope.cancel()
 
 
 async def measure(arena: Arena) -> None:
@@ -106,12 +103,7 @@ async def measure(arena: Arena) -> None:
 
     longest: list[float] = []
     sizes: list[int] = []
-    async with (
-        open_node("memory://scraped", config={"metrics": {"enabled": True}}) as node,
-        trio.open_nursery() as nursery,
-    ):
-        stop = trio.Event()
-        port = await nursery.start(partial(_serve, node, stop))
+    async with open_node("memory://scraped", config={"metrics": {"enabled": True}}) as node, _serve(node) as port:
         for number in range(_INSTANCES):
             await node.registry.register(f"scraped-{number % _SERVICES}", f"scraped-{number}", ttl=3600)
         assert node.runtime.instruments is not None
@@ -129,8 +121,6 @@ async def measure(arena: Arena) -> None:
                 longest.append(steps.longest)
 
         found = await arena.compete(Contestant(scrape, 1), rounds=3)
-        stop.set()
-        nursery.cancel_scope.cancel()
     check = at_most(1000 * max(longest[1:]), 10.0, "{:.1f} ms at a time, ceiling 10", ceiling=True)
     title = f"/metrics of a router, {_INSTANCES:,} instances, {series:,} series, {sizes[-1] / 1e6:.0f} MB"
     arena.line(title, found["scrape"], check)
