@@ -142,9 +142,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Mypy (strict) and pyright over the code, the examples and the typed use of the API."""
-    session.install("-e", ".[cli,http,metrics,nats,otel,test]", "nox", *dependency_group("typing"))
-    checked = [*PACKAGES, "tests/typing", "docs/examples", "noxfile.py"]
+    """Mypy (strict) and pyright over the code, the examples, the benchmarks and the typed use of the API."""
+    needed = (*dependency_group("typing"), *dependency_group("bench"))
+    session.install("-e", ".[cli,http,metrics,nats,otel,test]", "nox", *needed)
+    checked = [*PACKAGES, "tests/typing", "tests/benchmarks", "docs/examples", "noxfile.py"]
     session.run("mypy", *checked)
     session.run("pyright", *checked)
 
