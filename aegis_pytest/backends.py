@@ -62,10 +62,10 @@ def on_memory(clock: Clock | None = None) -> SharedBackend:
     return _OnMemory(clock)
 
 
-def _on_nats(nats_url: str) -> SharedBackend:
+def _on_nats(nats_url: str, own: bool) -> SharedBackend:  # noqa: FBT001 - as `BackendChoice.share` is called
     from aegis_pytest.nats import NatsHarness  # noqa: PLC0415 - what is not chosen is not loaded
 
-    return NatsHarness(nats_url)
+    return NatsHarness(nats_url, alone=own)
 
 
 def _on_http() -> SharedBackend:
@@ -94,7 +94,8 @@ class BackendChoice:
     Args:
         name: As ``--aegis-backend`` has it.
         capabilities: What tests may need of it; of `CAPABILITIES`.
-        share: Makes what the nodes of one test share, from the URL of a NATS server ("" where none is needed).
+        share: Makes what the nodes of one test share, from the URL of a NATS server ("" where none is needed), and whether
+            that is a single one that the plugin started.
         check: Raises `ConfigError`, which says what to install, if its parts are missing.
         needs_server: Whether *share* wants a NATS server.
         ttl: The TTL of instances that are served without one; None for the library's default.
@@ -102,7 +103,7 @@ class BackendChoice:
 
     name: str
     capabilities: frozenset[str]
-    share: Callable[[str], SharedBackend]
+    share: Callable[[str, bool], SharedBackend]
     check: Callable[[], None] = lambda: None
     needs_server: bool = False
     ttl: float | None = REAL_TTL
@@ -114,7 +115,7 @@ BACKENDS: Final[Mapping[str, BackendChoice]] = {
         BackendChoice(
             name="memory",
             capabilities=frozenset({"virtual_time", "bus"}),
-            share=lambda _: on_memory(),
+            share=lambda _url, _own: on_memory(),
             ttl=None,
         ),
         BackendChoice(
@@ -127,7 +128,7 @@ BACKENDS: Final[Mapping[str, BackendChoice]] = {
         BackendChoice(
             name="http",
             capabilities=frozenset({"network"}),
-            share=lambda _: _on_http(),
+            share=lambda _url, _own: _on_http(),
             check=_need_http,
         ),
     )

@@ -24,6 +24,7 @@ from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node
 from aegis_core.node.service import Service
 from aegis_pytest.backends import SharedBackend, on_memory
+from aegis_pytest.cable import open_by_cable
 from aegis_pytest.call_log import CallLog
 from aegis_pytest.closing import close_lives, tell_leftovers
 from aegis_pytest.cluster_state import describe_faults, describe_lives
@@ -245,7 +246,6 @@ class Cluster:
             return claim
         holders = read_holders(self._lives, self.plane).get(resource_id)
         who = f"it is claimed by {' and '.join(map(str, holders))}" if holders else "nobody claims it"
-        # The names of nodes are easily taken for those of instances.
         never = "" if name in self._lives else ", and there is no node of that name"
         raise AssertionError(f"{resource_id} is not owned by node {name!r} after {limit:g} s{never}: {who}")
 
@@ -281,8 +281,7 @@ class Cluster:
         with trio.move_on_after(limit):
             while True:
                 moved = self.events.moved
-                # The event is told when the store has changed; the claim of it is made a moment later.
-                for _ in range(_LOOKS):
+                for _ in range(_LOOKS):  # the event is told when the store has changed, the claim made a moment later
                     found = look()
                     if found is not None:
                         await trio.lowlevel.cancel_shielded_checkpoint()
@@ -353,10 +352,9 @@ class Cluster:
                 raise pytest.UsageError(
                     f"the application of node {name!r} opens a second node before it closed the first"
                 )
-            async with self._shared.open_peer() as opened:
-                own = tap(self.plane.attach(name, opened), self.calls, self.plane.member(name))
-                try:
-                    # Ids and jitter are the same in every run of the test.
+            async with open_by_cable(self._shared, self._nursery) as (opened, cable):
+                own = tap(self.plane.attach(name, opened, cable), self.calls, self.plane.member(name))
+                try:  # ids and jitter are the same in every run of the test
                     yield attrs.evolve(own, random=random.Random(f"{self._seed}:{name}:{number}"))
                 finally:
                     self.plane.kill(name)

@@ -65,7 +65,8 @@ def _aegis_shared(aegis_backend: str, request: pytest.FixtureRequest) -> SharedB
     from aegis_pytest.backends import BACKENDS
 
     choice = BACKENDS[aegis_backend]
-    return choice.share(request.getfixturevalue("aegis_nats_url") if choice.needs_server else "")
+    own = request.config.getoption("--aegis-nats-url") is None
+    return choice.share(request.getfixturevalue("aegis_nats_url") if choice.needs_server else "", own)
 
 
 @fixture

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class HttpHarness(Harness):
 
     expiry_lateness = 2.0  # that many real seconds a busy machine may take to tell it
     names_endpoints = False
+    carries_calls = False
 
     def __init__(self, url: str, *, judges: bool = False, is_admin: bool = False) -> None:
         self._url = url
@@ -82,11 +83,20 @@ class HttpHarness(Harness):
     @asynccontextmanager
     async def open_peer(self) -> AsyncIterator[Backend]:
         """A client that asks the other router first."""
-        async with self._open(self._ports[::-1]) as backend:
+        async with self.open_peer_by(self.ports) as backend:
             yield backend
 
+    @property
+    def ports(self) -> list[int]:
+        """Where the routers are, the other one first."""
+        return self._ports[::-1]
+
+    def open_peer_by(self, ports: Sequence[int]) -> AbstractAsyncContextManager[Backend]:
+        """A client that finds the routers at *ports*."""
+        return self._open(ports)
+
     @asynccontextmanager
-    async def _open(self, ports: list[int]) -> AsyncIterator[Backend]:
+    async def _open(self, ports: Sequence[int]) -> AsyncIterator[Backend]:
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
         async with open_http(parse_backend(f"http://{hosts}?token_file={self._folder}/token")) as backend:
             yield backend

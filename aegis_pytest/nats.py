@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
+import attrs
 import pytest
 import trio
 
@@ -80,15 +81,18 @@ class NatsHarness(Harness):
 
     Args:
         url: Of the backend, with parameters other than the bucket: ``nats://host:4222?replicas=3&creds=/path``.
+        alone: The URL's server is the only one, on this machine, so that nodes can be connected to it by relays.
     """
 
     # A server looks for what has expired four times a second; the rest is for a busy machine.
     expiry_lateness = 1.0
     tells_departure = False
     spreads_subscriptions = True
+    carries_calls = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, alone: bool = False) -> None:
         address = parse_backend(url)
+        self._alone = alone
         parameters = {**address.parameters, "bucket": f"aegis-conformance-{secrets.token_hex(8)}"}
         self._address = BackendAddress(url, address.scheme, address.location, parameters)
 
@@ -106,4 +110,16 @@ class NatsHarness(Harness):
     async def open_peer(self) -> AsyncIterator[Backend]:
         """Another connection."""
         async with open_nats(self._address) as backend:
+            yield backend
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The server's port, if there is one server, on this machine."""
+        return (int(self._address.location.rpartition(":")[2]),) if self._alone else ()
+
+    @asynccontextmanager
+    async def open_peer_by(self, ports: Sequence[int]) -> AsyncIterator[Backend]:
+        """Another connection, by way of a relay."""
+        (port,) = ports
+        async with open_nats(attrs.evolve(self._address, location=f"127.0.0.1:{port}")) as backend:
             yield backend

@@ -5,16 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Final, Literal
 
 import pytest
 
 from aegis_core.backend import Conflict, Put, Store, Transaction
-from aegis_pytest.faults.kinds import STORE, Cut, Delay, Doubling, Doubt, Drift, Fault, Loss, LostLease, Stop
+from aegis_pytest.faults.kinds import STORE, Cut, Delay, Doubling, Doubt, Drift, Fault, Loss, LostLease, Reset, Stop
 from aegis_pytest.faults.member import Member
 from aegis_pytest.faults.plane import FaultPlane
 
-__all__ = ["Faults"]
+__all__ = ["FAULTS", "Faults"]
+
+FAULTS: Final = (
+    "partition",
+    "pause",
+    "skew",
+    "drift",
+    "slow",
+    "drop",
+    "duplicate",
+    "indeterminate",
+    "lose_lease",
+    "reset",
+)
+"""Everything that can go wrong, by the names of the methods."""
 
 
 class Faults:
@@ -22,6 +36,10 @@ class Faults:
 
     Names are those of nodes, and ``"store"``. A node may be named before it is there; one that never came by the end of the
     block is a usage error, because a fault that hit nobody proves nothing.
+
+    They are the same on every backend: what goes wrong does so between a node and its store and transports. Where nodes are
+    connected to servers that the plugin started, a node that is cut off from everybody is cut off by its connections, which
+    fall silent; a delay of all that it says and hears is one of its connections; and `reset` breaks them.
 
     Args:
         plane: The cluster's.
@@ -84,9 +102,33 @@ class Faults:
             yield
 
     @contextmanager
-    def slow(self, way: tuple[str, str], seconds: float) -> Iterator[None]:
-        """What passes between the two names of *way* takes *seconds*, in either direction."""
-        with self._during(Delay(frozenset(way), seconds), *way):
+    def slow(self, way: tuple[str, str] | str, seconds: float) -> Iterator[None]:
+        """What passes between the two names of *way* takes *seconds*, in either direction.
+
+        Args:
+            way: Two names; or a node, for all that it says and hears.
+            seconds: How long each message takes.
+        """
+        ends = (way,) if isinstance(way, str) else way
+        with self._during(Delay(frozenset(ends), seconds), *ends):
+            yield
+
+    @contextmanager
+    def reset(self, name: str) -> Iterator[None]:
+        """The connections of node *name* to its servers are reset, as by a firewall or a balancer; in the block, new ones, too.
+
+        An empty block resets them once.
+
+        Raises:
+            pytest.UsageError: The node has no such connections: says where it would, and what can go wrong here.
+        """
+        if self._known(name).cable is None:
+            here = ", ".join(fault for fault in FAULTS if fault != "reset")
+            raise pytest.UsageError(
+                f"node {name!r} has no connections that could be reset: nodes have some on the backends nats and http, to "
+                f"servers that the plugin starts (marker aegis_needs('network')). What can go wrong here: {here}"
+            )
+        with self._during(Reset(name), name):
             yield
 
     @contextmanager

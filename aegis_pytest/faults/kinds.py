@@ -20,6 +20,7 @@ __all__ = [
     "LostLease",
     "Noted",
     "Relapse",
+    "Reset",
     "Stop",
 ]
 
@@ -45,13 +46,17 @@ class Cut:
 
 @attrs.define(eq=False)
 class Delay:
-    """What passes between two names takes *seconds*, either way."""
+    """What passes between two names takes *seconds*, either way; of one name alone, all that it says and hears."""
 
     ends: frozenset[str]
     seconds: float
 
     def __str__(self) -> str:
-        return f"slow between {' and '.join(sorted(self.ends))} by {self.seconds:g} s"
+        return f"slow {' - '.join(sorted(self.ends))} by {self.seconds:g} s"
+
+    def concerns(self, one: str, other: str) -> bool:
+        """Whether a message between the two takes longer by it."""
+        return self.ends <= {one, other}
 
 
 @attrs.define(eq=False)
@@ -119,6 +124,16 @@ class Stop:
 
 
 @attrs.define(eq=False)
+class Reset:
+    """The connections of *node* to its servers are reset."""
+
+    node: str
+
+    def __str__(self) -> str:
+        return f"reset of {self.node}"
+
+
+@attrs.define(eq=False)
 class Drift:
     """The clock of *node* gains *rate* seconds a second."""
 
@@ -163,7 +178,7 @@ class Relapse:
         return f"renewals of {self.node} with less than {self.share:g} of their TTL left do not count"
 
 
-Fault = Cut | Delay | Loss | Doubling | Doubt | LostLease | Stop | Drift | Lag | Relapse
+Fault = Cut | Delay | Loss | Doubling | Doubt | LostLease | Stop | Drift | Reset | Lag | Relapse
 """Any of them."""
 
 

@@ -10,6 +10,7 @@ import trio
 
 from aegis_core.backend import Delete, Store, Transaction
 from aegis_core.names import InstanceKey, parse_key
+from aegis_pytest.cable import Cable
 from aegis_pytest.faults.clock import NodeClock
 
 __all__ = ["Member"]
@@ -22,12 +23,14 @@ class Member:
         name: The node's name.
         store: The store without faults, None where there is none.
         clock: The node's clock, which stops and ends with it.
+        cable: What connects it to its servers, None where there is none.
     """
 
-    def __init__(self, name: str, store: Store | None, clock: NodeClock) -> None:
+    def __init__(self, name: str, store: Store | None, clock: NodeClock, cable: Cable | None = None) -> None:
         self.name: Final = name
         self.store: Final = store
         self.clock: Final = clock
+        self.cable: Final = cable
         self.is_dead = False
         self.is_stopped = False
         self.instances: dict[str, str] = {}

@@ -20,6 +20,7 @@ import trio
 
 from aegis_core.backend import Backend, Transaction
 from aegis_core.errors import AegisError
+from aegis_pytest.cable import Cable
 from aegis_pytest.faults.bus import FaultyBus, faulty_messages
 from aegis_pytest.faults.clock import NodeClock
 from aegis_pytest.faults.kinds import (
@@ -35,6 +36,7 @@ from aegis_pytest.faults.kinds import (
     LostLease,
     Noted,
     Relapse,
+    Reset,
     Stop,
 )
 from aegis_pytest.faults.member import Member
@@ -71,9 +73,10 @@ class FaultPlane:
 
     # --- The nodes ---
 
-    def attach(self, name: str, backend: Backend) -> Backend:
+    def attach(self, name: str, backend: Backend, cable: Cable | None = None) -> Backend:
         """*backend* as node *name* has it: its stores, transports, bus and clock go through this plane.
 
+        With a *cable* between the node and its servers, cuts and delays that concern all that goes by it are the cable's.
         A node that was killed may be attached again, for its next life; what is wrong with its name is so at once.
 
         Raises:
@@ -83,7 +86,7 @@ class FaultPlane:
         if name == STORE or (living is not None and not living.is_dead):
             raise ValueError(f"{name!r} is taken: nodes need names of their own")
         clock = NodeClock(backend.clock)
-        member = self._members[name] = Member(name, backend.store, clock)
+        member = self._members[name] = Member(name, backend.store, clock, cable)
         self._settle()
         return attrs.evolve(
             backend,
@@ -104,7 +107,7 @@ class FaultPlane:
             KeyError: There is no such node.
         """
         self._members[name].kill()
-        self.tell()
+        self._settle()
 
     def member(self, name: str) -> Member | None:
         """The latest life of node *name*."""
@@ -162,6 +165,8 @@ class FaultPlane:
         for member in self._members.values():
             if member.is_dead:
                 continue
+            if member.cable is not None:
+                self._settle_cable(member, member.cable)
             rate = 1.0 + sum(fault.rate for fault in self.in_force(Drift) if fault.node == member.name)
             member.clock.set_rate(rate)
             if member.is_stopped and member.name not in stopped:
@@ -169,6 +174,30 @@ class FaultPlane:
             elif not member.is_stopped and member.name in stopped:
                 member.stop()
         self.tell()
+
+    def _settle_cable(self, member: Member, cable: Cable) -> None:
+        """Let *cable*, which is all that the node has, be as the faults that concern the whole of it say."""
+        others = [it.name for it in self._members.values() if it is not member and not it.is_dead]
+        reached = [STORE, *others] if cable.carries_calls else [STORE]
+        cable.be(
+            cut=all(self._separations(member.name, other) for other in reached),
+            delay=sum(delay.seconds for delay in self.in_force(Delay) if _is_whole(delay, member.name, cable)),
+            reset=any(fault.node == member.name for fault in self.in_force(Reset)),
+        )
+
+    def _separations(self, one: str, other: str) -> list[Cut]:
+        return [cut for cut in self.in_force(Cut) if cut.separates(one, other)]
+
+    def _cables(self, one: str, other: str) -> Iterator[tuple[str, Cable]]:
+        """The cables by which a message between the two goes, and whose they are."""
+        for name in (one, other):
+            member = self._members.get(name)
+            if (
+                member is not None
+                and member.cable is not None
+                and (STORE in (one, other) or member.cable.carries_calls)
+            ):
+                yield name, member.cable
 
     # --- For the ports ---
 
@@ -187,16 +216,21 @@ class FaultPlane:
         await self.wait_until(lambda: member.is_dead or not member.is_stopped)
 
     def cuts(self, one: str, other: str) -> list[Cut]:
-        """The cuts in force between the two."""
-        return [cut for cut in self.in_force(Cut) if cut.separates(one, other)]
+        """The cuts in force between the two; none, if it is a cable that is cut."""
+        return [] if any(cable.is_cut for _, cable in self._cables(one, other)) else self._separations(one, other)
 
     def is_cut(self, one: str, other: str) -> bool:
         """Whether nothing passes between the two."""
         return bool(self.cuts(one, other))
 
     def delay(self, one: str, other: str) -> float:
-        """The seconds that a message between the two takes."""
-        return sum(delay.seconds for delay in self.in_force(Delay) if delay.ends == {one, other})
+        """The seconds that a message between the two takes, beside what it takes by cable."""
+        cables = list(self._cables(one, other))
+        return sum(
+            delay.seconds
+            for delay in self.in_force(Delay)
+            if delay.concerns(one, other) and not any(_is_whole(delay, name, cable) for name, cable in cables)
+        )
 
     async def carry(self, sender: str, receiver: str) -> None:
         """Return when a message that *sender* sends now arrives at *receiver*; never, if it is lost."""
@@ -261,3 +295,8 @@ class FaultPlane:
     def member_at(self, endpoint: str) -> Member | None:
         """Who serves *endpoint*."""
         return self._endpoints.get(endpoint)
+
+
+def _is_whole(delay: Delay, name: str, cable: Cable) -> bool:
+    """Whether *delay* concerns all that goes by *cable*, which is node *name*'s."""
+    return delay.ends == {name} or (delay.ends == {name, STORE} and not cable.carries_calls)

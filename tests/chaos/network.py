@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from aegis_backends.nats.server import NatsServer, NatsServers
-from tests.chaos.relay import Relay
+from aegis_pytest.relay import Relay
 from tests.chaos.servers import directory
 
 __all__ = ["Network", "open_network"]
