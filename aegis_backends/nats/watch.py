@@ -40,7 +40,6 @@ HEARTBEAT: Final = 1.0
 _SILENCE: Final = 2.5 * HEARTBEAT
 _ORPHANED: Final = 30.0
 _LEVEL_WITHIN: Final = 5.0
-_LOOKS_AGAIN_AFTER: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
 _FIRST_PAUSE: Final = 0.02
 _NANO: Final = 1_000_000_000
@@ -201,6 +200,9 @@ class Watch:
                             return
             finally:
                 self._end_life()
+                if self.mirror.loading:
+                    # Of no use any more; and a fence must not find itself in it that is of a bucket set back since.
+                    self.mirror.begin(fresh=True, why=self.mirror.why)
                 self._jetstream.delete_consumer(self._stream, name)
 
     def _is_lost(self) -> bool:
@@ -223,17 +225,15 @@ class Watch:
             StoreUnavailable: No answer, or no leader.
         """
         bucket = await self._check()
-        if self._is_set_back(bucket):
-            # One that was the leader, and was stopped since, answers for a moment as if it still were.
-            await trio.sleep(_LOOKS_AGAIN_AFTER)
-            bucket = await self._check()
         if bucket.current is not None and not bucket.current:
             # What a server knows that does not know of a leader may be old: it would look like a bucket that was set back.
             raise StoreUnavailable(reason="the bucket has no leader now")
+        known = max(self.mirror.revision, self.mirror.applied, self.acknowledged)
+        # A leader that has not come level yet, or that was one before, knows less than it has stored. What is stored now
+        # has a revision above all that ever was, or the bucket is not what it was.
+        if bucket.created == self._created and bucket.last < known and await self.fences.barrier() <= known:
+            self._was_set_back = True
         return bucket
-
-    def _is_set_back(self, bucket: StreamInfo) -> bool:
-        return self._created == bucket.created and bucket.last < max(self.mirror.applied, self.acknowledged)
 
     def _begin(self, bucket: StreamInfo) -> None:
         """Decide whether the view can be gone on with."""
@@ -241,7 +241,7 @@ class Watch:
         if self._created != bucket.created:
             why = "the bucket is another one" if self._created else ""
             self._forget_revisions()
-        elif self._was_set_back or self._is_set_back(bucket):
+        elif self._was_set_back:
             was = max(mirror.applied, self.acknowledged)
             why = f"the bucket was set back: it is at revision {bucket.last}, and was at {was}"
             self._forget_revisions()
@@ -262,7 +262,7 @@ class Watch:
         self.recounts += 1
         # What was sent before may be acknowledged after, by a revision that means nothing any more.
         self._recounted_at = self._clock.now()
-        self.acknowledged = 0
+        self.acknowledged = self.mirror.revision = 0
         for feed in self._feeds:
             feed.forget_revisions()
 
