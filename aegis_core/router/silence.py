@@ -71,6 +71,7 @@ class Silence:
         self._runtime = node.runtime
         # When each was written here last: it spares writes, and decides nothing.
         self._written: dict[str, float] = {}
+        self._most = _SLACK
 
     def __repr__(self) -> str:
         return f"<Silence: {len(self._written)} instances of old clients>"
@@ -169,9 +170,10 @@ class Silence:
         return revision
 
     def _forget_old(self, now: float) -> None:
-        if len(self._written) >= _SLACK:
-            fresh = {lease: at for lease, at in self._written.items() if now - at < REFRESHED_EVERY}
-            self._written = fresh
+        # So rarely that it costs each of many instances next to nothing.
+        if len(self._written) >= self._most:
+            self._written = {lease: at for lease, at in self._written.items() if now - at < REFRESHED_EVERY}
+            self._most = 2 * len(self._written) + _SLACK
 
 
 def _key(service_name: str, instance_id: str) -> str:

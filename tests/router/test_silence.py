@@ -280,7 +280,7 @@ async def test_what_the_store_does_not_take_is_written_with_the_next_heartbeat(
 async def test_instances_that_were_heard_long_ago_are_not_kept_in_mind(autojump_clock: MockClock) -> None:
     """Only in the store."""
     async with open_wire() as wire:
-        for number in range(80):
+        for number in range(192):
             await wire.client.ask("service.register", service_name="rooms", instance_id=f"n{number}")
         await trio.sleep(700)
         await wire.client.ask("service.register", **A)
