@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import attrs
 
@@ -18,6 +19,7 @@ __all__ = ["Asked", "Operation", "admit"]
 
 Q = TypeVar("Q", bound=Request)
 A = TypeVar("A", bound=Value)
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -28,7 +30,7 @@ class Asked(Value, Generic[Q]):
         router: Who carries it out.
         request: What is asked.
         principal: Who asks; None: whoever is named is believed.
-        trace_id: Of the request, or minted.
+        trace_id: Of the request, or of the trace that it goes on with, or minted.
         traceparent: W3C trace context of the request, or "".
     """
 
@@ -81,7 +83,7 @@ class Operation(Value, Generic[Q, A]):
         Raises:
             AegisError: It was refused, or failed.
         """
-        trace_id = request.trace_id or router.node.runtime.new_id(16)
+        trace_id = request.trace_id or _trace_of(traceparent) or router.node.runtime.new_id(16)
         asked = Asked(router=router, request=request, principal=principal, trace_id=trace_id, traceparent=traceparent)
         runtime = router.node.runtime
         measure = runtime.measure
@@ -91,6 +93,12 @@ class Operation(Value, Generic[Q, A]):
             return await measure(self.name, self.action, asked, traceparent=traceparent, asked=True)
         with asking(principal):
             return await measure(self.name, self.action, asked, traceparent=traceparent, asked=True)
+
+
+def _trace_of(traceparent: str) -> str:
+    """The id of the trace that *traceparent* goes on with, or ""."""
+    found = _TRACEPARENT.fullmatch(traceparent)
+    return "" if found is None else found.group(1)
 
 
 async def admit(asked: Asked[Any], operation: str, instance_id: str, resource_ids: Iterable[str] = ()) -> None:

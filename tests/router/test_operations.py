@@ -357,6 +357,28 @@ async def test_calls_are_forwarded_to_owners_and_to_healthy_instances(autojump_c
             await do(router, "route.request", **call, excluded_instances=["a", "b"], timeout=1)
 
 
+@pytest.mark.parametrize(
+    ("traceparent", "known"),
+    [
+        (f"00-{'a1' * 16}-{'b2' * 8}-01", "a1" * 16),
+        (f"cc-{'a1' * 16}-{'b2' * 8}-00-more", "a1" * 16),
+        (f"00-{'0' * 32}-{'b2' * 8}-01", ""),
+        (f"00-{'A1' * 16}-{'b2' * 8}-01", ""),
+        ("00-a1-b2-01", ""),
+    ],
+)
+async def test_request_without_a_trace_id_has_that_of_its_trace(
+    autojump_clock: MockClock, traceparent: str, known: str
+) -> None:
+    """So that logs and traces speak of the same; where the header is none, one is minted."""
+    async with open_router() as router:
+        operation = OPERATIONS["resource.query"]
+        for asked, expected in (({}, known), ({"trace_id": "t-1"}, "t-1")):
+            reply = await operation.carry_out(router, operation.read(asked), None, traceparent=traceparent)
+            assert reply.trace_id == (expected or reply.trace_id)
+            assert reply.trace_id not in {"", "0" * 32}
+
+
 async def test_a_call_for_what_nobody_owns_is_refused(autojump_clock: MockClock) -> None:
     """On fresh evidence."""
     async with open_router() as router:
