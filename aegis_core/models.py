@@ -557,7 +557,8 @@ class Explanation(Value):
         resource_id: The resource.
         owner: The live owner, or None.
         epoch: Fencing number of the current ownership, or 0.
-        lease_left: Seconds of the owner's lease left as seen from here, or None without an owner.
+        lease_left: Seconds of the owner's lease left at most, as seen from here, or None without an owner. Who has just
+            begun to look has not seen yet when it was renewed.
         standbys: Instance ids in line, first first.
         history: The last changes of owner, newest last, each one line of text.
         calls: Calls handled since the acquisition, as the owner says; None when it was not asked or did not answer.

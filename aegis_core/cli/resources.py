@@ -105,7 +105,7 @@ async def explain(
         facts += [("owner", f"{owner.service_name}/{owner.instance_id}"), ("epoch", known.epoch)]
         facts.append(("health", owner.health.value))
     if known.lease_left is not None:
-        facts.append(("lease left", f"{known.lease_left:.1f} s"))
+        facts.append(("lease left", f"at most {known.lease_left:.1f} s"))
     facts.append(("standbys", ", ".join(known.standbys) or "nobody waits"))
     if known.calls is not None:
         facts.append(("calls", known.calls))

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Final, Protocol, cast
 from urllib.parse import urlsplit
 
+import attrs
 import trio
 
 from aegis_core.backend import Store, Transaction
+from aegis_core.config import LogSettings, Settings, load_settings
 from aegis_core.errors import ConfigError
 from aegis_core.node.node import Node, open_node
 from aegis_core.node.runtime import Way
@@ -102,6 +104,8 @@ async def serve(
     Over HTTP each change that a node asks for is judged: an instance changes its own, an admin everything. Whoever may
     publish on ipc.* of the backend's server is trusted.
 
+    Warnings are logged to standard error, unless the settings log.* say what is logged where.
+
     Ends at Ctrl-C or SIGTERM with exit status 0, once the requests under way are answered; a second one ends it at once.
 
     Args:
@@ -121,7 +125,7 @@ async def serve(
     serve_http = None if http is None else _load_http()
     reach = _load_reach(needed="call_token" if call_token is not None else "ca" if ca is not None else "")
     stop = trio.Event()
-    async with open_node(backend) as node, open_router(node) as router:
+    async with open_node(config=_settings(backend)) as node, open_router(node) as router:
         instruments = node.runtime.instruments
         # Memory has subjects too, which no program elsewhere can reach.
         bus = None if _in_memory(node) else router.bus
@@ -186,6 +190,12 @@ async def serve(
         if refused is not None:
             raise refused
     return 0
+
+
+def _settings(backend: str | None) -> Settings:
+    """As configured; with warnings on standard error, where nothing is said of logs: nobody else would show them."""
+    settings = load_settings(backend)
+    return attrs.evolve(settings, log=LogSettings(level="WARNING")) if settings.log == LogSettings() else settings
 
 
 def _check(http: str | None, files: Sequence[str], rate: float) -> None:

@@ -227,7 +227,7 @@ def explain(view: View, resource_id: str, *, now: float) -> Explanation:
         history=tuple(history),
         summary=(
             f"{resource_id} is owned by {owner.instance_id} of {owner.service_name} "
-            f"({live.reason}, epoch {live.epoch}, {left:.1f} s of its lease left); {waiting}."
+            f"({live.reason}, epoch {live.epoch}, at most {left:.1f} s of its lease left); {waiting}."
         ),
     )
 

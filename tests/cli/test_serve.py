@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 from pathlib import Path
 
 import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in its place
@@ -23,6 +25,7 @@ from aegis_core.errors import ConfigError, Forbidden, StoreUnavailable
 from aegis_core.hookspecs import Principal
 from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
+from tests.cli.running import PROGRAM
 from tests.conformance.test_nats import one_server
 from tests.observe.scraping import parse
 from tests.router.processes import PATIENCE, open_router
@@ -258,6 +261,25 @@ async def test_options_that_would_not_do_what_they_seem_to_are_refused(name: str
     options, problem = WRONG_OPTIONS[name]
     with pytest.raises(ConfigError, match=problem):
         await serve(backend="memory://", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("level", "shown"), [("", True), ("ERROR", False)])
+async def test_warnings_are_shown_unless_settings_say_what_is(level: str, shown: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a case
+    """On standard error: somebody should read what a router without tokens lets everybody do."""
+    environment = {**os.environ, **({"AEGIS_LOG_LEVEL": level} if level else {})}
+    with (tmp_path / "errors").open("wb") as errors:
+        process = await trio.lowlevel.open_process(
+            [*PROGRAM, "serve", "--backend", "memory://", "--http", "127.0.0.1:0"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+    assert process.stdout is not None
+    with trio.fail_after(PATIENCE):
+        assert await process.stdout.receive_some()
+        process.terminate()
+        assert await process.wait() == 0
+    assert ("WARNING aegis.http: the router knows no tokens" in (tmp_path / "errors").read_text()) is shown
 
 
 async def test_router_that_cannot_serve_takes_no_requests(
