@@ -219,9 +219,15 @@ class RouterApp:
         if request.scope["method"] == "HEAD":  # nothing is ever written to it, so that it would not be seen to leave
             await trio.lowlevel.checkpoint()
             return Response(headers=headers[1:])
-        # Who begins to watch sees at least what was acknowledged before, to whomever.
-        fresh = await self._ask_level() if after is None else 0
-        with self.relay.open(None if after is None else int(after), at_least=fresh) as feed:
+        known, level = None if after is None else int(after), math.inf
+        if known is None or known > self.relay.level:
+            # Who begins to watch sees at least what was acknowledged before, to whomever. Who knows more than this router
+            # may come from one that was ahead; but if the store is not as far now, it was set back since.
+            level = await self._ask_level()
+        was_set_back = known is not None and level < known
+        if was_set_back:
+            known = None
+        with self.relay.open(known, at_least=level if known is None else 0, recounted=was_set_back) as feed:
             await request.send({"type": "http.response.start", "status": 200, "headers": headers})
             await request.send({"type": "http.response.body", "body": wire.HEARTBEAT, "more_body": True})
             while True:

@@ -67,15 +67,18 @@ class Relay:
                 self._apply(await feed.receive())
 
     @contextmanager
-    def open(self, after: int | None, *, at_least: int = 0) -> Iterator[RelayFeed]:
+    def open(self, after: int | None, *, at_least: float = 0, recounted: bool = False) -> Iterator[RelayFeed]:
         """A feed for one client.
 
         Args:
             after: The revision up to which it has been told everything; None for a client that knows nothing.
             at_least: A snapshot waits until this router knows the store up to here.
+            recounted: The client knows nothing, because the store counts anew.
         """
-        feed = RelayFeed(self, at_least)
-        if after is None:
+        feed = RelayFeed(self, at_least, recounted=recounted)
+        if recounted:
+            feed.begin_anew("the store was set back")
+        elif after is None:
             feed.begin_anew("")
         elif self.ready and self._known_from <= after:
             feed.resume(after)
@@ -149,7 +152,7 @@ class Relay:
 class RelayFeed:
     """One client's end of a relay; as `aegis_core.backend.Feed`."""
 
-    def __init__(self, relay: Relay, at_least: int) -> None:
+    def __init__(self, relay: Relay, at_least: float, *, recounted: bool = False) -> None:
         self._relay = relay
         self._at_least = at_least
         self._backlog: dict[str, Change] = {}
@@ -157,7 +160,7 @@ class RelayFeed:
         self._after = self._told = -1
         # Why a snapshot is to be told next; "" for the first, which needs no reason.
         self._snapshot_due: str | None = None
-        self._recounted = False
+        self._recounted = recounted
         self._closed = False
         self._reader = trio.lowlevel.ParkingLot()
 

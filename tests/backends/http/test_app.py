@@ -24,9 +24,11 @@ from aegis_core.backend import Entry, Store, Transaction
 from aegis_core.errors import ConfigError, Forbidden, StoreUnavailable
 from aegis_core.hookspecs import Principal
 from tests.backends.http.peers import PATIENCE, permit_all, read_all, read_until
+from tests.backends.nats.polling import until
 
 WORKER = Principal("token", "worker")
 PUT = codec.encode_plain(["t-1", [["a.b", 0, b"v", None]], []])
+OTHER = codec.encode_plain(["t-2", [["c", 0, b"v", None]], []])
 
 
 @attrs.define
@@ -234,6 +236,23 @@ async def test_watch_shows_that_it_is_alive() -> None:
                 assert (await read_all(stream)).endswith(b"0\r\n\r\n")
         with pytest.raises(OSError, match="connect"):
             await trio.open_tcp_stream("127.0.0.1", router.port)
+
+
+@pytest.mark.parametrize("ahead", [0, 1], ids=["no further than the store", "further than the store"])
+async def test_who_knows_more_than_the_store_has_to_begin_anew(ahead: int) -> None:
+    """The store was set back since; a router that is behind alone is waited for."""
+    async with open_router() as router:
+        (revision,) = wire.revisions_from_bytes((await router.client.post(wire.COMMIT, content=PUT)).content, of=1)
+        await until(lambda: router.app.relay.level == revision)
+        router.app.relay.level -= 1  # It is behind, as far as it knows.
+        async with await trio.open_tcp_stream("127.0.0.1", router.port) as stream:
+            target = f"{wire.WATCH}?after={revision + ahead}"
+            await stream.send_all(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            await read_until(stream, wire.HEARTBEAT)
+            await router.client.post(wire.COMMIT, content=OTHER)
+            said = await read_until(stream, codec.encode_plain("c"))
+        told_anew = [part in said for part in (b"the store was set back", codec.encode_plain("a.b"))]
+        assert told_anew == [ahead > 0] * 2
 
 
 async def test_head_of_a_watch_is_all_that_is_told() -> None:
