@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import tomllib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from aegis_backends.http.app import Commit, Permit, RouterApp, serve_router
 from aegis_backends.http.dashboard import add_dashboard
 from aegis_backends.http.opening import read_host_and_port, shown_host
 from aegis_backends.http.rest import Management, Rest
-from aegis_backends.http.routing import Request, Response
+from aegis_backends.http.routing import Request
 from aegis_backends.http.server import Limits
 from aegis_backends.http.swagger import add_swagger
 from aegis_backends.http.tokens import Tokens
@@ -23,10 +23,10 @@ from aegis_core.backend import Store
 from aegis_core.errors import ConfigError
 from aegis_core.hookspecs import Principal
 
-__all__ = ["Metrics", "read_tokens", "serve_http"]
+__all__ = ["Metrics", "read_tokens", "serve_http", "tell_metrics"]
 
-Metrics = Callable[[], Awaitable[tuple[str, bytes]]]
-"""A page of metrics: its content type, and its bytes."""
+Metrics = Callable[[], Awaitable[tuple[str, Sequence[bytes]]]]
+"""A page of metrics: its content type, and its bytes in parts."""
 
 _ADMIN: Final = "admin"
 _FEWEST: Final = 16
@@ -113,16 +113,22 @@ async def serve_http(
     add_swagger(app)
     add_dashboard(app)
     if metrics is not None:
-        app.add_route("GET", "/metrics", partial(_tell_metrics, metrics))
+        app.add_route("GET", "/metrics", partial(tell_metrics, metrics))
     bound = listeners[0].socket.getsockname()
     url = f"{'http' if tls is None else 'https'}://{shown_host(bound[0])}:{bound[1]}"
     started = _Started(partial(tell, url))
     await serve_router(app, listeners, limits=limits, tls=tls, stop=stop, tell_cut=tell_cut, task_status=started)
 
 
-async def _tell_metrics(metrics: Metrics, _request: Request) -> Response:
-    content_type, body = await metrics()
-    return Response(body=body, content_type=content_type.encode())
+async def tell_metrics(metrics: Metrics, request: Request) -> None:
+    """Answer *request* with what *metrics* tells, part by part: put together first, a long page would keep others waiting."""
+    content_type, parts = await metrics()
+    size = b"%d" % sum(map(len, parts))
+    headers = [(b"content-type", content_type.encode()), (b"content-length", size)]
+    await request.send({"type": "http.response.start", "status": 200, "headers": headers})
+    for part in parts:
+        await request.send({"type": "http.response.body", "body": part, "more_body": True})
+    await request.send({"type": "http.response.body"})
 
 
 class _Started(trio.TaskStatus[object]):

@@ -43,8 +43,8 @@ class _Commit(Protocol):
 _Permit = Callable[[Principal, str, Target], None]
 """Says who may do what."""
 
-_Metrics = Callable[[], Awaitable[tuple[str, bytes]]]
-"""A page of metrics: its content type, and its bytes."""
+_Metrics = Callable[[], Awaitable[tuple[str, Sequence[bytes]]]]
+"""A page of metrics: its content type, and its bytes in parts."""
 
 
 class _ServeHttp(Protocol):
@@ -227,10 +227,10 @@ def _metrics_of(node: Node) -> _Metrics | None:
     settings = node.runtime.settings.metrics
     if not settings.enabled and settings.address is None:
         return None
-    from aegis_core.observe.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415 - where it is asked for, and installed
+    from aegis_core.observe.metrics import CONTENT_TYPE, exposition_in_parts  # noqa: PLC0415 - where it is asked for, and installed
 
-    async def tell() -> tuple[str, bytes]:
-        return CONTENT_TYPE, await exposition(node)
+    async def tell() -> tuple[str, Sequence[bytes]]:
+        return CONTENT_TYPE, await exposition_in_parts(node)
 
     return tell
 

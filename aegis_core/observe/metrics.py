@@ -46,7 +46,7 @@ from aegis_core.observe.series import MOST_SERIES, OTHER, Counts, Distribution, 
 if TYPE_CHECKING:
     from aegis_core.node.node import Node
 
-__all__ = ["CONTENT_TYPE", "Metrics", "exposition"]
+__all__ = ["CONTENT_TYPE", "Metrics", "exposition", "exposition_in_parts"]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 """What `exposition` answers, as an HTTP header says it."""
@@ -295,8 +295,8 @@ class Metrics(Instrument, Collector):
         for family in self.families:
             yield _metric(family, [sample for sample in family.samples() if sample is not None])
 
-    async def expose(self) -> bytes:
-        """Everything in Prometheus's text format, with a checkpoint after each slice of work."""
+    async def expose(self) -> list[bytes]:
+        """Everything in Prometheus's text format, with a checkpoint after each slice of work: a part of the page each."""
         parts: list[bytes] = []
         for family in self.families:
             samples, is_first, is_more = family.samples(), True, True
@@ -307,11 +307,20 @@ class Metrics(Instrument, Collector):
                 parts.append(text if is_first else text.split(b"\n", 2)[2])
                 is_first = False
                 await trio.lowlevel.checkpoint()
-        return b"".join(parts)
+        return parts
 
 
 async def exposition(node: Node) -> bytes:
     """The metrics of *node* in Prometheus's text format (`CONTENT_TYPE`); other tasks run meanwhile.
+
+    Raises:
+        ConfigError: The setting ``metrics.enabled`` is off.
+    """
+    return b"".join(await exposition_in_parts(node))
+
+
+async def exposition_in_parts(node: Node) -> Sequence[bytes]:
+    """The same in parts, to be sent one after the other: putting many megabytes together keeps others waiting.
 
     Raises:
         ConfigError: The setting ``metrics.enabled`` is off.

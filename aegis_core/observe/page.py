@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from aegis_core.errors import ConfigError
-from aegis_core.observe.metrics import CONTENT_TYPE, exposition
+from aegis_core.observe.metrics import CONTENT_TYPE, exposition_in_parts
 
 if TYPE_CHECKING:
     from aegis_core.node.node import Node
@@ -50,7 +51,8 @@ async def serve_page(
                 head = await _read_head(stream)
                 async with limiter:
                     told = await _answer(node, head, stream.socket.getsockname()[0])
-                await stream.send_all(told)
+                for part in told:
+                    await stream.send_all(part)
                 await stream.send_eof()
                 while await stream.receive_some():  # closed with data unread, the answer might be lost
                     pass
@@ -80,19 +82,20 @@ async def _read_head(stream: trio.SocketStream) -> bytes:
     return head
 
 
-async def _answer(node: Node, head: bytes, address: str) -> bytes:
-    """What is answered to *head*, which came to *address*."""
+async def _answer(node: Node, head: bytes, address: str) -> Sequence[bytes]:
+    """What is answered to *head*, which came to *address*, in parts."""
     asked = _asked_host(head)
     # A machine's own name may stand for a loopback address, and is nobody's to point elsewhere.
     if _is_loopback(address) and not _is_loopback(asked) and asked != socket.gethostname().lower():
-        return b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        return (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",)
     method, _, rest = head.partition(b" ")
     path = rest.partition(b" ")[0].partition(b"?")[0]
     if method not in {b"GET", b"HEAD"} or path != b"/metrics":
-        return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    body = await exposition(node)
-    told = f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    return b"HTTP/1.1 200 OK\r\n" + told.encode() + (body if method == b"GET" else b"")
+        return (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",)
+    parts = await exposition_in_parts(node)
+    size = sum(map(len, parts))
+    told = f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
+    return (b"HTTP/1.1 200 OK\r\n" + told.encode(), *(parts if method == b"GET" else ()))
 
 
 def _asked_host(head: bytes) -> str:

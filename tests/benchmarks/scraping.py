@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from time import thread_time
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +13,7 @@ import trio
 
 from aegis_backends.http.app import RouterApp, serve_router
 from aegis_backends.http.rest import Rest
-from aegis_backends.http.routing import Request, Response
+from aegis_backends.http.serving import tell_metrics
 from aegis_core import Node, open_node
 from aegis_core.router.gate import Gate
 from aegis_core.router.management import Management
@@ -81,15 +82,15 @@ def _fetch(port: int) -> int:
 @asynccontextmanager
 async def _serve(node: Node) -> AsyncIterator[int]:
     """Be a router, whose page of metrics is served over HTTP; the port."""
-    from aegis_core.observe.metrics import CONTENT_TYPE, exposition
+    from aegis_core.observe.metrics import CONTENT_TYPE, exposition_in_parts
 
-    async def tell(request: Request) -> Response:
-        return Response(body=await exposition(node), content_type=CONTENT_TYPE.encode())
+    async def metrics() -> tuple[str, Sequence[bytes]]:
+        return CONTENT_TYPE, await exposition_in_parts(node)
 
     async with open_router(node) as router, trio.open_nursery() as nursery:
         app = RouterApp(node.runtime.store, Gate(node).commit, node.require)
         Rest(Management(router), app)
-        app.add_route("GET", "/metrics", tell)
+        app.add_route("GET", "/metrics", partial(tell_metrics, metrics))
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port: int = listeners[0].socket.getsockname()[1]
         await nursery.start(serve_router, app, listeners)

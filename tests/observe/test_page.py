@@ -103,7 +103,7 @@ async def test_page_of_this_machine_is_not_told_under_other_names(name: str) -> 
         elsewhere = await _answer(node, request, "10.0.0.1")
     assert head.startswith(f"HTTP/1.1 {NAMES[name]} ")
     assert bool(body) == (NAMES[name] == 200)
-    assert elsewhere.startswith(b"HTTP/1.1 200 ")
+    assert elsewhere[0].startswith(b"HTTP/1.1 200 ")
 
 
 async def test_node_serves_its_page_where_it_is_told_to() -> None:
