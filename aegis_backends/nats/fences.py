@@ -33,6 +33,7 @@ class _Fence:
     done: trio.Event = attrs.field(factory=trio.Event)
     revision: int = 0
     error: str = ""
+    cause: BaseException | None = None
 
 
 class Fences:
@@ -87,7 +88,7 @@ class Fences:
             self._asked.set()
         await joined.done.wait()
         if joined.error:
-            raise StoreUnavailable(reason=joined.error)
+            raise StoreUnavailable(reason=joined.error) from joined.cause
         return joined.revision
 
     async def run(self) -> None:
@@ -102,7 +103,7 @@ class Fences:
                 try:
                     sending.revision = await self._send()
                 except StoreUnavailable as exc:
-                    sending.error = exc.reason
+                    sending.error, sending.cause = exc.reason, exc.__cause__
                 self._sending = None
                 sending.done.set()
         finally:

@@ -127,12 +127,13 @@ class NatsStore:
         """Wait until the whole bucket has been read.
 
         Raises:
+            PermissionDenied: The server does not let us.
             StoreUnavailable: For 30 s nothing of it came.
         """
         while True:
             so_far = self._watch.mirror.applied
             with trio.move_on_after(_LOAD_WITHIN):
-                await self._watch.wait_level(1)
+                await self._watch.wait_loaded()
                 return
             if self._watch.mirror.applied == so_far:
                 why = f"; {self._watch.obstacle}" if self._watch.obstacle else ""

@@ -21,7 +21,7 @@ import trio
 from aegis_backends.nats.absence import Absence
 from aegis_backends.nats.bucket import BucketSettings
 from aegis_backends.nats.connection import Connection, ConnectionState
-from aegis_backends.nats.errors import LocalProtocolError, NatsError
+from aegis_backends.nats.errors import LocalProtocolError, NatsError, PermissionDenied
 from aegis_backends.nats.feed import NatsFeed
 from aegis_backends.nats.fences import Fences
 from aegis_backends.nats.jetstream import JetStream, StreamInfo
@@ -91,6 +91,7 @@ class Watch:
         self._absence = Absence(self._heard_at)
         self.obstacle = "no server has answered yet"
         """What keeps the bucket from being read, as far as that is known; "" where nothing does."""
+        self._denied: PermissionDenied | None = None
         self._was_set_back = False
         self._recounted_at = -math.inf
         self._life = trio.CancelScope()
@@ -121,6 +122,17 @@ class Watch:
         for feed in tuple(self._feeds):
             feed.close()
         self._feeds.clear()
+
+    async def wait_loaded(self) -> None:
+        """Wait until the whole bucket has been read for the first time.
+
+        Raises:
+            PermissionDenied: The server does not let us, and will not as long as nobody changes that.
+        """
+        while not (self.mirror.level and self.mirror.revision >= 1):
+            if self._denied is not None:
+                raise self._denied
+            await self._level_moved.park()
 
     async def wait_level(self, revision: int) -> None:
         """Wait until the view is level at *revision* or later."""
@@ -159,6 +171,7 @@ class Watch:
             except LocalProtocolError:
                 raise  # a bug of ours
             except (StoreUnavailable, ConfigError, NatsError) as exc:
+                self._note_denial(exc)
                 self.obstacle = exc.message
                 _log.warning("the watch of %s waits: %s", self._stream, exc.message)
             else:
@@ -344,9 +357,16 @@ class Watch:
             self._fence_wanted = trio.Event()
             try:
                 await self.fences.barrier()
-            except StoreUnavailable:
+            except StoreUnavailable as exc:
+                self._note_denial(exc.__cause__)
                 await trio.sleep(_LONGEST_PAUSE * (0.5 + self._random.random()))
                 self._act(self.mirror.fence_lost())
+
+    def _note_denial(self, exc: BaseException | None) -> None:
+        """Tell who waits for the first view, if *exc* is why there will be none."""
+        if isinstance(exc, PermissionDenied):
+            self._denied = exc
+            self._level_moved.unpark_all()
 
     # --- Telling ---
 

@@ -92,6 +92,31 @@ async def test_documented_permissions_are_enough_for_a_node(server: ServerProces
     assert "STREAM.CREATE" in violations[0]
 
 
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "$JS.API.INFO",
+        "$JS.API.STREAM.INFO.KV_service-registry",
+        "$JS.API.CONSUMER.CREATE.KV_service-registry.>",
+        "$KV.service-registry.>",
+        "_INBOX_app.>",
+    ],
+)
+async def test_permission_that_is_missing_is_named_at_once(subject: str, tmp_path: Path) -> None:
+    """Whichever it is that a registry cannot be read without: nobody waits for what somebody else has to change."""
+    text = documented()
+    before, user, rest = text.partition('user: "aegis-app"')
+    without = before + user + rest.replace(f'"{subject}"', '"nothing"', 1)
+    assert without != text
+    with running(tmp_path, f'jetstream {{ store_dir: "{tmp_path}" }}\n{without}') as server:
+        async with open_nats(parse_backend(url(server, "admin"))):
+            pass
+        named = re.escape(subject.removesuffix(">"))
+        with trio.fail_after(30), pytest.raises(ConfigError, match=f"does not allow this user to .*{named}"):
+            async with open_node(url(server, "app")):
+                pass
+
+
 async def test_documented_permissions_are_enough_for_a_router_and_its_clients(server: ServerProcess) -> None:
     """Registering, claiming, serving, calling, events; nothing is refused."""
     async with open_nats(parse_backend(url(server, "admin"))):
