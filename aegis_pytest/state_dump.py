@@ -22,7 +22,7 @@ __all__ = ["Reporter", "describe_state", "dump_state", "from_users_code", "repor
 
 _OURS: Final = tuple(str(Path(package.__path__[0])) for package in (aegis_core, aegis_backends, aegis_pytest))
 _FOREIGN: Final = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-_MOST_TASKS: Final = 12
+_MOST_TASKS: Final = 10
 
 
 class Reporter(Protocol):
@@ -37,6 +37,7 @@ class Reporter(Protocol):
         ...
 
 
+_dumped: trio.lowlevel.RunVar[bool] = trio.lowlevel.RunVar("aegis state dumped", default=False)
 _reporters: trio.lowlevel.RunVar[list[Reporter]] = trio.lowlevel.RunVar("aegis state reporters")
 
 
@@ -57,15 +58,19 @@ def reporting(reporter: Reporter) -> Iterator[None]:
 
 def dump_state() -> str:
     """The state of this Trio run: what the reporters tell, then where tasks wait. Needs no checkpoint."""
-    lines = [line for reporter in _known_reporters() for line in reporter.describe()]
-    return "\n".join([*lines, *where_tasks_wait()])
+    _dumped.set(True)
+    return "\n".join([*_describe_all(), *where_tasks_wait()])
 
 
 def describe_state() -> str:
-    """The state of this Trio run at a failure: what the reporters tell, with what happened last; "" without reporters."""
-    return "\n".join(
-        line for reporter in _known_reporters() for line in (*reporter.describe(), *reporter.describe_latest())
-    )
+    """The state of this Trio run at a failure: what the reporters tell; "" without any, or if it was dumped before."""
+    return "" if _dumped.get() else "\n".join(_describe_all())
+
+
+def _describe_all() -> Iterator[str]:
+    for reporter in _known_reporters():
+        yield from reporter.describe()
+        yield from reporter.describe_latest()
 
 
 def _known_reporters() -> list[Reporter]:
@@ -102,6 +107,8 @@ def where_tasks_wait() -> list[str]:
             others += 1
         else:
             places.append(place)
+    # Those of a nursery are a set. The test's own is what its reader looks for first.
+    places.sort(key=lambda place: (not place.name.startswith("<test "), place.name, place.line))
     lines = ["tasks:", *(f"  {place}" for place in places[:_MOST_TASKS])]
     hidden = len(places) - _MOST_TASKS
     if hidden > 0:

@@ -5,6 +5,7 @@ Whoever changes a message on purpose changes the file, and looks at it: would yo
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from tests.plugin.conftest import RunTests
 
 GOLDEN: Final = Path(__file__).parent / "golden"
 MOST_LINES: Final = 40
+HIDDEN: Final = "All traceback entries are hidden. Pass `--full-trace` to see hidden and internal frames.\n"
 
 SCENES: Final = {
     "event": """
@@ -86,6 +88,23 @@ async def test_it(aegis_cluster, aegis_faults):
         await trio.sleep(20)
         assert not first.claims
 """,
+    "stuck": """
+@pytest.mark.aegis_limits(virtual=105)
+async def test_it(aegis_cluster):
+    for name in ("a", "b"):
+        instance = await aegis_cluster.serve(name, rooms, instance_id=f"rooms-{name}")
+        await aegis_cluster.run(name, hold, instance)
+    await aegis_cluster.wait_owner("room", "b", within=1e9)
+""",
+    "left": """
+async def test_it(aegis_cluster):
+    await aegis_cluster.serve("a", rooms, instance_id="rooms-1")
+    caller = await aegis_cluster.node("b")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(caller.call, "rooms", "enter", {"seconds": 1000.0}, timeout=2000))
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+""",
     "many": """
 from aegis_core import InstanceLost
 
@@ -106,11 +125,13 @@ async def test_it(aegis_cluster, aegis_calls, aegis_events, aegis_faults):
 def said(result: pytest.RunResult) -> str:
     """What the failed test of *result* says itself, without pytest's view of its source."""
     lines = result.outlines
-    begin = next(at for at, line in enumerate(lines) if line.startswith("E "))
+    begin = next(at for at, line in enumerate(lines) if line.startswith(("E ", "the test ")))
     end = next(at for at, line in enumerate(lines) if "short test summary" in line)
-    own = [line for line in lines[begin:end] if line.startswith("E ")]
-    section = next(at for at, line in enumerate(lines) if "cluster at the failure" in line)
-    return "\n".join([*own, "", *lines[section:end], ""])
+    section = next((at for at, line in enumerate(lines) if "cluster at the failure" in line), end)
+    own = [line for line in lines[begin:section] if line.startswith("E ")] or lines[begin:section]
+    text = "\n".join([*own, "", *lines[section:end], ""])
+    text = re.sub(r"\(besides \d+ of the libraries\)", "(besides N of the libraries)", text)
+    return re.sub(r"test_\w+\.py", "test_rooms.py", text).replace(HIDDEN, "")
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -121,3 +142,31 @@ def test_failure_says_what_is_wrong(run_tests: RunTests, scene: str) -> None:
     text = said(result)
     assert text == (GOLDEN / f"{scene}.txt").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MOST_LINES
+
+
+def test_state_is_shown_where_a_test_failed_and_nowhere_else(run_tests: RunTests) -> None:
+    """Of the smallest example under hypothesis; not for a test that was skipped, failed as expected, or has no cluster."""
+    result = run_tests("""
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+@given(number=st.integers(0, 3))
+async def test_examples(aegis_cluster, number):
+    await aegis_cluster.serve("a", rooms, instance_id=f"rooms-{number}")
+    assert number < 0
+
+async def test_skipped(aegis_cluster):
+    pytest.skip("for a reason")
+
+@pytest.mark.xfail
+async def test_expected(aegis_cluster):
+    assert not aegis_cluster
+
+def test_without():
+    assert not "a cluster"
+""")
+    result.assert_outcomes(failed=2, skipped=1, xfailed=1)
+    text = result.stdout.str()
+    assert text.count("cluster at the failure") == 1
+    assert "    rooms-0: STANDBY ONLINE" in text
