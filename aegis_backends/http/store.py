@@ -64,7 +64,8 @@ class HttpStore:
             capabilities = wire.capabilities_from_bytes(body)
             heartbeat, most = wire.router_limits_from_bytes(body)
         except (Indeterminate, ValueError) as exc:
-            raise StoreUnavailable(reason=f"no router answers at {routers.current}: {exc}") from exc
+            why = exc.reason if isinstance(exc, Indeterminate) else exc
+            raise StoreUnavailable(reason=f"no router answers at {routers.current}: {why}") from exc
         return cls(routers, capabilities, heartbeat=heartbeat, most=most)
 
     @property
