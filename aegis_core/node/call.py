@@ -29,7 +29,7 @@ class Call(Shown):
         epoch: Fencing number under which the resource is held now; pass it to your storage with each write. 0 without resource.
         trace_id: The same for all calls that one outermost call led to.
         deadline: When the caller stops waiting, on Trio's clock; the handler is cancelled then. `math.inf` for never.
-        message_id: Names this call; the same in each attempt to deliver it. That of an outermost call is its trace id.
+        message_id: Names this call; the same in each attempt to deliver it, and no other call's.
         idempotency_key: As the caller gave it, or None. One instance executes a key once (per service, method and
             resource, for 300 s); over a change of owner only your own state can know it.
         claim: The claim that the handler runs under; None without resource.

@@ -233,7 +233,7 @@ class Client:
             excluded: Instances that are not chosen.
             timeout: Seconds.
             trace_id: Of the work that it is part of.
-            message_id: Of the message that asked for it. It is the idempotency key, too.
+            message_id: Of the message that asked for it. It is the idempotency key, too. None: it has an id of its own.
             traceparent: W3C trace context of the caller, or "".
             admit: Waited for before each attempt is sent; what it raises ends the call, unless another attempt may help.
             bound: Go there and nowhere else: it may have begun with this message.
@@ -256,7 +256,7 @@ class Client:
             now + timeout,
             math.inf,
             trace_id,
-            message_id or trace_id,
+            message_id or self._random.randbytes(16).hex(),
             message_id,
             barred=tuple(excluded),
             admit=admit,

@@ -4,7 +4,8 @@ A node elsewhere decides by itself, as every node does, and sends what it decide
 at what would be written, and by whom. What an instance may do to its own, it may if the transaction shows its lease id:
 
 - its own record: write it under a free name, renew it, delete it;
-- a resource or role group: take it for itself where nobody alive holds it; hand on, change, or give up what it holds;
+- a resource or role group: take it for itself where nobody alive holds it; change or give up what it holds, or hand it
+  on to an instance that lives;
 - its own places in lines; and what names a dead lease, anybody may sweep.
 
 An audit record tells of what its very transaction does, and of nothing else: see `_Judgement._of_audit`.
@@ -269,19 +270,22 @@ class _Judgement:
         if new is not None and new.epoch and (old is None or (new.epoch, new.lease) != (old.epoch, old.lease)):
             # Nor may one go back: what saw a later one would refuse the new owner, and believe the old.
             raise InvalidRequest.at(step.op.key, "an epoch is given by the store, anew to each owner")
-        if self._shown(old):
-            return  # Its owner changes it, hands it on, or gives it up.
         shown = (describe_target(target),)
-        holder = None if old is None else self._view.holder(old)
         if new is None:
-            if holder is not None or old is None:
+            holder = None if old is None else self._view.holder(old)
+            if not self._shown(old) and (holder is not None or old is None):
                 service, owner = ("", "") if holder is None else (holder.service_name, holder.instance_id)
                 yield Demand("release", Target(service_name=service, instance_id=owner, resource_ids=shown))
             return
         named = Target(service_name=new.service_name, instance_id=new.instance_id, resource_ids=shown)
         if is_reserved(new.service_name, (target,)):
             yield Demand("serve_router", named)
-        if holder is not None:
+        if old is not None and self._shown(old):
+            # Its owner changes it, or hands it on: to whom lives, or nobody's limit would count it.
+            if new.lease != old.lease and not self._names_its_lease(new):
+                yield Demand("claim", named)
+            return
+        if old is not None and self._view.holder(old) is not None:
             yield Demand("force", named)
         if not self._is_own(new):
             yield Demand("claim", named)
@@ -347,8 +351,14 @@ class _Judgement:
 
     def _is_own(self, record: Ownership | Standby) -> bool:
         """Whether *record* names the instance whose lease it names, and that lease was shown."""
-        if record.lease not in self._proven:
-            return False
+        return record.lease in self._proven and self._names_its_lease(record)
+
+    def _names_its_lease(self, record: Ownership | Standby) -> bool:
+        """Whether *record* names the instance whose lease it names.
+
+        Raises:
+            NotYetKnown: The lease does not live, or the view has yet to hear of it.
+        """
         known = self._written.get(record.lease) or self._view.by_lease(record.lease)
         if known is None:
             # It would name a dead lease from birth, in whose name anything could be swept and told.

@@ -32,7 +32,7 @@ from aegis_core.names import (
 from aegis_core.router.guard import Demand, judge
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-MINE, FRESH, THEIRS, DEAD = "my secret", "fresh secret", "their secret", "dead secret"
+MINE, FRESH, THEIRS, DEAD, ROUTERS = "my secret", "fresh secret", "their secret", "dead secret", "router's secret"
 GROUP = role_target("svc", "default")
 
 
@@ -90,6 +90,10 @@ STORED: dict[str, tuple[InstanceKey | TargetKey | StandbyKey | TransferKey, Reco
     "group": (TargetKey(GROUP), owned(GROUP, "me", MINE)),
     "sweep": (TransferKey(SWEEP), swept("before")),
     "transfer": (TransferKey("moved"), audit(name="moved")),
+    "router": (
+        InstanceKey("aegis-router", "router"),
+        attrs.evolve(instance("router", ROUTERS), service_name="aegis-router"),
+    ),
 }
 REVISIONS = {name: 10 + at for at, name in enumerate(STORED)}
 BROKEN = 9
@@ -235,6 +239,7 @@ OTHERS: dict[str, tuple[tuple[Operation, ...], list[str]]] = {
     "release what another holds": ((drop(target_key("theirs"), "theirs"),), ["release"]),
     "delete what cannot be read": ((Delete(target_key("broken"), BROKEN),), ["release"]),
     "assign what is free": ((own("free", ABSENT, "them", THEIRS),), ["claim"]),
+    "hand on in another's name": ((own("mine", REVISIONS["mine"], "x", THEIRS),), ["claim"]),
     "claim in another's name": ((own("free", ABSENT, "them", MINE),), ["claim"]),
     "wait in another's name": (
         (put(standby_key("free", "them"), waiting("free", "them", THEIRS), ABSENT),),
@@ -292,6 +297,16 @@ OTHERS |= {
         ["serve_router"],
     ),
     "take what routers own": ((own("aegis:events", ABSENT),), ["serve_router"]),
+    "hand on to a router": (
+        (
+            put(
+                target_key("mine"),
+                attrs.evolve(owned("mine", "router", ROUTERS), service_name="aegis-router"),
+                REVISIONS["mine"],
+            ),
+        ),
+        ["serve_router"],
+    ),
     "wait for what routers own": (
         (put(standby_key("aegis:events", "me"), waiting("aegis:events", "me", MINE), ABSENT),),
         ["serve_router"],
@@ -363,6 +378,8 @@ def test_a_lease_that_does_not_live_owns_nothing(view: Snapshot) -> None:
         judged(view, own("free", ABSENT, "them", FRESH))
     with pytest.raises(NotYetKnown):
         judged(view, put(standby_key("free", "them"), waiting("free", "them", FRESH), ABSENT))
+    with pytest.raises(NotYetKnown):
+        judged(view, own("mine", REVISIONS["mine"], "gone", DEAD))
 
 
 def test_demand_says_whom_it_concerns(view: Snapshot) -> None:

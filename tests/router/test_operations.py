@@ -379,6 +379,19 @@ async def test_request_without_a_trace_id_has_that_of_its_trace(
             assert reply.trace_id not in {"", "0" * 32}
 
 
+async def test_calls_of_one_trace_have_ids_of_their_own(autojump_clock: MockClock) -> None:
+    """Whoever keeps them to recognise a repeat takes neither for one."""
+    async with open_router() as router, router.node.serve(make_rooms()):
+        operation = OPERATIONS["route.request"]
+        request = operation.read({"service_name": "rooms", "method": "who"})
+        seen: list[tuple[str, str]] = []
+        for _ in range(2):
+            reply = await operation.carry_out(router, request, None, traceparent=f"00-{'a1' * 16}-{'b2' * 8}-01")
+            seen.append((reply.result["trace_id"], reply.result["message_id"]))
+        assert [trace_id for trace_id, _ in seen] == ["a1" * 16] * 2
+        assert len({"a1" * 16, *(message_id for _, message_id in seen)}) == 3
+
+
 async def test_a_call_for_what_nobody_owns_is_refused(autojump_clock: MockClock) -> None:
     """On fresh evidence."""
     async with open_router() as router:
