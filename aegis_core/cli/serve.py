@@ -110,7 +110,7 @@ async def serve(
 
     Args:
         http: Where to serve HTTP, HOST:PORT; not at all if left out.
-        backend: URL of the backend whose registry it is, memory or NATS; from the configuration if left out.
+        backend: URL of the backend whose registry it is: NATS, memory, or a plug-in's; from the configuration if left out.
         tokens: A TOML file with a table for each client: its token, and perhaps admin = true. Without it the router serves
             this machine alone, and every program on it may do everything.
         certificate: Serve by TLS with the certificate in this file.

@@ -1,8 +1,12 @@
-"""Files that are not as they should be: each is refused, or survived, with words that say what to do."""
+"""Files that are not as they should be: each is refused, or survived, with words that say what to do.
+
+One file of this length, because it is the list of what can be wrong with a file.
+"""
 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sqlite3
 import tempfile
@@ -17,7 +21,19 @@ import trio
 from aegis_sqlite import open_sqlite
 
 from aegis_core import ConfigError, Service, open_node
-from aegis_core.backend import ABSENT, ANY, Change, Delete, Put, Resync, Store, StoreUnavailable, Synced, Transaction
+from aegis_core.backend import (
+    ABSENT,
+    ANY,
+    Change,
+    Delete,
+    Indeterminate,
+    Put,
+    Resync,
+    Store,
+    StoreUnavailable,
+    Synced,
+    Transaction,
+)
 from aegis_core.config import parse_backend
 from aegis_pytest.conformance.steps import open_mirror
 
@@ -45,6 +61,17 @@ def edit(path: Path, *statements: str) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for statement in statements:
             connection.execute(statement)
+
+
+@contextmanager
+def files_that_do_not_grow(path: Path) -> Iterator[None]:
+    """No file of this process can be longer than *path* is: what a full disk does to who writes on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextmanager
@@ -211,6 +238,21 @@ async def test_full_disk_loses_nothing(tmp_path: Path) -> None:
             await commit(store, Put("again", b"v" * 40_000, ABSENT))
             await mirror.catch_up(store)
             assert len(mirror.values["again"]) == 40_000
+
+
+async def test_disk_that_fails_at_the_last_moment_leaves_the_fate_open(tmp_path: Path) -> None:
+    """Where it is to be made permanent nobody knows what is on the disk: the same transaction, repeated, commits once."""
+    path = tmp_path / "registry.db"
+    async with open_store(path) as store, open_mirror(store) as mirror:
+        await commit(store, Put("before", b"v", ABSENT))
+        once = Transaction("once", (Put("a", b"1" * 50_000, ABSENT), Put("b", b"1", ABSENT)))
+        with files_that_do_not_grow(path.with_name("registry.db-wal")), pytest.raises(Indeterminate):
+            await store.commit(once)
+        revisions = await store.commit(once)
+        assert await store.commit(once) == revisions
+        await mirror.catch_up(store)
+        assert (mirror.revisions["a"], mirror.revisions["b"]) == revisions
+        assert len(mirror.changes) == 3
 
 
 async def test_locked_file_stops_commits_and_no_reads(tmp_path: Path) -> None:
