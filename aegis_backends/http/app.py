@@ -20,7 +20,7 @@ import trio
 
 from aegis_backends.http import wire
 from aegis_backends.http.asgi import Receive, Scope, Send, header
-from aegis_backends.http.places import Places
+from aegis_backends.http.places import Kind, places
 from aegis_backends.http.relay import Relay
 from aegis_backends.http.routing import Endpoint, Request, Response, Routes, answer
 from aegis_backends.http.same_site import check_same_site
@@ -58,8 +58,8 @@ class RouterApp:
         heartbeat: Seconds after which a watch that has nothing to tell says that it is alive.
         patience: Seconds that the store has for one answer.
         body: Most bytes of a request.
-        connections: How many its server takes. Requests of nodes to the store find room whatever else is asked, lest nodes
-            lose their leases: all others together may take half of it, and those of one principal a quarter.
+        connections: How many its server takes. Each `aegis_backends.http.places.Kind` of requests has a share of them. Those
+            of nodes to the store find room whatever else is asked, lest nodes lose their leases.
     """
 
     def __init__(
@@ -85,20 +85,16 @@ class RouterApp:
         self._heartbeat = heartbeat
         self._patience = patience
         self.body: Final = body
-        self.places: Final = Places(most=max(1, connections // 2), each=max(1, connections // 4))
+        self.places: Final = places(connections)
         self._routes = Routes()
         self._open: set[Endpoint] = set()
+        self._kinds: dict[Endpoint, Kind | None] = {}
         self._closing: list[Callable[[], None]] = [self.relay.close]
-        of_store: tuple[tuple[str, str, Endpoint], ...] = (
-            ("POST", wire.COMMIT, self._take_commit),
-            ("POST", wire.SYNC, partial(self._read, self._sync)),
-            ("GET", wire.STORE, partial(self._read, self._describe_store)),
-            ("GET", wire.WATCH, partial(self._read, self._watch)),
-            ("GET", f"{wire.KEYS}/{{key}}", partial(self._read, self._get)),
-        )
-        for route in of_store:
-            self.add_route(*route)
-        self._of_store: Final = frozenset(endpoint for *_, endpoint in of_store)
+        self.add_route("POST", wire.COMMIT, self._take_commit, kind=None)
+        self.add_route("POST", wire.SYNC, partial(self._read, self._sync), kind=None)
+        self.add_route("GET", wire.STORE, partial(self._read, self._describe_store), kind=None)
+        self.add_route("GET", wire.WATCH, partial(self._read, self._watch), kind=Kind.WATCH)
+        self.add_route("GET", f"{wire.KEYS}/{{key}}", partial(self._read, self._get), kind=None)
         self.add_route("GET", "/health", self._ready, is_open=True)
         self.add_route("GET", "/health/live", self._live, is_open=True)
         self.add_route("GET", "/health/ready", self._ready, is_open=True)
@@ -106,19 +102,29 @@ class RouterApp:
     def __repr__(self) -> str:
         return f"<RouterApp of {self._store!r}>"
 
-    def add_route(self, method: str, pattern: str, endpoint: Endpoint, *, is_open: bool = False) -> None:
+    def add_route(
+        self,
+        method: str,
+        pattern: str,
+        endpoint: Endpoint,
+        *,
+        is_open: bool = False,
+        kind: Kind | None = Kind.OTHER,
+    ) -> None:
         """Let *endpoint* answer *method* on paths like *pattern*; see `aegis_backends.http.routing.Routes`.
 
         Args:
             method: ``GET`` (also for ``HEAD``) or another.
             pattern: Of paths.
             endpoint: Answers.
-            is_open: To everybody, without a token.
+            is_open: To everybody, without a token, and however many ask.
+            kind: Whose share of the connections its requests take; None: they are answered whatever else is asked.
 
         Raises:
             ValueError: Something else does already.
         """
         self._routes.add(method, pattern, endpoint)
+        self._kinds[endpoint] = kind
         if is_open:
             self._open.add(endpoint)
 
@@ -143,8 +149,9 @@ class RouterApp:
         if endpoint not in self._open:
             try:
                 request = Request(scope, receive, send, self._principal(scope), parameters)
-                if endpoint not in self._of_store:
-                    endpoint = partial(self._in_place, endpoint)
+                kind = self._kinds[endpoint]
+                if kind is not None:
+                    endpoint = partial(self._in_place, kind, endpoint)
             except AegisError as exc:
                 asks = [(b"www-authenticate", b"Bearer")] if isinstance(exc, Unauthorized) else []
                 response = Response.of_problem(exc, asks)
@@ -152,8 +159,8 @@ class RouterApp:
                 return
         await answer(endpoint, request)
 
-    async def _in_place(self, endpoint: Endpoint, request: Request) -> Response | None:
-        with self.places.take(request.principal):
+    async def _in_place(self, kind: Kind, endpoint: Endpoint, request: Request) -> Response | None:
+        with self.places[kind].take(request.principal):
             return await endpoint(request)
 
     def _principal(self, scope: Scope) -> Principal:

@@ -3,30 +3,63 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 
 from aegis_core.errors import Overloaded
 from aegis_core.hookspecs import Principal
 
-__all__ = ["Places"]
+__all__ = ["Kind", "Places", "places"]
+
+
+class Kind(StrEnum):
+    """What a request asks for, in so far as it decides how long it may last."""
+
+    CALL = "calls"
+    """One that waits for an instance."""
+    STREAM = "streams"
+    """One that lasts until its listener leaves."""
+    WATCH = "watches"
+    """As long as a node runs."""
+    OTHER = "other requests"
+
+
+def places(connections: int) -> Mapping[Kind, Places]:
+    """How many requests of each kind a server of so many *connections* has under way at once.
+
+    The kinds apart from watches have three quarters of them together, so that requests of nodes find room whatever else
+    is asked; and each has its own, so that nobody who waits long is in the way of what does not.
+    """
+    shares = {
+        Kind.CALL: (3 / 8, 1 / 4),
+        Kind.STREAM: (1 / 8, 1 / 16),
+        Kind.OTHER: (1 / 4, 1 / 8),
+        Kind.WATCH: (1, 1 / 4),
+    }
+    return {
+        kind: Places(kind, most=max(1, int(connections * most)), each=max(1, int(connections * each)))
+        for kind, (most, each) in shares.items()
+    }
 
 
 class Places:
-    """Counts requests under way, in all and of each principal.
+    """Counts requests of one kind under way, in all and of each principal.
 
     Args:
+        kind: Of requests.
         most: Of all together.
         each: Of one principal.
     """
 
-    def __init__(self, *, most: int, each: int) -> None:
+    def __init__(self, kind: Kind, *, most: int, each: int) -> None:
+        self._kind = kind
         self._most = most
         self._each = each
         self._taken: Counter[Principal] = Counter()
 
     def __repr__(self) -> str:
-        return f"<Places: {self._taken.total()} of {self._most} taken>"
+        return f"<Places for {self._kind}: {self._taken.total()} of {self._most} taken>"
 
     @contextmanager
     def take(self, principal: Principal) -> Iterator[None]:
@@ -37,10 +70,10 @@ class Places:
         """
         taken = self._taken.total()
         if taken >= self._most:
-            raise Overloaded(what="this router", limit=self._most, asked=taken + 1)
+            raise Overloaded(what=f"this router's room for {self._kind}", limit=self._most, asked=taken + 1)
         own = self._taken[principal]
         if own >= self._each:
-            raise Overloaded(what=str(principal), limit=self._each, asked=own + 1)
+            raise Overloaded(what=f"{principal}'s room for {self._kind}", limit=self._each, asked=own + 1)
         self._taken[principal] += 1
         try:
             yield

@@ -20,16 +20,18 @@ from aegis_backends.http.asgi import Headers
 from aegis_backends.http.asked import map_of_body, map_of_url, read_query
 from aegis_backends.http.event_stream import EVENT_STREAM, KINDS, EventStreams, Source
 from aegis_backends.http.openapi import Operation, Route, describe, refusals, too_long
+from aegis_backends.http.places import Kind
 from aegis_backends.http.routing import Request, Response, told
 from aegis_backends.http.schemas import Schema
 from aegis_backends.http.shapes import JsonText
 from aegis_core import errors
 from aegis_core.hookspecs import Principal
 
-__all__ = ["ADMIN", "EVENTS", "ROUTES", "Management", "Rest"]
+__all__ = ["ADMIN", "CALLS", "EVENTS", "ROUTES", "Management", "Rest"]
 
 ADMIN: Final = "/api/v1/admin"
 EVENTS: Final = f"{ADMIN}/events"
+CALLS: Final = f"{ADMIN}/calls"
 OPENAPI: Final = "/openapi.json"
 
 _CHANGES: Final = (
@@ -71,7 +73,7 @@ ROUTES: Final = (
     Route("POST", f"{ADMIN}/resources/bulk_register", "resource.bulk_register", _CHANGES),
     Route("POST", f"{ADMIN}/resources/bulk_release", "resource.bulk_release", _CHANGES),
     Route("GET", f"{ADMIN}/transfers", "transfer.list"),
-    Route("POST", f"{ADMIN}/calls", "route.request", _CALLS),
+    Route("POST", CALLS, "route.request", _CALLS),
 )
 """Where each operation is asked for."""
 
@@ -112,11 +114,12 @@ class Rest:
         for route in ROUTES:
             answer = self._show if route.method == "GET" else self._do
             endpoint = partial(answer, management.operations[route.operation])
-            app.add_route(route.method, route.path, endpoint)
+            kind = Kind.CALL if route.path == CALLS else Kind.OTHER
+            app.add_route(route.method, route.path, endpoint, kind=kind)
             if route.path.startswith(f"{ADMIN}/services"):
                 for alias in _ALIASES:
                     app.add_route(route.method, alias + route.path.removeprefix(ADMIN), endpoint)
-        app.add_route("GET", EVENTS, self.streams)
+        app.add_route("GET", EVENTS, self.streams, kind=Kind.STREAM)
         app.add_route("GET", OPENAPI, self._describe, is_open=True)
         app.on_close(self.streams.close)
 

@@ -23,7 +23,7 @@ from aegis_core.backend import Store
 from aegis_core.errors import ConfigError
 from aegis_core.hookspecs import Principal
 
-__all__ = ["Metrics", "read_tokens", "serve_http", "tell_metrics"]
+__all__ = ["Metrics", "add_metrics", "read_tokens", "serve_http"]
 
 Metrics = Callable[[], Awaitable[tuple[str, Sequence[bytes]]]]
 """A page of metrics: its content type, and its bytes in parts."""
@@ -113,14 +113,19 @@ async def serve_http(
     add_swagger(app)
     add_dashboard(app)
     if metrics is not None:
-        app.add_route("GET", "/metrics", partial(tell_metrics, metrics))
+        add_metrics(app, metrics)
     bound = listeners[0].socket.getsockname()
     url = f"{'http' if tls is None else 'https'}://{shown_host(bound[0])}:{bound[1]}"
     started = _Started(partial(tell, url))
     await serve_router(app, listeners, limits=limits, tls=tls, stop=stop, tell_cut=tell_cut, task_status=started)
 
 
-async def tell_metrics(metrics: Metrics, request: Request) -> None:
+def add_metrics(app: RouterApp, metrics: Metrics) -> None:
+    """Let *app* tell *metrics*, also where it has room for nothing else: they say why."""
+    app.add_route("GET", "/metrics", partial(_tell_metrics, metrics), kind=None)
+
+
+async def _tell_metrics(metrics: Metrics, request: Request) -> None:
     """Answer *request* with what *metrics* tells, part by part: put together first, a long page would keep others waiting."""
     content_type, parts = await metrics()
     size = b"%d" % sum(map(len, parts))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from time import thread_time
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +12,7 @@ import trio
 
 from aegis_backends.http.app import RouterApp, serve_router
 from aegis_backends.http.rest import Rest
-from aegis_backends.http.serving import tell_metrics
+from aegis_backends.http.serving import add_metrics
 from aegis_core import Node, open_node
 from aegis_core.router.gate import Gate
 from aegis_core.router.management import Management
@@ -90,7 +89,7 @@ async def _serve(node: Node) -> AsyncIterator[int]:
     async with open_router(node) as router, trio.open_nursery() as nursery:
         app = RouterApp(node.runtime.store, Gate(node).commit, node.require)
         Rest(Management(router), app)
-        app.add_route("GET", "/metrics", partial(tell_metrics, metrics))
+        add_metrics(app, metrics)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port: int = listeners[0].socket.getsockname()[1]
         await nursery.start(serve_router, app, listeners)

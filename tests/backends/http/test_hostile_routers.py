@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import count
 
+import attrs
 import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in its place
 import pytest
 import trio
 
 from aegis_backends.http import wire
 from aegis_backends.http.app import RouterApp, serve_router
-from aegis_backends.http.rest import ADMIN, EVENTS
+from aegis_backends.http.places import Kind
+from aegis_backends.http.rest import ADMIN, CALLS, EVENTS
+from aegis_backends.http.routing import Request
 from aegis_backends.http.server import Limits
+from aegis_backends.http.serving import add_metrics
 from aegis_backends.http.tokens import Tokens
 from aegis_backends.memory import MemoryCluster
+from aegis_core import Call, Service
 from aegis_core.backend import ANY, Put, Transaction
 from aegis_core.hookspecs import Principal
-from tests.backends.http.managed import open_managed
+from tests.backends.http.managed import Managed, open_managed
 from tests.backends.http.peers import PATIENCE, SHORT, Served, eventually, permit_all, read_all, read_until
 
 COMMIT = f"POST {wire.COMMIT} HTTP/1.1\r\nHost: localhost\r\n".encode()
@@ -117,31 +122,117 @@ async def test_more_connections_than_there_may_be_are_refused() -> None:
         assert (await served.get("/health")).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_requests_that_wait_leave_room_for_the_store() -> None:
-    """Neither one token nor all of them together take the places of nodes, which get theirs from the rest."""
+@attrs.frozen
+class Askers:
+    """Clients of a router with different tokens; responses stay open until the test ends."""
+
+    router: Managed
+    stack: AsyncExitStack
+
+    async def ask(self, name: str, method: str, path: str, content: object = None) -> httpx.Response:
+        """What the router answers to the token *name*; its body is not read."""
+        headers = {"authorization": f"Bearer {name}"}
+        request = self.router.client.build_request(method, path, headers=headers, json=content)
+        response = await self.router.client.send(request, stream=True)
+        self.stack.push_async_callback(response.aclose)
+        return response
+
+    async def refusal(self, name: str, method: str, path: str, content: object = None) -> object:
+        """What limit it names in its refusal."""
+        response = await self.ask(name, method, path, content)
+        assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+        return json.loads(await response.aread())["details"]
+
+    async def check_served(self, *tokens: str) -> None:
+        """Nodes, operators and those who watch over the router are answered."""
+        for name in tokens:
+            assert (await self.ask(name, "POST", wire.SYNC)).status_code == 200
+            services = await self.ask(name, "GET", f"{ADMIN}/services")
+            await services.aread()
+            assert services.status_code == 200
+            disconnect = f"{ADMIN}/instances/nobody/disconnect"
+            assert (await self.ask(name, "POST", disconnect, {})).status_code == 404
+            assert (await self.ask(name, "GET", "/metrics")).status_code == 200
+        assert (await self.router.client.get("/health")).status_code == 200
+
+
+@asynccontextmanager
+async def open_askers(connections: int) -> AsyncIterator[Askers]:
+    """A router that knows the tokens a, b and c."""
+
+    async def metrics() -> tuple[str, Sequence[bytes]]:
+        await trio.lowlevel.checkpoint()
+        return "text/plain", [b"a 1"]
+
     tokens = Tokens({name: Principal("token", name) for name in "abc"})
-    async with open_managed(tokens, connections=8, ping=SHORT) as router, AsyncExitStack() as stack:
+    async with open_managed(tokens, connections=connections, ping=SHORT) as router, AsyncExitStack() as stack:
+        add_metrics(router.app, metrics)
+        yield Askers(router, stack)
 
-        async def ask(name: str, method: str, path: str) -> httpx.Response:
-            request = router.client.build_request(method, path, headers={"authorization": f"Bearer {name}"})
-            response = await router.client.send(request, stream=True)
-            stack.push_async_callback(response.aclose)
-            return response
 
-        streams = [await ask(name, "GET", EVENTS) for name in "aab"]
+async def test_streams_leave_room_for_all_else() -> None:
+    """Neither one token nor all of them together take more than the streams' share."""
+    async with open_askers(32) as askers:
+        streams = [await askers.ask(name, "GET", EVENTS) for name in "aab"]
         assert [stream.status_code for stream in streams] == [200, 200, 200]
-        refused = await ask("a", "GET", EVENTS)
-        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-        assert json.loads(await refused.aread())["details"] == {"what": "token:a", "limit": 2, "asked": 3}
-        assert (await ask("b", "GET", EVENTS)).status_code == 200
-        refused = await ask("c", "GET", f"{ADMIN}/services")
-        assert json.loads(await refused.aread())["details"] == {"what": "this router", "limit": 4, "asked": 5}
-        assert [(await ask(name, "POST", wire.SYNC)).status_code for name in "abc"] == [200, 200, 200]
-        assert (await ask("a", "GET", wire.WATCH)).status_code == 200
-        assert (await router.client.get("/health")).status_code == 200
+        told = await askers.refusal("a", "GET", EVENTS)
+        assert told == {"what": "token:a's room for streams", "limit": 2, "asked": 3}
+        assert (await askers.ask("b", "GET", EVENTS)).status_code == 200
+        told = await askers.refusal("c", "GET", EVENTS)
+        assert told == {"what": "this router's room for streams", "limit": 4, "asked": 5}
+        await askers.check_served("a", "b", "c")
         await streams[0].aclose()
-        await eventually(lambda: "3 of 4" in repr(router.app.places))
-        assert (await ask("c", "GET", f"{ADMIN}/services")).status_code == 200
+        await eventually(lambda: "3 of 4" in repr(askers.router.app.places[Kind.STREAM]))
+        assert (await askers.ask("c", "GET", EVENTS)).status_code == 200
+
+
+async def test_calls_to_a_mute_instance_leave_room_for_all_else() -> None:
+    """Who called it as often as may be can disconnect it."""
+    service, speaks = Service("mute", version="1.0.0"), trio.Event()
+
+    @service.method
+    async def be_silent(_call: Call) -> None:
+        await speaks.wait()
+
+    call = {"service_name": "mute", "method": "be_silent", "timeout": 300.0}
+    async with open_askers(8) as askers, askers.router.node.serve(service), trio.open_nursery() as nursery:
+        for name in "aab":
+            nursery.start_soon(askers.ask, name, "POST", CALLS, call)
+        await eventually(lambda: "3 of 3" in repr(askers.router.app.places[Kind.CALL]))
+        told = await askers.refusal("c", "POST", CALLS, call)
+        assert told == {"what": "this router's room for calls", "limit": 3, "asked": 4}
+        await askers.check_served("a", "b", "c")
+        assert (await askers.ask("a", "GET", EVENTS)).status_code == 200
+        speaks.set()
+
+
+async def test_other_requests_leave_room_for_metrics_and_health() -> None:
+    """And for nodes."""
+    async with open_askers(8) as askers, trio.open_nursery() as nursery:
+
+        async def wait(_request: Request) -> None:
+            await trio.sleep_forever()
+
+        askers.router.app.add_route("POST", "/slow", wait)
+        nursery.start_soon(askers.ask, "a", "POST", "/slow")
+        await eventually(lambda: "1 of 2" in repr(askers.router.app.places[Kind.OTHER]))
+        told = await askers.refusal("a", "GET", f"{ADMIN}/services")
+        assert told == {"what": "token:a's room for other requests", "limit": 1, "asked": 2}
+        assert (await askers.ask("a", "GET", "/metrics")).status_code == 200
+        assert (await askers.ask("a", "POST", wire.SYNC)).status_code == 200
+        await askers.check_served("b")
+        nursery.cancel_scope.cancel()
+
+
+async def test_watches_of_one_token_are_bounded() -> None:
+    """Others may watch yet, and all may ask."""
+    async with open_askers(8) as askers:
+        watches = [await askers.ask("a", "GET", wire.WATCH) for _ in range(2)]
+        assert [watch.status_code for watch in watches] == [200, 200]
+        told = await askers.refusal("a", "GET", wire.WATCH)
+        assert told == {"what": "token:a's room for watches", "limit": 2, "asked": 3}
+        assert (await askers.ask("b", "GET", wire.WATCH)).status_code == 200
+        await askers.check_served("a", "b")
 
 
 async def test_more_requests_than_there_may_be_are_refused() -> None:

@@ -9,7 +9,7 @@ import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in i
 import trio
 
 from aegis_backends.http.app import RouterApp, serve_router
-from aegis_backends.http.serving import tell_metrics
+from aegis_backends.http.serving import add_metrics
 from aegis_core import Service, open_node
 from aegis_core.observe.metrics import CONTENT_TYPE, exposition, exposition_in_parts
 from aegis_core.router.gate import Gate
@@ -24,7 +24,7 @@ async def test_page_of_metrics_is_fetched_from_a_router() -> None:
             return CONTENT_TYPE, await exposition_in_parts(node)
 
         app = RouterApp(node.runtime.store, Gate(node).commit, node.require)
-        app.add_route("GET", "/metrics", partial(tell_metrics, metrics))
+        add_metrics(app, metrics)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         async with (
             trio.open_nursery() as nursery,
