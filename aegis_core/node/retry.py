@@ -85,6 +85,7 @@ class Order(Shown):
     sent: Route | None = None
     bound: Route | None = None
     uncertain: AegisError | None = None
+    refused: AegisError | None = None
 
     def timed_out(self, outcome: Outcome) -> CallTimeout:
         """The error of a call whose own time is over."""
@@ -97,6 +98,15 @@ class Order(Shown):
         if isinstance(exc, Misdirected):
             reason = f"its resource is on the move: {exc}"
             raise NoInstance(service_name=self.service_name, reason=reason, outcome=Outcome.REJECTED) from None
+        if isinstance(exc, NoInstance) and self.refused not in (None, exc) and exc.reason not in ("draining", "wait"):
+            # Nobody is left, because of what was met before.
+            tried = "each of them was tried" if exc.reason == "excluded" else exc.reason
+            raise NoInstance(
+                service_name=self.service_name,
+                reason=f"{tried}, and at last: {self.refused}",
+                retry_after=exc.retry_after,
+                outcome=exc.outcome,
+            ) from self.refused
         raise exc
 
 
@@ -129,6 +139,8 @@ class Retry:
             unknown = isinstance(exc, Unavailable) and exc.outcome is Outcome.MAYBE_EXECUTED
             order.end(exc if unknown else TransportUnavailable(reason="this node is closed", outcome=Outcome.NOT_SENT))
         sent, order.sent = order.sent, None
+        if sent is not None:
+            order.refused = exc
         unheard = isinstance(exc, TransportUnavailable) and exc.outcome is Outcome.NOT_SENT
         if sent is not None and sent.reason == UNREGISTERED and unheard:
             instance = sent.instance

@@ -21,7 +21,7 @@ from aegis_backends.nats.server import NatsServers
 from aegis_core import Call, Claim
 from aegis_core.cli.serve import serve
 from aegis_core.config import parse_backend
-from aegis_core.errors import ConfigError, Forbidden, StoreUnavailable
+from aegis_core.errors import ConfigError, Forbidden, NoInstance, StoreUnavailable
 from aegis_core.hookspecs import Principal
 from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
@@ -146,6 +146,9 @@ async def test_router_reaches_instances_that_listen_on_http(tmp_path: Path) -> N
         ):
             await one.claim("lobby")
             asked = {"service_name": "rooms", "method": "where", "resource_id": "lobby"}
+            async with open_node(router.url) as unknown:
+                with pytest.raises(NoInstance, match=r"and at last: .* answered 401"):
+                    await unknown.call("rooms", "where", timeout=0.5)
             assert (await client.post("calls", json=asked)).json()["result"] == "one"
             move = {"from_instance_id": "one", "to_instance_id": "two", "resource_ids": ["lobby"]}
             moved = await client.post("resources/transfer", json={"service_name": "rooms", **move})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ import pytest
 import trio
 import trustme
 
+from tests.cli.running import PROGRAM
 from tests.docs.test_pages import SECURE, programs
 from tests.router.processes import PATIENCE, open_router
 
@@ -77,7 +79,7 @@ async def test_tokens_are_held_to_their_services(tmp_path: Path, monkeypatch: py
     for name, _, value in (setting.partition("=") for setting in settings):
         paths = [value, os.environ.get(name, "")] if name == "PYTHONPATH" else [value]
         monkeypatch.setenv(name, os.pathsep.join(filter(None, paths)))
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(2 * PATIENCE):
         async with open_router(*arguments) as router:
             url = router.url.replace("127.0.0.1", "localhost")
 
@@ -97,6 +99,13 @@ async def test_tokens_are_held_to_their_services(tmp_path: Path, monkeypatch: py
                     [sys.executable, "reports.py"], env=environment("report-service"), capture_stdout=True
                 )
                 assert tried.stdout.decode() == shown("python reports.py")
+                (tmp_path / ".token").write_text("guessed")
+                for name, checks in {"report-service": ["ok", "ok"], "": ["skipped", "skipped"]}.items():
+                    doctor = await trio.run_process(
+                        [*PROGRAM, "doctor", "--json"], env=environment(name), capture_stdout=True, check=False
+                    )
+                    found = {check["check"]: check["verdict"] for check in json.loads(doctor.stdout)["checks"]}
+                    assert [found["registry"], found["calls"]] == checks
                 trusting = ssl.create_default_context(cafile="client.pem")
                 async with httpx.AsyncClient(base_url=url + _BASE, verify=trusting, timeout=PATIENCE) as client:
                     for name, status in {"operators": 200, "report-service": 200, "": 401}.items():
