@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.plugin.conftest import RunTests
 
 EVERYWHERE = """
@@ -18,11 +20,23 @@ async def test_owner_that_is_cut_off_stops_before_another_begins(aegis_cluster, 
         await aegis_cluster.wait_owner("room", "b")
         assert "room" not in aegis_cluster.instances("a")[0].claims
         assert await caller.call("rooms", "enter", resource_id="room") == instance.instance_id
-    assert aegis_cluster.instances("b") == (instance,)
-    await trio.sleep(aegis_cluster.ttl)  # back again, it waits in line
+        aegis_events.clear()
+    (back,) = aegis_cluster.instances("a")
+    await aegis_events.expect(InstanceRegistered, instance_id=back.instance_id)
     await aegis_cluster.expect_claims({"b": ["room"], "a": []})
-    await caller.call("rooms", "enter", instance_id=aegis_cluster.instances("a")[0].instance_id)
+    await caller.call("rooms", "enter", instance_id=back.instance_id)
     await aegis_calls.expect_none_lost()
+
+
+async def test_node_is_killed_while_it_is_cut_off(aegis_cluster, aegis_faults, aegis_events):
+    instance = await aegis_cluster.serve("a", rooms)
+    other = await aegis_cluster.serve("b", rooms)
+    await instance.claim("room")
+    with aegis_faults.partition({"a"}):
+        await trio.sleep(0.2)
+        await aegis_cluster.kill("a")
+    await aegis_events.expect(InstanceLost, released=("room",))
+    await other.claim("room")
 
 
 async def again(instance):
@@ -50,14 +64,14 @@ async def test_slow_node_is_slow(aegis_cluster, aegis_faults):
     with aegis_faults.slow("a", 0.2):
         began = trio.current_time()
         await caller.call("rooms", "enter", resource_id="room")
-        assert 0.39 <= trio.current_time() - began < 1.9
+        assert trio.current_time() - began > 0.39
         began = trio.current_time()
         await instance.claim("other-room")
-        assert 0.39 <= trio.current_time() - began < 4.9
+        assert trio.current_time() - began > 0.39
     with aegis_faults.slow(("a", "store"), 0.2):
         began = trio.current_time()
         await instance.release("other-room")
-        assert 0.39 <= trio.current_time() - began < 4.9
+        assert trio.current_time() - began > 0.39
         await caller.call("rooms", "enter", resource_id="room")
 
 
@@ -65,7 +79,7 @@ async def test_lost_answer_tells_that_nobody_knows(aegis_cluster, aegis_faults, 
     instance = await aegis_cluster.serve("a", rooms)
     caller = await aegis_cluster.node("b")
     with aegis_faults.drop(("a", "b")), pytest.raises(CallTimeout) as caught:
-        await caller.call("rooms", "enter", instance_id=instance.instance_id, timeout=0.5)
+        await caller.call("rooms", "enter", instance_id=instance.instance_id, timeout=2)
     assert caught.value.outcome is Outcome.MAYBE_EXECUTED
     with aegis_faults.duplicate(("b", "a"), times=1):
         await caller.call("rooms", "enter", instance_id=instance.instance_id)
@@ -95,15 +109,19 @@ async def test_paused_node_and_wrong_clock(aegis_cluster, aegis_faults, aegis_ev
 """
 
 
-def test_faults_are_the_same_everywhere(run_tests: RunTests) -> None:
+@pytest.mark.parametrize("backend", ["memory", "nats", "http"])
+def test_faults_are_the_same_everywhere(run_tests: RunTests, backend: str) -> None:
     """Not one test of these says where it runs."""
-    result = run_tests(EVERYWHERE, "--aegis-backend=memory,nats,http")
-    result.assert_outcomes(passed=18)
+    result = run_tests(EVERYWHERE, f"--aegis-backend={backend}")
+    result.assert_outcomes(passed=7)
 
 
 RESET = """
+from aegis_core import InstanceLost, LeaseEnded
+
+
 @pytest.mark.aegis_needs("network")
-async def test_connections_are_reset(aegis_cluster, aegis_faults, aegis_calls):
+async def test_connections_are_reset(aegis_cluster, aegis_faults, aegis_events):
     instance = await aegis_cluster.serve("a", rooms)
     other = await aegis_cluster.serve("b", rooms)
     (claim,) = await instance.claim("room")
@@ -113,8 +131,9 @@ async def test_connections_are_reset(aegis_cluster, aegis_faults, aegis_calls):
     (desk,) = await instance.claim("other-desk")
     assert claim.held and desk.held
     with aegis_faults.reset("a"):
-        await trio.sleep(aegis_cluster.ttl + 0.5)
+        await aegis_events.expect(LeaseEnded)
         assert not claim.held
+        await aegis_events.expect(InstanceLost, instance_id=instance.instance_id)
         await other.claim("room")
     await other.release("room")
     await aegis_cluster.wait_owner("other-desk", "a")
