@@ -29,6 +29,7 @@ nox.options.sessions = [
     "conformance",
     "example",
     "thorough",
+    "simulation",
     "chaos",
     "fuzz",
     "dashboard",
@@ -184,8 +185,28 @@ def example(session: nox.Session) -> None:
 def thorough(session: nox.Session) -> None:
     """What `tests` leaves out beside the contract and the real faults: the same promises at more moments."""
     install_wheel(session, "cli", "nats", "test", group="tests")
-    elsewhere = [f"--ignore={CHECKOUT / 'tests' / folder}" for folder in ("conformance", "chaos")]
+    elsewhere = [f"--ignore={CHECKOUT / 'tests' / folder}" for folder in ("conformance", "chaos", "simulation")]
     run_pytest(session, options=["-m", "thorough", "-n", "auto", *elsewhere])
+
+
+@nox.session
+def simulation(session: nox.Session) -> None:
+    """Simulated clusters, some minutes: each planted bug is found, by how many seeds is told, and 300 seeds find nothing."""
+    install_wheel(session, "cli", "nats", "test", group="tests")
+    run_pytest(session, options=["-m", "", "-n", "auto"], tests="tests/simulation")
+    run_soak(session, "--seeds", "300", "--state", str(Path(session.create_tmp()).resolve() / "state.json"))
+
+
+@nox.session(default=False)
+def soak(session: nox.Session) -> None:
+    """10,000 seeds, 1,000 simulated hours, on all cores: an hour at most; run again, it goes on where it was stopped."""
+    install_wheel(session, "test")
+    run_soak(session, "--seeds", "10000", "--hours", "1000", *session.posargs)
+
+
+def run_soak(session: nox.Session, *options: str) -> None:
+    """Simulate as *options* say, on the wheel."""
+    session.run("python", "-P", "tests/simulation/soak.py", *options)
 
 
 @nox.session

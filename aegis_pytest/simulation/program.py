@@ -152,7 +152,7 @@ class Program:
                         "touch",
                         params,
                         resource_id=act.key,
-                        timeout=_CALL_TIMEOUT,
+                        timeout=_CALL_TIMEOUT + act.lasts,
                         idempotency_key=name if is_once else None,
                     )
                 except Unavailable as exc:

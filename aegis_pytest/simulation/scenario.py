@@ -28,6 +28,9 @@ _ACTS: Final = {
 _WEIGHTS: Final = {"crash": 4, "partition": 3, "cut_off": 3, "store_down": 2, "lag": 3}
 _LATENCIES: Final = (0.0, 0.0005, 0.005, 0.05)
 _WIDTHS: Final = (0.005, 0.05, 1.0)
+_MILD: Final = frozenset({"drift", "duplicate", "lag", "late_expiry", "slow"})
+"""With these a cluster goes on for long: only what happens meanwhile shows what they do."""
+
 _LASTS: Final = ((0.005, 0.05), (0.05, 0.5), (0.6, 1.1), (1.1, 2.5))
 _TTLS: Final = (3.0, 10.0, 10.0, 30.0, 30.0, 30.0)
 _TTLS_LONG: Final = 17
@@ -275,7 +278,7 @@ def _draw_act(
     if kind == "own":
         lasts = round(chance.choice([0.1, 6.0]) * ttl * chance.random(), 3)
     elif kind.startswith("call") and chance.random() < 0.4:
-        lasts = round(chance.choice([0.5, 3.0]) * chance.random(), 3)
+        lasts = round(chance.choice([0.5, 3.0, 0.5 * ttl]) * chance.random(), 3)
     return Act(round(at, 4), node, kind, key, to, lasts)
 
 
@@ -304,6 +307,8 @@ def _draw_trouble(
     kind = chance.choice(kinds)
     # A way has two ends.
     names, size = TROUBLES[kind](chance, all_nodes or nodes if TROUBLES[kind] in {_way, _sides} else nodes)
+    if kind == "lag":
+        size = round(size * ttl / 10, 3)  # with the large ones, renewals come to cover what was written before them
     low, high = chance.choice(_LASTS)
-    lasts = round(ttl * (low + (high - low) * chance.random()), 3)
+    lasts = round(ttl * (low + (high - low) * chance.random()) * (4 if kind in _MILD else 1), 3)
     return Trouble(round(at, 4), max(_STEP, lasts), kind, names, size)

@@ -112,7 +112,7 @@ PLANTED: Final = (
     _bug(
         "belief is counted from the acknowledgement",
         f"{_LEASE}._renew",
-        "sent + self.record.ttl",
+        "sent + self.record.ttl - margin(self.record.ttl)",
         "clock.now() + self.record.ttl",
     ),
     _bug(
@@ -141,7 +141,7 @@ PLANTED: Final = (
     _bug(
         "a read does not wait for the view",
         "aegis_core.node.directory:Directory.sync",
-        "await self.wait_revision(await self._store.sync())",
+        "await self._wait(await self._store.sync(), recounts)",
         "await self._store.sync()",
     ),
     _bug("reads have no barrier", f"{_COMMIT}.decide", "await self.sync(attempt)", "await trio.lowlevel.checkpoint()"),
@@ -185,6 +185,12 @@ PLANTED: Final = (
         "aegis_core.engine.transfers:_movable",
         "(holder.instance_id, holder.service_name) != (source, service_name)",
         "False",
+        # Nor does the owner look into its own table first.
+        Change(
+            "aegis_core.node.moves:Moves._move",
+            "able: list[str] = []",
+            "able = [target for target in wanted if target not in holdings.table]",
+        ),
     ),
     _bug(
         "a transfer is committed before the old owner has stopped",
@@ -193,9 +199,9 @@ PLANTED: Final = (
         "pass",
     ),
     _bug(
-        "a handler starts whatever became of the claim",
+        "a handler starts under a claim that is being handed over",
         "aegis_core.node.claims:Claim.serves",
-        "and self._lease.believed_at(self._clock.now())",
+        "and not self._is_leaving\n        and not self._relinquished",
         "",
     ),
     _bug(
@@ -239,7 +245,7 @@ PLANTED: Final = (
     _bug(
         "a read joins a barrier that is under way",
         "aegis_core.node.directory:Directory.sync",
-        "await self.wait_revision(await self._store.sync())",
+        "await self._wait(await self._store.sync(), recounts)",
         textwrap.indent(
             """if getattr(self, "fence", None) is None:
     self.fence, self.reached = trio.Event(), 0
@@ -250,7 +256,7 @@ PLANTED: Final = (
         self.fence = None
 else:
     await self.fence.wait()
-await self.wait_revision(self.reached)""",
+await self._wait(self.reached, recounts)""",
             "    ",
         ).lstrip(),
     ),
