@@ -15,7 +15,9 @@ import math
 from collections.abc import Hashable, Iterable
 from typing import Final, NamedTuple
 
-from aegis_pytest.history.operations import Operation, Story
+import attrs
+
+from aegis_pytest.history.operations import Belief, Operation, Story
 from aegis_pytest.history.records import Answer, Invoked, Kind
 
 __all__ = ["NEVER_HELD", "Holding", "Register"]
@@ -60,7 +62,10 @@ class Register:
         for belief in story.beliefs:
             held = (belief.instance, belief.epoch)
             self._until[held] = max(belief.ended, self._until.get(held, -math.inf))
-        self.operations: tuple[Operation, ...] = (*filter(_matters, story.operations), *_unasked(story))
+        self.operations: tuple[Operation, ...] = (
+            *(_of_what_it_held(it, story.beliefs) for it in story.operations if _matters(it)),
+            *_unasked(story),
+        )
         self._shared = _shared_releases(self.operations)
 
     def __repr__(self) -> str:
@@ -163,6 +168,22 @@ def _matters(operation: Operation) -> bool:
     if operation.asked.kind is Kind.CALL or operation.answer is Answer.FAILED:
         return False
     return not (operation.asked.kind is Kind.GET_OWNER and operation.answer is Answer.UNKNOWN)
+
+
+def _of_what_it_held(operation: Operation, beliefs: Iterable[Belief]) -> Operation:
+    """*operation*, about no certain epoch if its instance acquired the resource anew before it was carried out.
+
+    A release or transfer names a resource. Where its instance lost that and claimed it again while the operation waited for
+    the store, it is the new acquisition that is given away.
+    """
+    asked = operation.asked
+    if not asked.epoch or operation.ended == math.inf:
+        return operation
+    anew = any(
+        it.instance == asked.instance and it.epoch != asked.epoch and operation.began <= it.began <= operation.ended
+        for it in beliefs
+    )
+    return attrs.evolve(operation, asked=attrs.evolve(asked, epoch=0)) if anew else operation
 
 
 def _shared_releases(operations: Iterable[Operation]) -> frozenset[tuple[str, int]]:

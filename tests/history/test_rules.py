@@ -111,6 +111,13 @@ GOOD: dict[str, tuple[Page, ...]] = {
         call(2, 6, "c", "", 0, answer=UNKNOWN),
         handled(3, 5, "c", "i1", 2),
     ),
+    "a transfer that had to wait gives away what was claimed again meanwhile": (
+        claim(0, 1, "i1", 3),
+        believes(0.5, 3, "i1", 3),
+        transfer(2, 7, "i1", "i2", 9, of=3),
+        believes(5, 6, "i1", 6),
+        believes(6.5, None, "i2", 9),
+    ),
     "two releases at once, of which one carries out both": (
         claim(0, 1, "i1", 3),
         release(2, 5, "i1", epoch=3),

@@ -93,9 +93,10 @@ def transfer(
     *,
     answer: Answer = Answer.DONE,
     holder: str = "",
+    of: int = 0,
 ) -> Page:
-    """A transfer."""
-    return operation(asked(Kind.TRANSFER, began, instance, to=to), until, answer, holder, epoch)
+    """A transfer, *of* an epoch where that is known."""
+    return operation(asked(Kind.TRANSFER, began, instance, to=to, epoch=of), until, answer, holder, epoch)
 
 
 def owner(began: float, until: float, holder: str = "", epoch: int = 0, *, answer: Answer | None = None) -> Page:
