@@ -116,7 +116,7 @@ class Program:
                     await self._call(node, act)
                 case "own":
                     await self._own(recorded, act)
-                case "transfer":
+                case "transfer" | "hand_on":
                     target = self._instance_of(act.to)
                     if target is not None:
                         await recorded.transfer(act.key, target.instance_id)

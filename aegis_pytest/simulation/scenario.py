@@ -18,7 +18,8 @@ __all__ = ["TROUBLES", "Act", "Scenario", "Trouble", "draw_scenario"]
 _ACTS: Final = {
     "claim": 6,
     "release": 3,
-    "transfer": 3,
+    "transfer": 2,
+    "hand_on": 3,
     "own": 5,
     "get_owner": 4,
     "call": 4,
@@ -45,7 +46,8 @@ class Act:
     Args:
         at: Seconds after the start.
         node: Whose program.
-        kind: ``claim``, ``release``, ``transfer``, ``own`` (stand by, then hold for `lasts`), ``get_owner``, ``call``,
+        kind: ``claim``, ``release``, ``transfer``, ``hand_on`` (a transfer by whoever holds it, and runs, instead of
+            `node`), ``own`` (stand by, then hold for `lasts`), ``get_owner``, ``call``,
             ``call_once`` (with an idempotency key, and again where it may have run) or ``call_stubborn`` (its handler
             lets nobody cancel it).
         key: The resource id.
@@ -273,7 +275,7 @@ def _draw_act(
     (kind,) = chance.choices([*weights], [*weights.values()])
     node = chance.choice(nodes)
     others = [name for name in nodes if name != node]
-    to = chance.choice(others) if kind == "transfer" and others else ""
+    to = chance.choice(others) if kind in {"transfer", "hand_on"} and others else ""
     lasts = 0.0
     if kind == "own":
         lasts = round(chance.choice([0.1, 6.0]) * ttl * chance.random(), 3)

@@ -229,6 +229,9 @@ class World:
                 nursery.start_soon(self._perform, process, act)
 
     async def _perform(self, process: Process, act: Act) -> None:
+        if act.kind == "hand_on":
+            holders = [it for it in self._living.values() if not it.member.is_stopped and act.key in it.claims]
+            process = holders[0] if holders else process
         for instance in process.node.hosted.values():
             await process.program.perform(process.node, instance, act)
             break

@@ -159,7 +159,10 @@ PLANTED: Final = (
     ),
     _bug("a claim takes what others hold", f"{_RESOURCES}:acquire", "holder is not None and not force", "False"),
     _bug(
-        "a promotion takes what others hold", "aegis_core.engine.roles:promote", "raise _taken(target, holder)", "pass"
+        "a promotion takes what others hold",
+        "aegis_core.engine.roles:promote",
+        "if record is not None and holder is not None:",
+        "if record is not None and holder is not None and holder.lease == lease:",
     ),
     _bug(
         "a promotion does without compare-and-set",

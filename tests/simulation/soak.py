@@ -179,6 +179,12 @@ def soak(
         if now - told >= _PROGRESS_EVERY:
             told = now
             print(state, flush=True)
+    # What runs ends in some seconds, and counts.
+    for future in running:
+        chunk = future.result()
+        if chunk.failed is not None:
+            return chunk.failed
+        state.add(chunk)
     state.save(path)
     return None
 
@@ -236,9 +242,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             is_over=lambda: stopped.is_set() or time.monotonic() >= until,
             workers=given.workers,
         )
-        # What runs is not waited for: it is run again.
-        for process in multiprocessing.active_children():
-            process.terminate()
     print(state, flush=True)
     if failed is not None:
         show(failed, given.state.parent)

@@ -24,7 +24,10 @@ def test_everything_that_can_go_wrong_is_drawn() -> None:
     drawn = [draw_scenario(str(seed)) for seed in range(60)]
     assert {trouble.kind for scenario in drawn for trouble in scenario.troubles} == set(TROUBLES)
     kinds = {act.kind for scenario in drawn for act in scenario.acts}
-    assert kinds == {"claim", "release", "transfer", "own", "get_owner", "call", "call_once", "call_stubborn"}
+    assert kinds == {
+        *("claim", "release", "transfer", "hand_on", "own", "get_owner"),
+        *("call", "call_once", "call_stubborn"),
+    }
     assert {scenario.ttl for scenario in drawn} == {3.0, 10.0, 30.0}
     calm = draw_scenario("1", kinds=["crash"])
     assert {trouble.kind for trouble in calm.troubles} == {"crash"}
