@@ -165,7 +165,7 @@ class Synced(Value):
 class Resync(Value):
     """The feed lost the thread: what follows is a new snapshot ending in `Synced`; keys that it lacks are gone.
 
-    Where it is `recounted`, the store is another one, or was set back: revisions of before mean nothing, lower ones may follow.
+    If `recounted`, told at once, the store is another one, or was set back: revisions of before mean nothing, lower ones may follow.
     """
 
     reason: str

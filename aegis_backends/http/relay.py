@@ -43,8 +43,6 @@ class Relay:
         # Every change after this revision is in `_recent`.
         self._known_from = 0
         self._staged: dict[str, Change] | None = {}
-        # Whether the store has begun to count anew with what is staged.
-        self._recounted = False
         self._feeds: dict[RelayFeed, None] = {}
         self._closed = False
         self._loaded = trio.Event()
@@ -75,9 +73,9 @@ class Relay:
             at_least: A snapshot waits until this router knows the store up to here.
             recounted: The client knows nothing, because the store counts anew.
         """
-        feed = RelayFeed(self, at_least, recounted=recounted)
+        feed = RelayFeed(self, at_least)
         if recounted:
-            feed.begin_anew("the store was set back")
+            feed.begin_recount("the store was set back")
         elif after is None:
             feed.begin_anew("")
         elif self.ready and self._known_from <= after:
@@ -119,7 +117,8 @@ class Relay:
             elif isinstance(item, Resync):
                 changes.clear()
                 self._staged = {}
-                self._recounted = self._recounted or item.recounted
+                if item.recounted:
+                    self._forget_revisions(item.reason)
             elif self._staged is not None:
                 self._begin_anew(item.revision)
             else:
@@ -128,6 +127,12 @@ class Relay:
             for feed in self._feeds:
                 feed.offer(changes, self.level)
 
+    def _forget_revisions(self, why: str) -> None:
+        # At once: until a client is told everything anew, it must not take what it knows for current.
+        self.level = 0
+        for feed in self._feeds:
+            feed.forget_revisions(why)
+
     def _begin_anew(self, level: int) -> None:
         staged, self._staged = self._staged or {}, None
         known = sorted(staged.values(), key=lambda change: change.revision)
@@ -135,10 +140,7 @@ class Relay:
         self._recent.clear()
         self._known_from = self.level = level
         for feed in self._feeds:
-            if self._recounted:
-                feed.forget_revisions()
             feed.begin_anew("the router lost the thread of its store")
-        self._recounted = False
 
     def _keep(self, change: Change) -> None:
         self._values.pop(change.key, None)
@@ -152,7 +154,7 @@ class Relay:
 class RelayFeed:
     """One client's end of a relay; as `aegis_core.backend.Feed`."""
 
-    def __init__(self, relay: Relay, at_least: float, *, recounted: bool = False) -> None:
+    def __init__(self, relay: Relay, at_least: float) -> None:
         self._relay = relay
         self._at_least = at_least
         self._backlog: dict[str, Change] = {}
@@ -160,7 +162,8 @@ class RelayFeed:
         self._after = self._told = -1
         # Why a snapshot is to be told next; "" for the first, which needs no reason.
         self._snapshot_due: str | None = None
-        self._recounted = recounted
+        # Why the client is to be told at once that the store counts anew; None where it is not.
+        self._recount_due: str | None = None
         self._closed = False
         self._reader = trio.lowlevel.ParkingLot()
 
@@ -174,11 +177,19 @@ class RelayFeed:
         self._backlog.clear()
         self._reader.unpark_all()
 
-    def forget_revisions(self) -> None:
-        """The store counts anew: no revision of before is waited for, and the client is told so."""
+    def forget_revisions(self, why: str) -> None:
+        """The store counts anew, and *why*: no revision of before is waited for."""
         self._at_least = 0
         self._after = -1
-        self._recounted = self._snapshot_due != ""
+        if self._snapshot_due != "":
+            self.begin_recount(why)
+
+    def begin_recount(self, why: str) -> None:
+        """Tell at once that the store counts anew, because of *why*, and everything when it is known."""
+        self._recount_due = why
+        self._snapshot_due = ""
+        self._backlog.clear()
+        self._reader.unpark_all()
 
     def resume(self, after: int) -> None:
         """The client knows everything up to revision *after*: perhaps from a router that was ahead of this one."""
@@ -211,6 +222,9 @@ class RelayFeed:
         """
         await trio.lowlevel.checkpoint()
         while not self._closed:
+            if self._recount_due is not None:
+                why, self._recount_due = self._recount_due, None
+                return [Resync(why, recounted=True)]
             if self._snapshot_due is not None:
                 if self._relay.ready and self._relay.level >= self._at_least:
                     return self._tell_snapshot()
@@ -230,8 +244,8 @@ class RelayFeed:
     def _tell_snapshot(self) -> Sequence[Item]:
         batch: list[Item] = []
         if self._snapshot_due:
-            batch.append(Resync(self._snapshot_due, recounted=self._recounted))
+            batch.append(Resync(self._snapshot_due))
         batch += self._relay.snapshot()
-        self._snapshot_due, self._recounted = None, False
+        self._snapshot_due = None
         self._level = self._told = self._relay.level
         return batch

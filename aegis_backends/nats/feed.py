@@ -30,9 +30,10 @@ class NatsFeed:
         self._backlog: dict[str, Change] = {}
         # Why a snapshot is to be told next; "" for the first, which needs no reason.
         self._snapshot_due: str | None = ""
-        # Which of the mirror's snapshots was told; and whether the bucket has begun to count anew since.
+        # Why the reader is to be told at once that the bucket counts anew; None where it is not.
+        self._recount_due: str | None = None
+        # Which of the mirror's snapshots was told.
         self._loads = 0
-        self._recounted = False
         self._told = 0
         self._closed = False
         self._reader = trio.lowlevel.ParkingLot()
@@ -67,10 +68,17 @@ class NatsFeed:
         self._snapshot_due = reason
         self._backlog.clear()
 
-    def forget_revisions(self) -> None:
-        """The bucket counts anew: no revision of before is waited for, and the reader is told so."""
+    def forget_revisions(self, why: str) -> None:
+        """The bucket counts anew, and *why*: no revision of before is waited for.
+
+        A reader that was told anything is told so at once, and all that there is when that has been read: until then it
+        must not take what it knows for current, because a barrier has a lower revision now.
+        """
         self._since = 0
-        self._recounted = self._snapshot_due != ""
+        if self._snapshot_due != "":
+            self._recount_due = why
+            self._begin_again("")
+        self._reader.unpark_all()
 
     def notice(self) -> None:
         """The view may have become level."""
@@ -98,6 +106,8 @@ class NatsFeed:
     def _batch_is_due(self) -> bool:
         mirror = self._mirror
         self._look()
+        if self._recount_due is not None:
+            return True
         if self._snapshot_due is not None:
             return mirror.level and mirror.revision >= self._since
         return bool(self._backlog) or (mirror.level and mirror.revision > self._told)
@@ -105,10 +115,13 @@ class NatsFeed:
     def _batch(self) -> Sequence[Change | Synced | Resync]:
         mirror = self._mirror
         batch: list[Change | Synced | Resync]
+        if self._recount_due is not None:
+            why, self._recount_due = self._recount_due, None
+            return [Resync(why, recounted=True)]
         if self._snapshot_due is not None:
-            batch = [Resync(self._snapshot_due, recounted=self._recounted)] if self._snapshot_due else []
+            batch = [Resync(self._snapshot_due)] if self._snapshot_due else []
             batch += [record.change for record in mirror.records.values()]
-            self._snapshot_due, self._recounted, self._loads = None, False, mirror.loads
+            self._snapshot_due, self._loads = None, mirror.loads
         else:
             batch = list(self._backlog.values())
             self._backlog.clear()

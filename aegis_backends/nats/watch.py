@@ -253,11 +253,11 @@ class Watch:
         mirror, now = self.mirror, self._clock.now()
         if self._created != bucket.created:
             why = "the bucket is another one" if self._created else ""
-            self._forget_revisions()
+            self._forget_revisions(why)
         elif self._was_set_back:
             was = max(mirror.applied, self.acknowledged)
             why = f"the bucket was set back: it is at revision {bucket.last}, and was at {was}"
-            self._forget_revisions()
+            self._forget_revisions(why)
         elif self._absence.too_long(now):
             behind = self._absence.seconds(now)
             why = f"the view was behind for {behind:.0f} s, so that deletions may have been missed"
@@ -270,14 +270,14 @@ class Watch:
         self._absence.begin(now)
         mirror.begin(fresh=True, why=why)
 
-    def _forget_revisions(self) -> None:
+    def _forget_revisions(self, why: str) -> None:
         self._was_set_back = False
         self.recounts += 1
         # What was sent before may be acknowledged after, by a revision that means nothing any more.
         self._recounted_at = self._clock.now()
         self.acknowledged = self.mirror.revision = 0
         for feed in self._feeds:
-            feed.forget_revisions()
+            feed.forget_revisions(why)
 
     def _consumer(self, name: str, inbox: str) -> dict[str, object]:
         config: dict[str, object] = {

@@ -40,17 +40,21 @@ async def test_what_was_read_anew_is_told_as_a_whole() -> None:
 
 
 async def test_reader_is_told_once_that_the_bucket_counts_anew() -> None:
-    """With its next snapshot; one that has been told nothing yet needs not know."""
+    """Before anything is read anew, and alone; one that has been told nothing yet needs not know."""
     consumer = Consumer()
     feed = await told_first(consumer)
     later = NatsFeed(consumer.mirror, 1000)
+    consumer.mirror.begin(fresh=True, why="for a reason")
     for each in (feed, later):
-        each.forget_revisions()
+        each.forget_revisions("set back")
+    assert await feed.receive() == [Resync("set back", recounted=True)]
+    for each in (feed, later):
+        with trio.move_on_after(0.01) as nothing_yet:
+            await each.receive()
+        assert nothing_yet.cancelled_caught
     read_anew(consumer)
     snapshot = [Change("b", b"v", 20), Synced(21)]
-    first, *rest = await feed.receive()
-    assert isinstance(first, Resync)
-    assert (first.recounted, rest) == (True, snapshot)
+    assert await feed.receive() == snapshot
     assert await later.receive() == snapshot
     read_anew(consumer)
     first, *_ = await feed.receive()
