@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aegis_core.errors import InstanceNotFound
+from aegis_core.errors import AegisError, InstanceNotFound
 from aegis_core.models import HeartbeatReply, Role
 from aegis_core.principals import Target
 from aegis_core.router import replies, requests
@@ -56,17 +56,38 @@ async def register(asked: Asked[requests.RegisterService]) -> replies.InstanceRe
 
 
 async def unregister(asked: Asked[requests.UnregisterService]) -> replies.InstanceUnregistered:
-    """End a registration, also what is known of one that has fallen silent."""
-    request, silence = asked.request, asked.router.silence
-    await admit(asked, "deregister", request.instance_id)
-    # First, so that no heartbeat which another router handles meanwhile brings back what is about to go.
-    await silence.left(request.service_name, request.instance_id)
-    held = await asked.router.node.registry.deregister(
-        request.service_name, request.instance_id, lease_id=request.lease_id
-    )
+    """End a registration, also that of an instance which has fallen silent and would come back.
+
+    Raises:
+        InstanceNotFound: No such instance lives, nor would one come back.
+        AegisError: It could not be ended, and comes back as before if it falls silent.
+    """
+    await admit(asked, "deregister", asked.request.instance_id)
+    # To its end once it has begun: half of it would leave an instance that lives, and would not come back.
+    held = await asked.router.node.runtime.shelter(_end, asked)
     message = f"unregistered, {len(held)} resources are free"
-    await silence.left(request.service_name, request.instance_id)  # It may have been heard since.
     return replies.InstanceUnregistered(message=message, released=held, trace_id=asked.trace_id)
+
+
+async def _end(asked: Asked[requests.UnregisterService]) -> tuple[str, ...]:
+    """End a registration; what it held."""
+    request, router = asked.request, asked.router
+    name, silence = (request.service_name, request.instance_id), router.silence
+    known = await silence.known(*name)
+    # First, so that no heartbeat which another router handles meanwhile brings back what is about to go.
+    await silence.left(*name)
+    held: tuple[str, ...] = ()
+    try:
+        held = await router.node.registry.deregister(*name, lease_id=request.lease_id)
+    except InstanceNotFound:
+        if known is None:
+            raise
+    except AegisError:
+        if known is not None:
+            await silence.stayed(*name, known)  # noqa: ASYNC120 - then cancellation is what counts
+        raise
+    await silence.left(*name)  # It may have been heard since.
+    return held
 
 
 async def heartbeat(asked: Asked[requests.Heartbeat]) -> replies.HeartbeatTaken:

@@ -8,7 +8,7 @@ from aegis_core.engine import roles
 from aegis_core.engine.bulk import BulkItem
 from aegis_core.engine.decision import Decision
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import InvalidRequest, StoreUnavailable
+from aegis_core.errors import AegisError, InvalidRequest, StoreUnavailable
 from aegis_core.models import Outcome, Resource
 from aegis_core.node.claiming import Acquisition, claim_for
 from aegis_core.node.errands import has_scopes
@@ -48,7 +48,8 @@ async def _register_or_wait(asked: Asked[requests.RegisterResources]) -> replies
 
     Raises:
         InvalidRequest: A node serves the instance, which waits by itself. Nothing was claimed.
-        StoreUnavailable: With MAYBE_EXECUTED also where what was free is claimed and the places are not taken.
+        StoreUnavailable: With MAYBE_EXECUTED also where what was free is claimed, or some places are taken, and the other
+            places are not, for whatever reason.
     """
     request, node = asked.request, asked.router.node
     until = node.runtime.request_deadline()
@@ -62,11 +63,15 @@ async def _register_or_wait(asked: Asked[requests.RegisterResources]) -> replies
     )
     waiting = tuple(done.conflicts)
     most = node.runtime.store.capabilities.max_transaction
-    try:
-        for at in range(0, len(waiting), most):
+    done_before = bool(done.registered)
+    for at in range(0, len(waiting), most):
+        try:
             await _wait_in_line(asked, waiting[at : at + most], record.lease, until)
-    except StoreUnavailable as exc:
-        raise StoreUnavailable(reason=f"not in all lines: {exc.reason}", outcome=Outcome.MAYBE_EXECUTED) from exc
+        except AegisError as exc:
+            if not done_before:
+                raise
+            raise StoreUnavailable(reason=f"not in all lines: {exc}", outcome=Outcome.MAYBE_EXECUTED) from exc
+        done_before = True
     return replies.ResourcesRegistered(
         success=True,
         registered=done.registered,

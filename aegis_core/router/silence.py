@@ -22,7 +22,7 @@ from aegis_core.models import Role, ServiceInstance, Value
 from aegis_core.names import instance_id_problem, service_name_problem
 from aegis_core.node.node import Node
 
-__all__ = ["Silence"]
+__all__ = ["Known", "Silence"]
 
 _log: Final = logging.getLogger("aegis.router")
 
@@ -39,7 +39,7 @@ _SEEN_WITHIN: Final = 2.0
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class _Known(Value):
+class Known(Value):
     """What an instance registered with.
 
     Args:
@@ -85,7 +85,7 @@ class Silence:
         now = self._runtime.clock.now()
         if record is None or now - self._written.get(record.lease, -REFRESHED_EVERY) < REFRESHED_EVERY:
             return
-        known = _Known(
+        known = Known(
             version=record.version,
             role=self._role_of(record),
             metadata=record.metadata,
@@ -93,15 +93,13 @@ class Silence:
             heartbeat_interval=record.heartbeat_interval,
             priority=record.priority,
         )
-        kept_for = record.ttl + REFRESHED_EVERY + KNOWN_FOR
-        key = _key(service_name, instance_id)
-        written = await self._commit(Put(key, codec.encode_plain(known), ANY, ttl=kept_for))
+        written = await self._write(service_name, instance_id, known)
         if written is None:
             return
         self._forget_old(now)
         self._written[record.lease] = now
         if await self._had_left(service_name, instance_id, written):
-            await self._commit(Delete(key, written))
+            await self._commit(Delete(_key(service_name, instance_id), written))
 
     async def _had_left(self, service_name: str, instance_id: str, written: int) -> bool:
         """Whether an instance that was heard just now was gone at revision *written*: then another router deregistered it.
@@ -119,21 +117,38 @@ class Silence:
         """An instance has deregistered: it is not silent, and does not come back by itself."""
         await self._commit(Delete(_key(service_name, instance_id), ANY))
 
+    async def stayed(self, service_name: str, instance_id: str, known: Known) -> None:
+        """An instance that has `left` could not be deregistered: it comes back again, as before.
+
+        Where the store does not take it, that is logged.
+        """
+        await self._write(service_name, instance_id, known)
+
+    async def known(self, service_name: str, instance_id: str) -> Known | None:
+        """What an instance registered with that comes back if it has fallen silent; None where it does not come back.
+
+        Raises:
+            StoreUnavailable: The store does not answer.
+        """
+        if service_name_problem(service_name) or instance_id_problem(instance_id):
+            return None
+        entry = await self._runtime.store.get(_key(service_name, instance_id))
+        if entry is None:
+            return None
+        try:
+            return codec.structure_request(codec.decode_plain(entry.value, most=_MOST_VALUES), Known)
+        except (codec.DecodeError, AegisError) as exc:
+            _log.warning("what is known of %s, which was silent, cannot be read: %s", instance_id, exc)
+            return None
+
     async def returned(self, service_name: str, instance_id: str) -> bool:
         """Register an instance again that is known to have fallen silent; whether it is.
 
         Raises:
             AegisError: It could not be registered.
         """
-        if service_name_problem(service_name) or instance_id_problem(instance_id):
-            return False
-        entry = await self._runtime.store.get(_key(service_name, instance_id))
-        if entry is None:
-            return False
-        try:
-            known = codec.structure_request(codec.decode_plain(entry.value, most=_MOST_VALUES), _Known)
-        except (codec.DecodeError, AegisError) as exc:
-            _log.warning("what is known of %s, which was silent, cannot be read: %s", instance_id, exc)
+        known = await self.known(service_name, instance_id)
+        if known is None:
             return False
         try:
             await self._node.registry.register(
@@ -159,6 +174,10 @@ class Silence:
         owned = view.owner(resource_id)
         is_owner = owned is not None and owned[1].lease == record.lease
         return "STANDBY" if is_owner or view.place(resource_id, record.instance_id) is not None else None
+
+    async def _write(self, service_name: str, instance_id: str, known: Known) -> int | None:
+        kept_for = known.ttl + REFRESHED_EVERY + KNOWN_FOR
+        return await self._commit(Put(_key(service_name, instance_id), codec.encode_plain(known), ANY, ttl=kept_for))
 
     async def _commit(self, operation: Operation) -> int | None:
         """The revision that *operation* was given; None where the store did not take it."""

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from aegis_core.backend import Transaction
-from aegis_core.errors import InvalidRequest, NotOwner, ResourceNotFound, StoreUnavailable
+from aegis_core.errors import AegisError, InstanceNotFound, InvalidRequest, NotOwner, ResourceNotFound, StoreUnavailable
 from aegis_core.models import Outcome
 from aegis_core.node.node import Node, open_node
 from aegis_core.node.service import Service
@@ -172,3 +172,33 @@ async def test_claims_that_stand_without_their_places_are_no_refusal(autojump_cl
         assert trio.current_time() - began == pytest.approx(node.runtime.settings.request_timeout)
         slow.seconds["standbys"] = 0.0
         assert (await do(Router(node), "resource.register", **WAIT)).registered == ("new",)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "outcome"),
+    [
+        (["new", "hall"], StoreUnavailable, Outcome.MAYBE_EXECUTED),
+        (["hall"], InstanceNotFound, None),
+    ],
+    ids=["after a claim", "after nothing"],
+)
+async def test_places_that_cannot_be_taken_after_a_claim_are_no_refusal(
+    wanted: list[str],
+    error: type[AegisError],
+    outcome: Outcome | None,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the reason is; where nothing was done, it is told as it is."""
+    async with open_rooms() as node:
+        decide = node.committer.decide
+
+        async def leave_before(*args: Any, what: str, **options: Any) -> object:  # noqa: ANN401 - as it is asked
+            if what == "taking places in lines":
+                await node.registry.deregister("rooms", "two")
+            return await decide(*args, what=what, **options)
+
+        monkeypatch.setattr(node.committer, "decide", leave_before)
+        with pytest.raises(error) as caught:
+            await do(Router(node), "resource.register", **{**WAIT, "resource_ids": wanted})
+        assert getattr(caught.value, "outcome", None) is outcome

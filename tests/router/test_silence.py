@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from aegis_core.backend import ANY, Indeterminate, Operation, Put, Transaction
-from aegis_core.errors import InstanceNotFound
+from aegis_core.errors import InstanceNotFound, StoreUnavailable
 from aegis_core.models import ServiceInstance
 from aegis_core.node.node import open_node
 from aegis_core.router.operations import OPERATIONS
@@ -105,6 +105,12 @@ class Tardy(Silence):
         return await super()._commit(operation)
 
 
+async def unavailable(*args: object, **options: object) -> None:
+    """What is done where the store does not answer."""
+    await trio.lowlevel.checkpoint()
+    raise StoreUnavailable(reason="by the test")
+
+
 async def unregister(router: Router) -> None:
     """End the registration of a by *router*."""
     operation = OPERATIONS["service.unregister"]
@@ -156,13 +162,49 @@ async def test_what_was_heard_is_kept_where_nobody_can_say_whether_it_left(
 
 
 async def test_who_leaves_while_it_is_silent_does_not_come_back(autojump_clock: MockClock) -> None:
-    """Although there is no registration any more that could be ended."""
+    """Although there is no registration any more that could be ended; once more, there is nothing."""
     async with open_wire() as wire:
         await wire.client.ask("service.register", **A)
         await trio.sleep(60)
         assert known(wire) is None
-        answer = await wire.client.ask("service.unregister", **A)
-        assert not answer["success"]
+        assert (await wire.client.ask("service.unregister", **A))["success"]
+        assert await beat(wire) == "NOT_FOUND"
+        assert not (await wire.client.ask("service.unregister", **A))["success"]
+
+
+@pytest.mark.parametrize("seconds", [1, 60], ids=["lives", "is silent"])
+async def test_who_could_not_be_unregistered_comes_back_as_before(
+    seconds: int, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever router its heartbeats come to, and although that one kept it lately."""
+    async with open_wire() as wire:
+        await wire.client.ask("service.register", **A, version="1.2.3")
+        await trio.sleep(seconds)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(wire.node.registry), "deregister", unavailable)
+            with pytest.raises(StoreUnavailable):
+                await unregister(wire.router)
+        assert await beat(wire) == ""
+        await trio.sleep(60)
+        assert known(wire) is None
+        assert await beat(wire) == ""
+        back = known(wire)
+        assert back is not None
+        assert back.version == "1.2.3"
+
+
+async def test_who_was_never_kept_is_not_kept_for_being_refused(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows its lease, and registers anew by itself."""
+    async with open_wire() as wire:
+        await wire.client.ask("service.register", **A, lease_id="secret")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(wire.node.registry), "deregister", unavailable)
+            assert not (await wire.client.ask("service.unregister", **A, lease_id="secret"))["success"]
+        await trio.sleep(60)
         assert await beat(wire) == "NOT_FOUND"
 
 
