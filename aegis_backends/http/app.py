@@ -317,6 +317,8 @@ async def serve_router(
             await stack.enter_async_context(listener)
         if not app.tokens:
             _check_loopback(listeners)
+        elif tls is None and not all(_is_loopback(_host(listener)) for listener in listeners):
+            _log.warning("tokens cross the network as they are: serve by TLS, unless something before the router does")
         server = HttpServer(app, limits=limits, tls=tls, tell_cut=tell_cut)
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(app.relay.run)

@@ -267,8 +267,8 @@ async def test_head_of_a_watch_is_all_that_is_told() -> None:
             assert response.headers["content-type"] == wire.MSGPACK.decode()
 
 
-async def test_router_without_tokens_serves_this_machine_alone() -> None:
-    """Elsewhere it refuses to begin; with tokens it does not."""
+async def test_router_without_tokens_serves_this_machine_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """Elsewhere it refuses to begin; with tokens it does not, but warns of a network that can read them."""
     async with MemoryCluster("app").open() as backend:
         assert backend.store is not None
         commit = Slow(backend.store).commit
@@ -276,9 +276,12 @@ async def test_router_without_tokens_serves_this_machine_alone() -> None:
         with pytest.raises(ConfigError, match=r"0\.0\.0\.0: give it tokens"):
             await serve_router(RouterApp(backend.store, commit, permit_all), listeners)
         app = RouterApp(backend.store, commit, permit_all, tokens=Tokens({"secret": WORKER}))
-        async with trio.open_nursery() as nursery:
-            await nursery.start(serve_router, app, listeners)
-            nursery.cancel_scope.cancel()
+        for host, warns in {"127.0.0.1": False, "0.0.0.0": True}.items():
+            caplog.clear()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve_router, app, await trio.open_tcp_listeners(0, host=host))
+                nursery.cancel_scope.cancel()
+            assert ("tokens cross the network as they are" in caplog.text) is warns
 
 
 async def test_problem_is_json_for_people() -> None:
