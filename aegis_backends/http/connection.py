@@ -39,6 +39,8 @@ _log = logging.getLogger("aegis.http")
 _READ: Final = 1 << 16
 # What is sent in one step: copying it, or encrypting it, keeps everybody else waiting.
 _PIECE: Final = 1 << 18
+# How long a client has to close after the last answer to it, in seconds.
+_LINGER: Final = 1.0
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 
 
@@ -113,12 +115,20 @@ class Connection:
                 self.server.count_cut(self._cut)
             await trio.aclose_forcefully(self._stream)  # noqa: ASYNC102 - forcefully is without waiting
 
-    async def turn_away(self, answer: bytes) -> None:
-        """Instead of `run`: send *answer*, where no TLS comes before it, and close."""
+    async def turn_away(self, answer: bytes, *, lingers: bool) -> None:
+        """Instead of `run`: send *answer*, where no TLS comes before it, and close.
+
+        Args:
+            answer: A whole response.
+            lingers: Drop what the client sends until it closes, for a second: of a connection that is closed with anything
+                unread, clients often see that it broke, and not the answer.
+        """
         try:
-            with trio.move_on_after(self.server.limits.send_time):
+            with trio.move_on_after(min(self.server.limits.send_time, _LINGER)):
                 if isinstance(self._stream, TcpStream):
                     await self._stream.send_all(answer)
+                    if lingers:
+                        await self._read_out(self._stream)
         except trio.BrokenResourceError:
             pass
         finally:
@@ -248,16 +258,20 @@ class Connection:
 
     async def _close(self) -> None:
         """Say the end of the connection, so that what was sent last is not lost, and do not wait long for the other's."""
-        self.read_deadline = self._until(1.0)
+        self.read_deadline = self._until(_LINGER)
         self.is_idle = True
         try:
             if isinstance(self._stream, TcpStream):
-                await self._stream.send_eof()
-                while await self._stream.receive_some(_READ):
-                    pass
+                await self._read_out(self._stream)
             else:
                 await self._stream.aclose()
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
+            pass
+
+    @staticmethod
+    async def _read_out(stream: TcpStream) -> None:
+        await stream.send_eof()
+        while await stream.receive_some(_READ):
             pass
 
     def _describe(self, request: Exchange) -> Scope:

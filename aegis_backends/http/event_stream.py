@@ -13,7 +13,7 @@ is sent every few seconds in which nothing happens, so that both sides notice wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -109,11 +109,12 @@ class EventStreams:
             return Response(content_type=EVENT_STREAM, headers=headers[1:])
         seen = _last_seen(request.header(b"last-event-id"))
         scope = trio.CancelScope()
+        told = self._source.revision  # not of later, when some of it may wait to be told
         async with self._source.events(request.principal, service=service, resource_id=resource_id) as feed:
             begin = b"retry: 1000\n\n"
             if seen is not None and seen < self._source.newest:
                 begin += self._frame(_missed(seen))
-            begin += b"id: %d\n\n" % self._source.revision
+            begin += b"id: %d\n\n" % told
             await request.send({"type": "http.response.start", "status": 200, "headers": headers})
             await request.send(_part(begin))
             self._open[scope] = None
@@ -129,17 +130,15 @@ class EventStreams:
 
     async def _tell(self, feed: EventFeed, wanted: frozenset[str], request: Request) -> None:
         while True:
-            event: Event | None = None
-            with trio.move_on_after(self._ping):
-                event = await feed.receive()
-            frames = [PING] if event is None else []
-            while event is not None:
-                if event.kind in wanted:
-                    frames.append(self._frame(event))
-                try:
-                    event = feed.receive_nowait()
-                except trio.WouldBlock:
-                    event = None
+            waiting: list[Event] = []
+            with trio.move_on_after(self._ping) as silence:
+                waiting.append(await feed.receive())
+            with suppress(trio.WouldBlock):
+                while True:
+                    waiting.append(feed.receive_nowait())
+            frames = [self._frame(event) for event in waiting if event.kind in wanted]
+            if silence.cancelled_caught and not frames:
+                frames.append(PING)
             if frames:
                 # Nothing more is waiting, so everything up to here is in these frames, or was in others before.
                 frames[-1] = b"id: %d\n%b" % (self._source.revision, frames[-1])

@@ -127,6 +127,7 @@ class HttpServer:
         self._log_at = -math.inf
         self._tls = tls
         self._accepted = 0
+        self._turned_away = 0
         self._connections: dict[Connection, None] = {}
         self._by_address: Counter[str] = Counter()
         self._stopping = trio.Event()
@@ -220,7 +221,12 @@ class HttpServer:
         refusal = self._refusal(connection.address)
         if refusal is not None:
             self.count_cut(refusal)
-            await connection.turn_away(_FULL)
+            # As many as connections at most: others would hold what those have to have.
+            self._turned_away += 1
+            try:
+                await connection.turn_away(_FULL, lingers=self._turned_away <= self.limits.connections)
+            finally:
+                self._turned_away -= 1
             return
         self._connections[connection] = None
         self._by_address[connection.address] += 1

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import attrs
 import pytest
 import trio
+from trio.testing import MockClock
 
 from aegis_backends.http.asgi import Message
 from aegis_backends.http.event_stream import PING, EventStreams
@@ -149,6 +150,11 @@ class Scripted:
         return self.told.pop(0)
 
 
+def registered(revision: int) -> Event:
+    """An event of *revision*."""
+    return InstanceRegistered(at=datetime.now(UTC), revision=revision, service_name="s", instance_id="i")
+
+
 async def tell(source: Scripted, *, last_seen: int) -> str:
     """What is told of *source* to who has seen so much."""
     answers = Answers()
@@ -160,11 +166,45 @@ async def tell(source: Scripted, *, last_seen: int) -> str:
 
 async def test_id_stands_where_everything_up_to_it_has_been_told() -> None:
     """Behind all events of a revision, and not at one that was told ahead of others."""
-    at = datetime.now(UTC)
-    told = [InstanceRegistered(at=at, revision=n, service_name="s", instance_id="i") for n in (9, 7, 7)]
+    told: list[Event] = [registered(revision) for revision in (9, 7, 7)]
     body = await tell(Scripted(revision=7, newest=9, told=[*told]), last_seen=9)
     event = "event: instance_registered\ndata: InstanceRegistered\n\n"
     assert body == f"retry: 1000\n\nid: 7\n\n{event}{event}id: 7\n{event}"
+
+
+class WhileOpening(Scripted):
+    """Something happens between the subscription and its block."""
+
+    @asynccontextmanager
+    async def events(self, *_: object, **__: object) -> AsyncIterator[Scripted]:
+        """Itself."""
+        self.told.append(registered(8))
+        self.revision = self.newest = 8
+        yield self
+
+
+class WhileSilent(Scripted):
+    """Something happens at the moment when the silence has lasted too long."""
+
+    async def receive(self) -> Event:
+        """Nothing in time, once."""
+        if self.revision == 8:
+            raise trio.EndOfChannel
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.told.append(registered(8))
+            self.revision = self.newest = 8
+
+
+@pytest.mark.parametrize("source", [WhileOpening, WhileSilent])
+async def test_id_leaves_out_what_waits_to_be_told(source: type[Scripted], autojump_clock: MockClock) -> None:
+    """Whoever is cut off before it is told is not to seem to know it."""
+    began = autojump_clock.current_time()
+    body = await tell(source(revision=7, newest=7, told=[]), last_seen=8)
+    event = "event: instance_registered\ndata: InstanceRegistered\n\n"
+    assert body == f"retry: 1000\n\nid: 7\n\nid: 8\n{event}"
+    assert autojump_clock.current_time() - began == (PATIENCE if source is WhileSilent else 0)
 
 
 async def test_what_was_told_ahead_is_missed_by_who_comes_later() -> None:

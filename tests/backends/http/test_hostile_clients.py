@@ -179,6 +179,35 @@ async def test_idlest_connection_makes_room() -> None:
         assert served.server.statistics.cut == {}
 
 
+def say_unread(served: Served) -> trio.SocketStream:
+    """A connection over which a request came before the server could look at it."""
+    connection = socket.create_connection(("127.0.0.1", served.port))
+    connection.sendall(POST + b"Content-Length: 100\r\n\r\n" + bytes(100))
+    connection.setblocking(False)
+    return trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+
+
+async def test_who_is_turned_away_reads_why_to_its_end() -> None:
+    """Also where its request was under way; but no more of them linger than connections there may be."""
+    async with open_server(echo, Limits(connections=1, per_address=2)) as served, await served.connect() as busy:
+        await busy.send_all(b"GET / HT")
+        await eventually(lambda: [each for each in served.server.connections if not each.is_idle])
+        async with say_unread(served) as first, say_unread(served) as second:
+            with trio.fail_after(PATIENCE):
+                answer = b"".join([part async for part in first])
+                assert answer.startswith(b"HTTP/1.1 503 ")
+                with pytest.raises(trio.BrokenResourceError):
+                    await drain(second)
+        await eventually(lambda: served.server.statistics.accepted == 3)
+        assert served.server.statistics.cut == {"too_many_connections": 2}
+
+
+async def drain(stream: trio.SocketStream) -> None:
+    """Read *stream* to its end."""
+    async for _part in stream:
+        pass
+
+
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
 async def test_too_many_busy_connections_refuse_the_next(encrypted: bool) -> None:  # noqa: FBT001
     """It is told so, if it speaks plainly, and counted."""
