@@ -59,4 +59,4 @@ def test_second_run_is_asked_what_it_left_behind(pytester: pytest.Pytester, run_
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*not yet*", "*a call to room-1 on node a without an answer*"])
     told, _, _summary = result.stdout.str().partition("short test summary")  # which may tell all of it again
-    assert told.count("without an answer") == 1
+    assert told.count("a call to room-1 on node a without an answer") == 1
