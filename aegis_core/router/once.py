@@ -186,11 +186,12 @@ class Once:
             AegisError: What it ended in.
             InvalidRequest: The id is another message's.
         """
-        pause = _FIRST_LOOK
+        pause, refused = _FIRST_LOOK, self._revision
         while True:
             is_carried = self._messages.is_carried(self._message_id)
-            self._kept, self._revision = kept, _ = await self._find()
-            if kept is not None:
+            self._kept, self._revision = kept, revision = await self._find()
+            # What the store has refused to build on is not there any more: the answer is behind.
+            if kept is not None and revision != refused:
                 self._check_same(kept)
                 if kept.state == "acknowledged" or kept.again:
                     return kept

@@ -5,6 +5,7 @@ It is one long file because every way in which a message can be lost needs the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -313,6 +314,29 @@ async def test_who_gives_a_message_up_too_late_tells_what_was_written_meanwhile(
             assert (await do(router, "route.request", **BOOK)).result == "late"
 
 
+@pytest.mark.parametrize("seconds", [2, 100], ids=["for a while", "for longer than the message has time"])
+async def test_a_copy_that_is_behind_is_not_asked_without_pause(seconds: int, autojump_clock: MockClock) -> None:
+    """The store refuses what is built on it, until it has caught up."""
+    async with open_wire("once") as wire:
+        router = wire.router
+        assert router.messages is not None
+        await wire.client.ask("service.register", service_name="rooms", instance_id="old", ttl=1000)
+        async with OldInstance(wire.bus, "old").listen():
+            heal = forget_ends(router)
+            await do(router, "route.request", **BOOK)
+            heal()
+        store, (kept, revision) = router.messages._store, await router.messages.find("m-1")
+        assert kept is not None
+        behind = Behind(store, store.commit, await store.get("messages.m-1"), trio.current_time() + seconds)
+        await router.messages.put(attrs.evolve(kept, state="acknowledged", result="late"), revision, until=math.inf)
+        router.messages._store = behind  # type: ignore[assignment]
+        if seconds < 5:
+            assert (await do(router, "route.request", **BOOK)).result == "late"
+        else:
+            told = await refused(router)
+            assert (told["code"], told["outcome"]) == ("TIMEOUT", "MAYBE_EXECUTED")
+
+
 async def test_a_message_that_cannot_be_given_up_is_answered_all_the_same(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -468,3 +492,21 @@ class Doubtful:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as the store has it
         return getattr(self.store, name)
+
+
+@attrs.define(eq=False)
+class Behind(Doubtful):
+    """A store that is read from a copy, which is behind for a while."""
+
+    old: Any
+    until: float
+    looks: int = 0
+
+    async def get(self, key: str) -> Any:  # noqa: ANN401 - as the store has it
+        """What was there once; not too often."""
+        self.looks += 1
+        assert self.looks < 100, "it is asked without pause"
+        if trio.current_time() < self.until:
+            await trio.lowlevel.checkpoint()
+            return self.old
+        return await self.store.get(key)
