@@ -96,11 +96,11 @@ class NatsStore:
         """A read barrier: the revision of a message that was sent after this call and changes nothing.
 
         Raises:
-            StoreUnavailable: It could not be stored, or there was no answer.
+            StoreUnavailable: It could not be stored, or there was no answer; or the bucket turned out to be set back.
         """
         await trio.lowlevel.checkpoint()
         self._check_usable()
-        return await self._watch.fences.barrier()
+        return await self._watch.barrier()
 
     def watch(self) -> AbstractAsyncContextManager[Feed]:
         """A feed of the whole bucket; all feeds of a store share one watch of the server."""
@@ -131,15 +131,19 @@ class NatsStore:
             StoreUnavailable: For 30 s nothing of it came.
         """
         while True:
-            so_far = self._watch.mirror.applied
+            so_far = self._progress()
             with trio.move_on_after(_LOAD_WITHIN):
                 await self._watch.wait_loaded()
                 return
-            if self._watch.mirror.applied == so_far:
+            if self._progress() == so_far:
                 why = f"; {self._watch.obstacle}" if self._watch.obstacle else ""
                 raise StoreUnavailable(
                     reason=f"the bucket could not be read: for {_LOAD_WITHIN:g} s nothing of it came{why}"
                 )
+
+    def _progress(self) -> tuple[int, int]:
+        """What differs when anything of the bucket came meanwhile: also if that broke off, and begins anew."""
+        return self._watch.broken_loads, self._watch.mirror.applied
 
     def close(self) -> None:
         """End this store: its feeds close, and it answers no more."""

@@ -5,6 +5,8 @@ which goes on where the view ends (a little before, to see that the bucket is wh
 reconnected, or sees that a message is missing. Only where that could miss something is the whole bucket loaded anew, and the readers told so: after
 an absence so long that a deletion may have been forgotten, whether the consumer fell silent or not, and when the bucket
 is not the one that it was.
+
+It is one file, past 400 lines, because the life of a consumer, what it proves and who waits for that move together.
 """
 
 from __future__ import annotations
@@ -77,6 +79,8 @@ class Watch:
         """The highest revision that a commit over this connection was told, of the bucket as it counts now."""
         self.recounts = 0
         """How often the bucket turned out to count anew: what is known by revisions of before is void."""
+        self.broken_loads = 0
+        """How many snapshots broke off of which something had come."""
         self._connection = connection
         self._jetstream = jetstream
         self._check = check
@@ -138,6 +142,22 @@ class Watch:
         """Wait until the view is level at *revision* or later."""
         while not (self.mirror.level and self.mirror.revision >= revision):
             await self._level_moved.park()
+
+    async def barrier(self) -> int:
+        """The revision of a message that was sent after this call and changes nothing.
+
+        Raises:
+            StoreUnavailable: It could not be stored, or there was no answer; or the bucket was set back, as it shows.
+        """
+        known, recounts = max(self.mirror.revision, self.acknowledged), self.recounts
+        revision = await self.fences.barrier()
+        if revision <= known:
+            # To who knows that much already, it would prove nothing.
+            if self.recounts == recounts:
+                self._was_set_back = True
+                self._end_life()
+            raise StoreUnavailable(reason="the bucket was set back, and is read anew")
+        return revision
 
     def now(self) -> float:
         """The time by which absences are measured."""
@@ -214,6 +234,8 @@ class Watch:
             finally:
                 self._end_life()
                 if self.mirror.loading:
+                    if self.mirror.applied and not self.obstacle:
+                        self.broken_loads += 1
                     # Of no use any more; and a fence must not find itself in it that is of a bucket set back since.
                     self.mirror.begin(fresh=True, why=self.mirror.why)
                 self._jetstream.delete_consumer(self._stream, name)

@@ -1,4 +1,7 @@
-"""Consumers on servers that are cut off from the bucket's leader: what they say is no proof of anything."""
+"""Consumers on servers that are cut off from the bucket's leader: what they say is no proof of anything.
+
+It is one file, past 400 lines, because all of its tests need the cluster that it plays.
+"""
 
 from __future__ import annotations
 
@@ -317,6 +320,44 @@ async def test_bucket_that_is_set_back_while_it_is_read_anew_is_noticed() -> Non
         assert isinstance(first, Resync)
         assert (first.recounted, len(batch)) == (True, 1)
         assert (told(await feed.receive()), watch.recounts) == (["new"], 2)
+
+
+async def test_barrier_that_is_lower_than_what_is_known_proves_that_the_bucket_was_set_back() -> None:
+    """Whoever waits for it would wait for nothing; and readers are told before anything else gives it away."""
+    cluster = Cluster()
+    async with open_cluster(cluster, ShiftedClock()) as store, store.watch() as feed:
+        assert told(await feed.receive()) == ["kept", "ghost"]
+        cluster.is_stalled = True
+        cluster.contents, cluster.last = {"kept": 40}, 40
+        with pytest.raises(StoreUnavailable, match="set back"):
+            await store.sync()
+        (first,) = await snapshot(feed)
+        assert isinstance(first, Resync)
+        assert first.recounted
+        assert told(await feed.receive()) == ["kept"]
+        assert await store.sync() < 100
+        assert store._watch.recounts == 2
+
+
+async def test_load_that_breaks_off_is_no_reason_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the next one is where that was, when somebody looks: at the beginning, say."""
+    async with open_cluster(Cluster(), ShiftedClock()) as store:
+        watch, looks = store._watch, 0
+
+        async def look() -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                watch.mirror.begin(fresh=True)
+                watch.mirror._applied = 101
+                watch._end_life()
+                await until(lambda: watch.mirror.level)
+                await trio.sleep_forever()
+
+        monkeypatch.setattr(store_module, "_LOAD_WITHIN", 1.0)
+        monkeypatch.setattr(watch, "wait_loaded", look)
+        await store.wait_loaded()
+        assert looks == 2
 
 
 async def test_what_was_sent_to_the_bucket_of_before_is_no_revision_of_this_one(
