@@ -4,6 +4,8 @@ The owner carries a move out, because only it can end what runs under its claims
 check first, then no new work, let the running finish, ``on_release`` while the lease still holds; then one transaction.
 For an instance of this node that is done here, another node's is asked (`aegis_core.node.errands`), and for one that was
 merely registered the transaction is all there is.
+
+It is one long file because releases and transfers wait for each other, and end claims by the same steps.
 """
 
 from __future__ import annotations
@@ -133,14 +135,19 @@ class Moves:
         only = instance.claims_table.get(ids[0]) if len(ids) == 1 else None
         if only is None or not only.held:
             await self._node.committer.check(decide, timeout=timeout, what=what, asked_by=instance.instance_id)
-        await self.release_here(instance, ids)
+        given = await self.release_here(instance, ids)
+        moved = [claim.resource_id for claim in given if claim.ended is EndReason.TRANSFERRED]
+        if moved:  # a transfer was quicker: whose they are now, is told
+            check = self._node.committer.check
+            gone = _releasing(instance.service.name, instance.instance_id, moved, None)
+            await check(gone, timeout=timeout, what=what, asked_by=instance.instance_id)
         if only is not None and not only.deleted and not only.is_mine:
             _check_known([only])
             # Nothing was asked before, because releasing the only one proves that it was held; this did not.
             await self._node.committer.check(decide, timeout=timeout, what=what, asked_by=instance.instance_id)
 
-    async def release_here(self, instance: Instance, ids: Sequence[str]) -> None:
-        """Release those of *ids* that an instance of this node owns, letting calls finish within the drain time.
+    async def release_here(self, instance: Instance, ids: Sequence[str]) -> Sequence[Claim]:
+        """Release those of *ids* that an instance of this node owns, letting calls finish within the drain time; their claims.
 
         Raises:
             StoreUnavailable: They have ended, and are deleted when the store answers (MAYBE_EXECUTED).
@@ -157,6 +164,7 @@ class Moves:
         if stuck:
             reason = f"the release of {', '.join(stuck[:3])} is not recorded yet"
             raise StoreUnavailable(reason=reason, outcome=Outcome.MAYBE_EXECUTED)
+        return claims
 
     # -- transfer -----------------------------------------------------------------------------------------------
 

@@ -22,6 +22,19 @@ FOUND = {
             Act(199.7664, "b", "transfer", "key-3", "a"),
         ),
     ),
+    # The release was told as done, although it had waited for a transfer that gave the resource to "c".
+    "released while it is handed on": Scenario(
+        seed="424",
+        nodes=("a", "b", "c"),
+        seconds=170.0,
+        ttl=10.0,
+        latencies=(0.0271, 0.0437, 0.0072),
+        acts=(
+            Act(153.8708, "b", "claim", "key-1"),
+            Act(153.878, "b", "transfer", "key-1", "c"),
+            Act(153.8969, "b", "release", "key-1"),
+        ),
+    ),
 }
 
 
