@@ -280,6 +280,7 @@ ELUSIVE: Final = frozenset(
         "a hand-off whose answer is lost is taken for one that failed",
         "a lease is renewed after it was lost",
         "a read joins a barrier that is under way",
+        "the cache of answers is too small",
     }
 )
 """Those that no 200 seeds have been seen to find so far: other safeguards mask them, or what they need is too rare."""
