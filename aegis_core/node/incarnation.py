@@ -377,6 +377,8 @@ class Incarnation:
             else:
                 for target, owner in reply.conflicts.items():
                     _log.warning("%s is now held by %s", target, owner, extra=instance.log_fields(resource_id=target))
+            if self.lease.ended is not None:
+                return  # `kept` tells all of it to the next incarnation: nothing that came too late is held.
             for target in some:
                 del self._wanted[target]
             self.holdings.prepare_in_background(fresh)

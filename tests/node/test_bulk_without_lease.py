@@ -51,6 +51,27 @@ async def test_a_bulk_that_was_planned_for_a_lease_ends_with_it(autojump_clock: 
         world.check_tables()
 
 
+@pytest.mark.parametrize("late", [True, False], ids=["after it was claimed again", "before"])
+async def test_what_is_claimed_again_survives_the_next_loss_too(*, late: bool, autojump_clock: MockClock) -> None:
+    """The lease goes with the very commit that claims it again: under the lease after that it comes back."""
+    async with bulk_world() as world:
+        await world.a.claim("kept")
+        sent = trio.Event()
+        rule = world.faults.hold(sent, writes("kept"))
+        await world.there.registry.disconnect("svc", "a")
+        await rule.met.wait()
+        if late:
+            sent.set()
+            while world.there.owner_of("kept") is None:
+                await world.there.runtime.directory.sync()
+        await world.there.registry.disconnect("svc", "a")
+        sent.set()
+        await trio.sleep(3)
+        assert set(world.a.claims) == {"kept"}
+        assert await world.owners(["kept"]) == {"kept": "a"}
+        world.check_tables()
+
+
 @pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "all or nothing"])
 async def test_a_batch_whose_lease_goes_with_its_commit_says_so(*, goes_on: bool, autojump_clock: MockClock) -> None:
     """It had been decided before the lease was lost, and is refused on the evidence of what came between."""
