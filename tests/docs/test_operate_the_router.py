@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import secrets
@@ -120,6 +121,8 @@ async def test_token_is_changed_without_a_call_that_fails(routers: tuple[RouterP
                     assert (token, answer.status_code) == (token, status)
 
 
+# httpx leaves the generator behind that it reads a body by, when a request fails half way; our own client has another.
+@pytest.mark.filterwarnings("ignore:Async generator 'httpx._content.ByteStream:ResourceWarning")
 async def test_clients_of_a_balancer_lose_no_call_to_an_upgrade(
     routers: tuple[RouterProcess, ...], tmp_path: Path
 ) -> None:
@@ -149,6 +152,7 @@ async def test_clients_of_a_balancer_lose_no_call_to_an_upgrade(
                     nursery.start_soon(call_on)
                 await restart(routers, client)
                 stop.set()
+    gc.collect()  # here, and not in somebody else's test
     assert said.keys() == {200}
 
 
