@@ -28,6 +28,7 @@ nox.options.sessions = [
     "tests",
     "conformance",
     "example",
+    "guides",
     "thorough",
     "simulation",
     "chaos",
@@ -56,6 +57,8 @@ FULLY_COVERED = [
 TRIO_RULES_LEFT_OUT = ["ASYNC109", "ASYNC114", "ASYNC124", "ASYNC910", "ASYNC911", "ASYNC912", "ASYNC913"]
 AXE_VERSION = "4.14.1"
 AXE_SHA512 = "1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5"
+# Programs as a reader starts them: what they show of the code is counted without them.
+GUIDES = ("tests/docs", "tests/examples")
 BUILT: list[Path] = []
 
 
@@ -81,12 +84,16 @@ def wheel(session: nox.Session) -> Path:
 
 def install_wheel(session: nox.Session, *extras: str, group: str | None = None) -> None:
     """Install the wheel with its *extras*, and the requirements of a dependency group."""
+    # Tests start hundreds of processes: whatever the environment says, none of them compiles what another has compiled.
+    session.env.update({"PYTHONDONTWRITEBYTECODE": "", "UV_COMPILE_BYTECODE": "1"})
     requirement = f"aegis-ipc[{','.join(extras)}] @ {wheel(session).as_uri()}"
     session.install(requirement, *(dependency_group(group) if group else []))
 
 
-def run_pytest(session: nox.Session, *launcher: str, options: Sequence[str] = (), tests: str = "tests") -> None:
-    """Run pytest on *tests* of the checkout from a directory where no package of ours lies."""
+def run_pytest(
+    session: nox.Session, *launcher: str, options: Sequence[str] = (), tests: tuple[str, ...] = ("tests",)
+) -> None:
+    """Run pytest on the folders *tests* of the checkout from a directory where no package of ours lies."""
     away = Path(session.create_tmp()).resolve() / "away"
     away.mkdir(exist_ok=True)
     selected = [
@@ -97,20 +104,20 @@ def run_pytest(session: nox.Session, *launcher: str, options: Sequence[str] = ()
             *(launcher or ("python", "-P", "-m")),
             *("pytest", "-c", str(CHECKOUT / "pyproject.toml"), "--rootdir", str(CHECKOUT)),
             *options,
-            *(selected or [str(CHECKOUT / tests)]),
+            *(selected or [str(CHECKOUT / folder) for folder in tests]),
             env={"AEGIS_TESTED_WHEEL": "1"},
         )
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests on the wheel, with branch coverage measured once over the three packages."""
+    """The tests of the code on the wheel, with branch coverage measured once over the three packages."""
     install_wheel(session, "cli", "nats", "test", group="tests")
     config = f"--rcfile={CHECKOUT / 'pyproject.toml'}"
     data = {"COVERAGE_FILE": str(Path(session.create_tmp()).resolve() / "coverage")}
     session.env.update(data)
     session.run("coverage", "erase", config)
-    run_pytest(session, "coverage", "run", config, "-m", options=["-n", "auto"])
+    run_pytest(session, "coverage", "run", config, "-m", options=["-n", "auto", "--dist", "worksteal"])
     session.run("coverage", "combine", config, silent=True)
     if session.posargs:
         return  # A part of the tests covers a part of the code.
@@ -121,9 +128,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS, default=False)
 def pythons(session: nox.Session) -> None:
-    """All tests on the wheel, without coverage, on every supported interpreter found here."""
+    """The tests of the code and of the guides on the wheel, without coverage, on every supported interpreter found here."""
     install_wheel(session, "cli", "nats", "test", group="tests")
     run_pytest(session)
+    run_pytest(session, tests=GUIDES)  # by itself: pytest takes a folder within another for the same thing
 
 
 @nox.session
@@ -153,9 +161,9 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """The contract of the ports, against every backend that this machine can run."""
+    """The contract of the ports, against every backend that needs servers, and its suites against broken ones; `tests` holds memory to it."""
     install_wheel(session, "cli", "nats", "test", group="tests")
-    run_pytest(session, options=["-m", ""], tests="tests/conformance")
+    run_pytest(session, options=["-m", "thorough", "-n", "auto"], tests=("tests/conformance",))
 
 
 @nox.session
@@ -179,6 +187,17 @@ def example(session: nox.Session) -> None:
             ),
             *("-p", "no:cacheprovider", "-n", "auto", *session.posargs, str(distribution / "tests")),
         )
+    if not session.posargs:  # And the tests of an application, those of the documentation, on it.
+        session.install(*dependency_group("tests"))
+        chosen = ["-m", "thorough", "-k", "how_to_run_on_each_backend and sqlite"]
+        run_pytest(session, options=chosen, tests=("tests/docs/test_pages.py",))
+
+
+@nox.session
+def guides(session: nox.Session) -> None:
+    """The programs on the pages of the documentation, and the order books, run as a reader runs them."""
+    install_wheel(session, "cli", "nats", "test", group="tests")
+    run_pytest(session, options=["-m", "", "-n", "auto"], tests=GUIDES)
 
 
 @nox.session
@@ -193,7 +212,7 @@ def thorough(session: nox.Session) -> None:
 def simulation(session: nox.Session) -> None:
     """Simulated clusters, some minutes: each planted bug is found, by how many seeds is told, and 300 seeds find nothing."""
     install_wheel(session, "cli", "nats", "test", group="tests")
-    run_pytest(session, options=["-m", "", "-n", "auto"], tests="tests/simulation")
+    run_pytest(session, options=["-m", "thorough", "-n", "auto"], tests=("tests/simulation",))
     run_soak(session, "--seeds", "300", "--state", str(Path(session.create_tmp()).resolve() / "state.json"))
 
 
@@ -213,7 +232,7 @@ def run_soak(session: nox.Session, *options: str) -> None:
 def chaos(session: nox.Session) -> None:
     """Real processes on real clusters, killed, stopped and cut off: some minutes."""
     install_wheel(session, "cli", "nats", "test", group="tests")
-    run_pytest(session, options=["-m", ""], tests="tests/chaos")
+    run_pytest(session, options=["-m", "thorough"], tests=("tests/chaos",))
 
 
 def fetch_axe(session: nox.Session) -> Path:
@@ -239,7 +258,7 @@ def dashboard(session: nox.Session) -> None:
         session.run("python", "-m", "tests.dashboard.picture", "docs/pictures/dashboard.png")
         return
     session.env["AEGIS_AXE"] = str(fetch_axe(session))
-    run_pytest(session, tests="tests/dashboard")
+    run_pytest(session, tests=("tests/dashboard",))
 
 
 @nox.session

@@ -1,10 +1,10 @@
 """The ports: what a backend must offer. This file is all that a backend author reads.
 
-A **backend** is opened from a URL and yields a `Backend`: a `Store` (an ordered map of keys to bytes with revisions, TTL, atomic compare-and-set, and one ordered watch), one or more `Transport` s (request and reply to an endpoint), and the `Clock` and random generator by which a node lives. `aegis_pytest.conformance` proves an implementation.
+A **backend** is opened from a URL and yields a `Backend`: a `Store` (an ordered map of keys to bytes with revisions, TTL, atomic compare-and-set, and one ordered watch), one or more `Transport` s (request and reply to an endpoint), and the `Clock` and random generator by which a node lives. `aegis_core.validation` checks what a store is given, `aegis_pytest.conformance` proves an implementation.
 
 Life of a commit::
 
-    tx = Transaction(id="…", operations=(Put(key, value, expect=ABSENT, ttl=30.0),))
+    tx = Transaction(id="7c2f", operations=(Put(key, value, expect=ABSENT, ttl=30.0),))
     try:                 revisions = await store.commit(tx)       # all of it, or nothing
     except Conflict:     ...                                      # nothing was changed; an expectation did not hold
     except Indeterminate: ...                                     # fate unknown: commit(tx) again, the very same tx
@@ -116,7 +116,7 @@ def _distinct_keys(_instance: object, _attribute: object, operations: tuple[Oper
 
 @attrs.frozen(eq=False, repr=False)
 class Transaction(Value):
-    """Operations that happen together or not at all. `id` is unique per decision, and the same when it is repeated."""
+    """Operations that happen together or not at all. `id`, 1 to 128 visible ASCII characters, is unique per decision, and the same when it is repeated."""
 
     id: str
     operations: tuple[Operation, ...] = attrs.field(converter=_in_order, validator=_distinct_keys)
@@ -153,12 +153,12 @@ class Change(Value):
 class Synced(Value):
     """The feed is level: the view shows the whole store as it was at `revision`, or at a later moment.
 
-    Comes after the snapshot, and at the end of every batch after which nothing is pending. A view's revision moves by
-    this mark alone, never by a `Change`: while changes are pending, an older change of another key may have been merged
-    into one of them, so that what was told so far is no state that the store was ever in.
+    Comes after the snapshot, and at the end of every batch after which nothing is pending. A view's revision moves by this mark alone, never by a `Change`: while changes are pending, an older one of another key may have been merged into one of them, so that what was told so far is no state that the store was ever in.
+    `generation` names the history that the revision is of, in at most 128 visible ASCII characters, the same for all who read it; "" where the store does not tell. After a set-back it is another one: whoever comes back sees that.
     """
 
     revision: int
+    generation: str = ""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -228,7 +228,7 @@ class Store(Protocol):
             Conflict, Forbidden, ResourceLimitExceeded: An expectation or a guard refuses; this call changed nothing.
             Indeterminate: The fate is unknown; repeat.
             StoreUnavailable: Nothing was sent.
-            ValueError: Too many operations, too large a value, too small a TTL, or a key outside the alphabet.
+            ValueError: No state of the store could take it; see `aegis_core.validation.validate_transaction`.
         """
         ...
 

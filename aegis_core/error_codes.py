@@ -8,7 +8,7 @@ class, give a `RemoteError` that keeps the code.
 from __future__ import annotations
 
 import functools
-import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -135,9 +135,12 @@ def _exactly_list(value: object) -> list[object]:
 
 
 def _read_float(value: object) -> object:
-    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
-        raise ValueError("expected a finite number")
-    return value
+    match value:
+        # JSON has integers that no float holds.
+        case int() | float() if not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+            return value
+        case _:
+            raise ValueError("expected a finite number")
 
 
 def _read_map(value: object) -> object:

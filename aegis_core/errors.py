@@ -269,6 +269,11 @@ class NotFound(AegisError):
     code: ClassVar[str] = "NOT_FOUND"
 
 
+def _nobody_serves(service_name: str, similar: str) -> str:
+    hint = f"; did you mean {similar!r}?" if similar else ""
+    return f"no instance of service {service_name!r} is registered{hint}"
+
+
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class ServiceNotFound(NotFound):
     """No instance of the service is registered; `similar` is a registered service with a name much like it, or ""."""
@@ -280,8 +285,7 @@ class ServiceNotFound(NotFound):
     @property
     def message(self) -> str:
         """Which service, and which one may be meant."""
-        hint = f"; did you mean {self.similar!r}?" if self.similar else ""
-        return f"no instance of service {self.service_name!r} is registered{hint}"
+        return _nobody_serves(self.service_name, self.similar)
 
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)
@@ -301,19 +305,26 @@ class InstanceNotFound(NotFound):
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class ResourceNotFound(NotFound):
-    """Nobody owns the resource, or (`owned_by_service`) an instance of another service does."""
+    """Nobody owns the resource, or (`owned_by_service`) an instance of another service does.
+
+    `is_served` is false where a call found no instance of the service registered at all; `similar` is then a registered
+    service with a name much like it, or "".
+    """
 
     code: ClassVar[str] = "RESOURCE_NOT_FOUND"
     resource_id: str
     service_name: str = ""
     owned_by_service: str = ""
+    is_served: bool = True
+    similar: str = ""
 
     @property
     def message(self) -> str:
         """Which resource, and what is known of it."""
         if self.owned_by_service:
             return f"resource {self.resource_id!r} belongs to service {self.owned_by_service!r}, not to {self.service_name!r}"
-        return f"resource {self.resource_id!r} has no owner"
+        what = f"resource {self.resource_id!r} has no owner"
+        return what if self.is_served else f"{what}: {_nobody_serves(self.service_name, self.similar)}"
 
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol, runtime_checkable
+from contextlib import asynccontextmanager
 
 import trio
 
 from aegis_core.backend import Backend
-from aegis_pytest.backends import SharedBackend
+from aegis_pytest.harness import Harness
 from aegis_pytest.relay import Relay
 
-__all__ = ["Cable", "Wired", "open_by_cable"]
-
-
-@runtime_checkable
-class Wired(Protocol):
-    """A shared backend whose nodes are connected to servers on this machine, and may be so by way of relays."""
-
-    carries_calls: bool
-    """Whether calls between nodes go through the servers, too."""
-
-    @property
-    def ports(self) -> Sequence[int]:
-        """The servers' ports, once it is open; none for servers that cannot be reached by way of relays."""
-        ...
-
-    def open_peer_by(self, ports: Sequence[int]) -> AbstractAsyncContextManager[Backend]:
-        """One node's own connection, to *ports* instead."""
-        ...
+__all__ = ["Cable", "open_by_cable"]
 
 
 class Cable:
@@ -90,16 +72,16 @@ class Cable:
 
 
 @asynccontextmanager
-async def open_by_cable(shared: SharedBackend, nursery: trio.Nursery) -> AsyncIterator[tuple[Backend, Cable | None]]:
-    """One node's own connection to *shared*, and the cable that it goes by, which runs in *nursery*; None without one."""
-    if not isinstance(shared, Wired) or not shared.ports:
-        async with shared.open_peer() as backend:
+async def open_by_cable(harness: Harness, nursery: trio.Nursery) -> AsyncIterator[tuple[Backend, Cable | None]]:
+    """One node's own connection to *harness*, and the cable that it goes by, which runs in *nursery*; None without one."""
+    if not harness.ports:
+        async with harness.open_peer() as backend:
             yield backend, None
         return
-    cable = Cable(shared.ports, carries_calls=shared.carries_calls)
+    cable = Cable(harness.ports, carries_calls=harness.carries_calls)
     await nursery.start(cable.run)
     try:
-        async with shared.open_peer_by(cable.ports) as backend:
+        async with harness.open_peer_by(cable.ports) as backend:
             yield backend, cable
     finally:
         cable.stop()

@@ -8,10 +8,11 @@ attempt it answers; what stands there in the end is *lost*.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final
 
 import attrs
+import pytest
 import trio
 
 from aegis_core import codec
@@ -20,7 +21,7 @@ from aegis_core.errors import InvalidRequest, Unavailable
 from aegis_core.node.service import RESERVED
 from aegis_pytest.handled_call import HandledCall, is_refusal, show_request
 from aegis_pytest.recording import RecordedCall, Recording
-from aegis_pytest.telling import first_lines, show_fields, show_time
+from aegis_pytest.telling import brief, clip, first_lines, show_fields, show_time
 
 __all__ = ["DEFAULT_WITHIN", "CallLog", "SentCall", "read_call"]
 
@@ -97,12 +98,18 @@ class CallLog:
     Iterating over it gives every `HandledCall` in the order in which they were received. What an instance refused before a
     handler began is none (the call went elsewhere, or its caller was told so), and neither is what the library asks for
     itself. The last 100,000 are kept.
+
+    Args:
+        services: Those of which the cluster has had instances, at any time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, services: Collection[str] = ()) -> None:
+        self._services = services
+        self._named: set[str] = set()
         self._began = trio.current_time()
         self._received: deque[HandledCall] = deque(maxlen=_MOST)
         self._taken: set[HandledCall] = set()
+        self._cleared: set[HandledCall] = set()
         self._sent: dict[str, SentCall] = {}
         self._expectations: dict[_Expectation, None] = {}
         self._count = 0
@@ -135,8 +142,9 @@ class CallLog:
         return [call for call in self if _matches(call, pattern)]
 
     def clear(self) -> None:
-        """Let `expect` and `expect_none_lost` look only at what comes from now on."""
-        self._taken = set(self._received)
+        """Let `expect` and `expect_none_lost` look only at what comes from now on: what is under way came before."""
+        self._cleared = set(self._received)
+        self._taken.clear()
         self._sent.clear()
         self._count = 0
 
@@ -150,7 +158,10 @@ class CallLog:
 
         Raises:
             TypeError: A call has no such field.
+            pytest.UsageError: The cluster has never had an instance of the service, and no call names it.
         """
+        __tracebackhide__ = True
+        self._check(service_name)
         return Recording(
             tuple(
                 RecordedCall(request=call.request, answer=call.answer)
@@ -190,7 +201,7 @@ class CallLog:
         pattern = _pattern(service_name, method, fields)
         await trio.lowlevel.checkpoint_if_cancelled()
         for call in self:
-            if call.answered and call not in self._taken and _matches(call, pattern):
+            if call.answered and self._is_open(call) and _matches(call, pattern):
                 self._taken.add(call)
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return call
@@ -199,11 +210,15 @@ class CallLog:
         try:
             with trio.move_on_after(within):
                 await waiting.came.wait()
-                assert waiting.call is not None
-                self._taken.add(waiting.call)
-                return waiting.call
+        except trio.Cancelled:
+            if waiting.call is not None:  # it came when the cancellation was under way
+                self._taken.discard(waiting.call)
+                self._offer(waiting.call)
+            raise
         finally:
             del self._expectations[waiting]
+        if waiting.call is not None:  # in time, even if it came in the very step in which the time was over
+            return waiting.call
         raise AssertionError(self._missed(pattern, within))
 
     async def expect_none_lost(
@@ -221,8 +236,10 @@ class CallLog:
 
         Raises:
             AssertionError: Calls are lost, or not answered in time; tells which, and how far each came.
+            pytest.UsageError: The cluster has never had an instance of the service, and no call names it.
         """
         __tracebackhide__ = True
+        self._check(service_name)
         pattern = _pattern(service_name, method, {})
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.move_on_after(within):
@@ -247,15 +264,25 @@ class CallLog:
         for call in list(self)[-most:]:
             yield f"{show_time(call.at - self._began)}: {call}"
 
+    def _check(self, service_name: str | None) -> None:
+        """Refuse the name of a service that is none here: nothing could be lost of it, nor recorded."""
+        __tracebackhide__ = True
+        known = sorted({*self._services, *self._named})
+        if service_name is not None and service_name not in known:
+            raise pytest.UsageError(
+                f"the cluster has had no instance of service {service_name!r}, and no call names it; known here: "
+                f"{', '.join(known) or 'no service'}"
+            )
+
     def _missed(self, pattern: Mapping[str, object], within: float) -> str:
-        open_calls = [call for call in self if call not in self._taken]
+        open_calls = [call for call in self if self._is_open(call)]
         hidden = len(open_calls) - _SHOWN
-        wanted = f"no call with {show_fields(pattern)}" if pattern else "no call"
+        wanted = brief(f"no call with {show_fields(pattern)}") if pattern else "no call"
         return "\n".join(
             [
                 f"{wanted} was handled within {within:g} s. What was handled and not expected yet:",
                 *([f"  ({hidden} before)"] if hidden > 0 else []),
-                *(f"  {call}" for call in open_calls[-_SHOWN:]),
+                *(clip(f"  {call}") for call in open_calls[-_SHOWN:]),
                 *(["  nothing"] if not open_calls else []),
             ]
         )
@@ -277,6 +304,7 @@ class CallLog:
         """Take note that an instance was asked."""
         call = HandledCall(node, instance_id, request, trio.current_time())
         self._received.append(call)
+        self._named.add(call.service_name)
         sent = self._sent.get(call.message_id)
         if sent is not None:
             sent.attempts.append(call)
@@ -285,16 +313,14 @@ class CallLog:
     def answered(self, call: HandledCall, payload: bytes) -> None:
         """Take note of the answer to *call*."""
         call.conclude(payload)
-        for waiting in self._expectations:
-            if waiting.call is None and not call.refused and _matches(call, waiting.pattern):
-                waiting.call = call
-                waiting.came.set()
-                break
+        if not call.refused:
+            self._offer(call)
         self._tell()
 
     def sent(self, node: str, request: RequestEnvelope, is_dead: Callable[[], bool]) -> SentCall:
         """Take note that a node asks, for the first time or again."""
         call = SentCall(node, request, trio.current_time(), is_dead)
+        self._named.add(request.service_name)
         known = self._sent.get(call.message_id)
         if known is None:
             self._sent[call.message_id] = known = call
@@ -316,6 +342,18 @@ class CallLog:
             self.ended(call, f"refused: {error}")
         else:
             self.ended(call, str(error) if isinstance(error, Unavailable) else "")
+
+    def _is_open(self, call: HandledCall) -> bool:
+        """Whether *call* can still be expected."""
+        return call not in self._taken and call not in self._cleared
+
+    def _offer(self, call: HandledCall) -> None:
+        """Let the first who waits for *call* take it."""
+        for waiting in self._expectations:
+            if waiting.call is None and self._is_open(call) and _matches(call, waiting.pattern):
+                self._taken.add(call)
+                waiting.call = call
+                waiting.came.set()
 
     def _tell(self) -> None:
         self._moved.set()

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
+import attrs
 import trio
 
 from aegis_core.node.instance import Instance
 from aegis_pytest.leftovers import PATIENCE, Leftover
 from aegis_pytest.life import Crew, Life
 from aegis_pytest.state_dump import where_tasks_wait
+from aegis_pytest.telling import first_lines
 
 __all__ = ["close_lives", "tell_leftovers"]
+
+_MOST_OF_A_KIND: Final = 6
+_MOST_TASKS: Final = 6
 
 
 async def close_lives(lives: Sequence[Life]) -> list[Leftover]:
@@ -30,14 +36,14 @@ async def close_lives(lives: Sequence[Life]) -> list[Leftover]:
 def tell_leftovers(found: Iterable[Leftover]) -> str:
     """*found* in words, with how to allow it."""
     found = tuple(found)
-    kinds = ", ".join(repr(kind) for kind in dict.fromkeys(leftover.kind for leftover in found))
-    return "\n".join(
-        [
-            "the test left behind:",
-            *(f"  {leftover.what}" for leftover in found),
-            f"(where that is meant: @pytest.mark.aegis_allow({kinds}))",
-        ]
-    )
+    kinds = dict.fromkeys(leftover.kind for leftover in found)
+    lines = ["the test left behind:"]
+    for kind in kinds:
+        of_kind = [leftover for leftover in found if leftover.kind == kind]
+        lines += first_lines((f"  {leftover.what}" for leftover in of_kind), _MOST_OF_A_KIND)
+        lines += (f"  {place}" for place in of_kind[-1].places)
+    allow = ", ".join(map(repr, kinds))
+    return "\n".join([*lines, f"(where that is meant: @pytest.mark.aegis_allow({allow}))"])
 
 
 async def _leaked_claims(lives: Iterable[Life]) -> list[Leftover]:
@@ -76,19 +82,23 @@ def _unknown_claims(life: Life) -> list[tuple[Instance, str]]:
 
 
 async def _unanswered_calls(lives: Iterable[Life]) -> list[Leftover]:
-    found: list[Leftover] = []
-    for life in lives:
-        for instance in life.instances:
-            server = None if instance.incarnation is None else instance.incarnation.server
-            if server is None or not server.running or life.node is None:
-                continue
-            with trio.move_on_after(life.node.runtime.settings.drain) as patience:
-                await server.drained()
-            if patience.cancelled_caught:
-                calls = "a call" if server.running == 1 else f"{server.running} calls"
-                what = f"{calls} to {instance.instance_id} on node {life.name} without an answer"
-                found.append(Leftover("unanswered_calls", "\n  ".join([what, *where_tasks_wait()])))
-    return found
+    busy = [
+        (life.node.runtime.settings.drain, instance.incarnation.server, f"{instance.instance_id} on node {life.name}")
+        for life in lives
+        for instance in life.instances
+        if life.node is not None and instance.incarnation is not None and instance.incarnation.server.running
+    ]
+    with trio.move_on_after(max((drain for drain, _, _ in busy), default=0.0)):  # they drain at the same time
+        for _, server, _ in busy:
+            await server.drained()
+    return _with_places(
+        Leftover(
+            "unanswered_calls",
+            f"{'a call' if server.running == 1 else f'{server.running} calls'} to {who} without an answer",
+        )
+        for _, server, who in busy
+        if server.running
+    )
 
 
 async def _end_work(
@@ -100,10 +110,19 @@ async def _end_work(
         for life in lives:
             await crew_of(life).wait_gone()
     if patience.cancelled_caught:
-        places = "\n  ".join(where_tasks_wait())
-        for life in lives:
-            for name in crew_of(life).names:
-                what = f"{name}, which goes on {PATIENCE:g} s after it was told to end"
-                found.append(Leftover("tasks_left", f"{what}\n  {places}"))
+        found += _with_places(
+            Leftover("tasks_left", f"{name}, which goes on {PATIENCE:g} s after it was told to end")
+            for life in lives
+            for name in crew_of(life).names
+        )
         for life in lives:
             await crew_of(life).wait_gone()
+
+
+def _with_places(found: Iterable[Leftover]) -> list[Leftover]:
+    """*found*, with where tasks wait now."""
+    leftovers = list(found)
+    return [
+        *leftovers[:-1],
+        *(attrs.evolve(last, places=tuple(where_tasks_wait(_MOST_TASKS))) for last in leftovers[-1:]),
+    ]

@@ -3,6 +3,8 @@
 Every node has a store, a transport and a clock of its own, which faults can spoil for it alone, on one backend that all
 share. Each of its lives (`aegis_pytest.life`) is a nursery within the cluster's, so that what fails in the background
 fails the test.
+
+It is one long file because `Cluster` is one fixture, and each way in which a node lives, ends and comes back must know the others.
 """
 
 from __future__ import annotations
@@ -23,16 +25,16 @@ from aegis_core.node.claims import Claim
 from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node
 from aegis_core.node.service import Service
-from aegis_pytest.backends import SharedBackend, on_memory
 from aegis_pytest.cable import open_by_cable
 from aegis_pytest.call_log import CallLog
 from aegis_pytest.closing import close_lives, tell_leftovers
-from aegis_pytest.cluster_state import describe_faults, describe_lives
-from aegis_pytest.event_log import EventLog
+from aegis_pytest.cluster_state import describe_faults, describe_lives, describe_logs
+from aegis_pytest.event_log import DEFAULT_WITHIN, EventLog
 from aegis_pytest.faults import FaultPlane
-from aegis_pytest.faults.kinds import STORE
+from aegis_pytest.harness import Harness
 from aegis_pytest.leftovers import Leftover
-from aegis_pytest.life import Life, Main, ServeOptions, Serving, Task
+from aegis_pytest.life import Life, Main, ServeOptions, Serving, Task, check_name
+from aegis_pytest.memory import MemoryHarness
 from aegis_pytest.ownership import read_holders, tell_differences, tell_unknown
 from aegis_pytest.state_dump import reporting
 from aegis_pytest.tapped_transport import tap
@@ -44,7 +46,7 @@ __all__ = ["Cluster", "open_cluster"]
 _LOOKS: Final = 20
 _MOMENT: Final = 0.05
 _SHOWN: Final = 12
-_LATEST: Final = 4
+_LEAST_WITHIN: Final = 20.0
 
 _SCHEME: Final = "cluster"
 """The scheme of the nodes' backend URLs: ``cluster://a`` is node a's own access to the shared backend."""
@@ -79,12 +81,14 @@ class Cluster:
     opened when it is first named.
     """
 
-    def __init__(self, nursery: trio.Nursery, shared: SharedBackend, seed: str, ttl: float | None) -> None:
-        self.events: Final = EventLog()
-        self.calls: Final = CallLog()
-        self.plane: Final = FaultPlane()
+    def __init__(
+        self, nursery: trio.Nursery, harness: Harness, plane: FaultPlane, seed: str, ttl: float | None
+    ) -> None:
+        self.events: Final = EventLog(DEFAULT_WITHIN if ttl is None else max(_LEAST_WITHIN, 2 * ttl))
+        self.calls: Final = CallLog(plane.services)
+        self.plane: Final = plane
         self._nursery = nursery
-        self._shared = shared
+        self._harness = harness
         self._seed = seed
         self._parameters = "" if ttl is None else f"?ttl={ttl:g}"
         self._lives: dict[str, Life] = {}
@@ -178,22 +182,22 @@ class Cluster:
                 would be cancelled with it, so that the rest of the test would not run.
         """
         __tracebackhide__ = True
-        life = self._lives.get(name)
-        if life is None or life.ended.is_set() or life.killed:
-            living = ", ".join(n for n, other in self._lives.items() if not other.ended.is_set()) or "none"
-            raise pytest.UsageError(f"there is no living node {name!r}; living: {living}")
-        if life.holds(trio.lowlevel.current_task()):
-            raise pytest.UsageError(
-                f"kill({name!r}) was called by a task of node {name!r}, which would be killed by it"
-            )
-        for claim in life.foreign_bodies():
-            raise pytest.UsageError(
-                f"kill({name!r}) would cancel the test's own block of own({claim.resource_id!r}): what runs under a claim "
-                f"dies with its node, so run that block by: await aegis_cluster.run({name!r}, ...)"
-            )
+        life = self._endable(name, "kill")
         if self.plane.member(name) is not None:
             self.plane.kill(name)
         await life.kill()
+
+    async def stop(self, name: str, /) -> list[Leftover]:
+        """Let node *name* end as a program does that is told to, and return what it left behind.
+
+        What runs in it is cancelled, its instances hand over and deregister, and the node closes. It can be started again
+        as after `kill`.
+
+        Raises:
+            pytest.UsageError: There is no such node alive; or it would cancel what `kill` would not.
+        """
+        __tracebackhide__ = True
+        return await close_lives([self._endable(name, "stop")])
 
     async def restart(self, name: str, /) -> Node:
         """Start node *name* anew, killing it first if it lives: what `start`, `serve` and `run` began begins again, in order.
@@ -208,7 +212,9 @@ class Cluster:
         old = self._lives.get(name)
         if old is None:
             raise pytest.UsageError(f"there is no node {name!r} to restart")
-        if not old.ended.is_set():
+        if old.killed:  # perhaps by a `kill` that was cancelled as it waited
+            await old.ended.wait()
+        elif not old.ended.is_set():
             await self.kill(name)
         try:
             return await self._begin_again(name, old)
@@ -302,11 +308,7 @@ class Cluster:
 
     def describe_latest(self) -> Iterator[str]:
         """What happened last, in at most 10 lines."""
-        for title, log in (("events", self.events), ("calls", self.calls)):
-            lines = [f"    {line}" for line in log.describe(_LATEST)]
-            if lines:
-                yield f"  last {title}:"
-                yield from lines
+        yield from describe_logs({"events": self.events, "calls": self.calls})
 
     # -- for open_cluster -------------------------------------------------------------------------------------
 
@@ -315,9 +317,31 @@ class Cluster:
         self.plane.heal()
         return await close_lives([life for life in self._lives.values() if not life.ended.is_set()])
 
+    def _alive(self, name: str) -> Life:
+        __tracebackhide__ = True
+        life = self._lives.get(name)
+        if life is None or life.ended.is_set() or life.killed:
+            living = ", ".join(n for n, other in self._lives.items() if not other.ended.is_set()) or "none"
+            raise pytest.UsageError(f"there is no living node {name!r}; living: {living}")
+        return life
+
+    def _endable(self, name: str, how: str) -> Life:
+        """The life of node *name*, which *how*, the method that the caller used, may end: no test may pass by being cancelled."""
+        __tracebackhide__ = True
+        life = self._alive(name)
+        if life.holds(trio.lowlevel.current_task()):
+            raise pytest.UsageError(
+                f"{how}({name!r}) was called by a task of node {name!r}, which would be cancelled by it"
+            )
+        for claim in life.foreign_bodies():
+            raise pytest.UsageError(
+                f"{how}({name!r}) would cancel the test's own block of own({claim.resource_id!r}): what runs under a claim "
+                f"ends with its node, so run that block by: await aegis_cluster.run({name!r}, ...)"
+            )
+        return life
+
     async def _living(self, name: str) -> Life:
-        if name == STORE:
-            raise pytest.UsageError(f"{name!r} is the store's name; give the node another one")
+        check_name(name)
         life = self._lives.get(name)
         if life is not None and not life.ended.is_set() and not life.killed:
             return life
@@ -352,7 +376,7 @@ class Cluster:
                 raise pytest.UsageError(
                     f"the application of node {name!r} opens a second node before it closed the first"
                 )
-            async with open_by_cable(self._shared, self._nursery) as (opened, cable):
+            async with open_by_cable(self._harness, self._nursery) as (opened, cable):
                 own = tap(self.plane.attach(name, opened, cable), self.calls, self.plane.member(name))
                 try:  # ids and jitter are the same in every run of the test
                     yield attrs.evolve(own, random=random.Random(f"{self._seed}:{name}:{number}"))
@@ -364,12 +388,12 @@ class Cluster:
 
 @asynccontextmanager
 async def open_cluster(
-    shared: SharedBackend | None = None, *, ttl: float | None = None, seed: str = "", allow: Collection[str] = ()
+    harness: Harness | None = None, *, ttl: float | None = None, seed: str = "", allow: Collection[str] = ()
 ) -> AsyncIterator[Cluster]:
     """A cluster of no nodes yet, closed when the block is left.
 
     Args:
-        shared: What its nodes share; a memory backend by default.
+        harness: Of the backend that its nodes share; by default memory.
         ttl: Of instances that are served without one, in seconds; None for the library's default.
         seed: What ids and jitter are made from.
         allow: What may be left behind; of `aegis_pytest.leftovers.LEFTOVERS`.
@@ -379,13 +403,13 @@ async def open_cluster(
         Exception: As a task of the cluster raised it; the block was cancelled.
     """
     __tracebackhide__ = True
-    shared = shared or on_memory()
+    harness = harness or MemoryHarness()
     found: list[Leftover] = []
     failed: BaseException | None = None
     try:
         # Open throughout, so that the store outlives the death of all nodes.
-        async with shared.open_backend(), trio.open_nursery() as nursery:
-            cluster = Cluster(nursery, shared, seed, ttl)
+        async with harness.open_backend() as backend, trio.open_nursery() as nursery:
+            cluster = Cluster(nursery, harness, FaultPlane(store=backend.store), seed, ttl)
             with reporting(cluster):
                 yield cluster
                 found = await cluster.close()

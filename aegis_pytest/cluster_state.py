@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import trio
 
 from aegis_core.node.instance import Instance
+from aegis_pytest.call_log import CallLog
+from aegis_pytest.event_log import EventLog
 from aegis_pytest.faults.kinds import Noted
 from aegis_pytest.life import Life
 from aegis_pytest.telling import brief, first_lines, show_time
 
-__all__ = ["describe_faults", "describe_lives"]
+__all__ = ["describe_faults", "describe_lives", "describe_logs"]
 
 _MOST_LINES: Final = 10
 _MOST_CLAIMS: Final = 5
 _MOST_FAULTS: Final = 3
+_LATEST: Final = 4
 
 
 def describe_lives(lives: Iterable[Life]) -> list[str]:
     """The nodes, with what they serve and hold."""
     lives = tuple(lives)
+    if not lives:
+        return ["  no nodes"]
     whole = [line for life in lives for line in _describe_life(life, with_claims=True)]
     if len(whole) <= _MOST_LINES:
         return whole
@@ -36,6 +41,15 @@ def describe_faults(faults: Iterable[Noted], began: float) -> list[str]:
         + ("on" if fault.ended is None else f"to {show_time(fault.ended - began)}")
         for fault in list(faults)[-_MOST_FAULTS:]
     ]
+
+
+def describe_logs(logs: Mapping[str, EventLog | CallLog]) -> Iterator[str]:
+    """The last that *logs* have, by what they are logs of."""
+    for title, log in logs.items():
+        lines = [f"    {line}" for line in log.describe(_LATEST)]
+        if lines:
+            yield f"  last {title}:"
+            yield from lines
 
 
 def _describe_life(life: Life, *, with_claims: bool) -> Iterator[str]:

@@ -10,12 +10,13 @@ import attrs
 import trio
 
 from aegis_core.events import Event
-from aegis_pytest.telling import brief, show_fields, show_time
+from aegis_pytest.telling import brief, clip, show_fields, show_time
 
 __all__ = ["DEFAULT_WITHIN", "EventLog"]
 
 DEFAULT_WITHIN: Final = 60.0
-"""Seconds: twice the default TTL, in which whatever follows from a death has happened."""
+"""Seconds: twice the default TTL, in which whatever follows from a death has happened. In a cluster with another TTL, twice
+that one, and 20 at least: where the real clock counts, a test is told what is missing before its own time is over."""
 
 _SHOWN: Final = 12
 # What tells one telling of a change from another, not one change from another.
@@ -31,9 +32,13 @@ class EventLog:
 
     Every node tells every change of the store; here it appears once. Facts that are local to a node (a circuit that
     opened, an instance that fell silent as seen from there) appear as often as they were told.
+
+    Args:
+        within: Seconds that `expect` waits if it is not told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, within: float = DEFAULT_WITHIN) -> None:
+        self._within = within
         self._began = trio.current_time()
         self._events: list[Event] = []
         self._times: list[float] = []
@@ -82,7 +87,7 @@ class EventLog:
         """Set when the next thing happens."""
         return self._moved
 
-    async def expect(self, wanted: type[E] | E, /, *, within: float = DEFAULT_WITHIN, **fields: object) -> E:
+    async def expect(self, wanted: type[E] | E, /, *, within: float | None = None, **fields: object) -> E:
         """Wait until something has happened, and return the event.
 
         What happened before the call counts too, from the start of the cluster or the last `clear` on, so that nothing is
@@ -91,13 +96,13 @@ class EventLog:
         Args:
             wanted: The class of the event, or an example of it. What is left out of an example, or has its default value,
                 may be anything, and so may `at` and `revision`: ``expect(RoleChanged(resource_id="r", new=Role.ACTIVE))``.
-            within: Seconds, virtual where the test's time is.
+            within: Seconds, virtual where the test's time is; by default `DEFAULT_WITHIN`.
             fields: Values that the event's fields must have, defaults too (``reason=""``, ``old=None``); others may be
                 anything.
 
         Raises:
             AssertionError: It did not happen in time; tells what did.
-            TypeError: Events of that kind have no such field.
+            TypeError: It is no event; or events of that kind have no such field.
 
         Cancelled, it has taken nothing.
         """
@@ -105,7 +110,8 @@ class EventLog:
         kind, pattern = _pattern(wanted, fields)
         _check_fields(kind, pattern)
         await trio.lowlevel.checkpoint_if_cancelled()
-        with trio.move_on_after(within):
+        limit = self._within if within is None else within
+        with trio.move_on_after(limit):
             while True:
                 moved = self._moved
                 found = self._take(kind, pattern)
@@ -113,7 +119,7 @@ class EventLog:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                     return found
                 await moved.wait()
-        raise AssertionError(self._missed(kind, pattern, within))
+        raise AssertionError(self._missed(kind, pattern, limit))
 
     def describe(self, most: int) -> Iterator[str]:
         """The last events, *most* of them, line by line."""
@@ -128,14 +134,14 @@ class EventLog:
         return None
 
     def _missed(self, kind: type[Event], fields: Mapping[str, object], within: float) -> str:
-        wanted = f"{kind.__name__}({show_fields(fields)})"
+        wanted = brief(f"{kind.__name__}({show_fields(fields)})")
         open_events = [event for event, taken in zip(self._events, self._taken, strict=True) if not taken]
         hidden = len(open_events) - _SHOWN
         return "\n".join(
             [
                 f"{wanted} did not happen within {within:g} s. What happened and was not expected yet:",
                 *([f"  ({hidden} before)"] if hidden > 0 else []),
-                *(f"  {_describe_event(event)}" for event in open_events[-_SHOWN:]),
+                *(clip(f"  {_describe_event(event)}") for event in open_events[-_SHOWN:]),
                 *(["  nothing"] if not open_events else []),
             ]
         )
@@ -156,6 +162,8 @@ def _matches(event: Event, fields: Mapping[str, object]) -> bool:
 
 
 def _pattern(wanted: type[E] | E, fields: Mapping[str, object]) -> tuple[type[E], Mapping[str, object]]:
+    if not issubclass(wanted if isinstance(wanted, type) else type(wanted), Event):
+        raise TypeError(f"expected a class of events, or an example of one, got {wanted!r}")
     if isinstance(wanted, type):
         return wanted, fields
     given = {field.name: (getattr(wanted, field.name), field.default) for field in attrs.fields(type(wanted))}

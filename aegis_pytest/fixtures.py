@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import pytest
 from pytest_trio import trio_fixture
 
-from aegis_pytest.plugin import allowed
+from aegis_pytest.plugin import allowed, harness_of, keep_state
 
 if TYPE_CHECKING:
     from aegis_core.backend import Store
     from aegis_core.models import Resource, ResourceMetadata
     from aegis_core.node.node import Node
-    from aegis_pytest.backends import SharedBackend
     from aegis_pytest.call_log import CallLog
     from aegis_pytest.cluster import Cluster
     from aegis_pytest.event_log import EventLog
     from aegis_pytest.faults import Faults
+    from aegis_pytest.harness import Harness
     from aegis_pytest.logs import CapturedLogs
     from aegis_pytest.simulation import Simulation
 
@@ -60,27 +60,35 @@ def aegis_backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def _aegis_shared(aegis_backend: str, request: pytest.FixtureRequest) -> SharedBackend:
-    """What the nodes of the test share. Servers are started here, where no Trio runs yet."""
-    from aegis_pytest.backends import BACKENDS
-
-    choice = BACKENDS[aegis_backend]
-    own = request.config.getoption("--aegis-nats-url") is None
-    return choice.share(request.getfixturevalue("aegis_nats_url") if choice.needs_server else "", own)
+def _aegis_harness(aegis_backend: str, request: pytest.FixtureRequest) -> Harness:
+    """Of the backend that the nodes of the test share. Servers are started here, where no Trio runs yet."""
+    return harness_of(aegis_backend, request.config).for_test(request)
 
 
 @fixture
-async def aegis_cluster(
-    aegis_backend: str, _aegis_shared: SharedBackend, request: pytest.FixtureRequest
-) -> AsyncIterator[Cluster]:
+async def aegis_cluster(_aegis_harness: Harness, request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
     """Nodes by name, on the memory backend and virtual time by default; see `aegis_pytest.cluster.Cluster`."""
     __tracebackhide__ = True
-    from aegis_pytest.backends import BACKENDS
+    from aegis_pytest.backends import application_ttl
     from aegis_pytest.cluster import open_cluster
+    from aegis_pytest.state_dump import describe_state
+    from aegis_pytest.verdict import left_by_exception
 
-    ttl = BACKENDS[aegis_backend].ttl
-    async with open_cluster(_aegis_shared, ttl=ttl, seed=request.node.nodeid, allow=allowed(request.node)) as cluster:
-        yield cluster
+    ttl = application_ttl(type(_aegis_harness))
+    try:
+        async with open_cluster(
+            _aegis_harness, ttl=ttl, seed=request.node.nodeid, allow=allowed(request.node)
+        ) as cluster:
+            try:
+                yield cluster
+            finally:
+                if (
+                    not left_by_exception()
+                ):  # a fixture that uses the cluster may have failed, before the test or after it
+                    keep_state(request.node, describe_state())
+    except pytest.fail.Exception:
+        keep_state(request.node, "")  # what was left behind is told with where it waits
+        raise
 
 
 @fixture
@@ -96,11 +104,15 @@ async def aegis_calls(aegis_cluster: Cluster) -> CallLog:
 
 
 @fixture
-async def aegis_faults(aegis_cluster: Cluster) -> Faults:
+async def aegis_faults(aegis_cluster: Cluster, request: pytest.FixtureRequest) -> AsyncIterator[Faults]:
     """What goes wrong in the cluster of the test; see `aegis_pytest.faults.Faults`."""
     from aegis_pytest.faults import Faults
+    from aegis_pytest.verdict import left_by_exception
 
-    return Faults(aegis_cluster.plane)
+    faults = Faults(aegis_cluster.plane)
+    yield faults
+    if not left_by_exception() and "unused_faults" not in allowed(request.node):
+        faults.expect_entered()
 
 
 @fixture
@@ -110,9 +122,9 @@ async def aegis_node(aegis_cluster: Cluster) -> Node:
 
 
 @fixture
-async def aegis_store(_aegis_shared: SharedBackend) -> AsyncIterator[Store]:
+async def aegis_store(_aegis_harness: Harness) -> AsyncIterator[Store]:
     """The store of an empty backend, with no node."""
-    async with _aegis_shared.open_backend() as backend:
+    async with _aegis_harness.open_backend() as backend:
         assert backend.store is not None
         yield backend.store
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
+import pytest
 import trio
 
 from aegis_backends.http import open_http
-from aegis_backends.http.app import Commit, RouterApp, serve_router
 from aegis_backends.http.tokens import Tokens
 from aegis_core.backend import Backend, Store, Transaction
 from aegis_core.config import parse_backend
+from aegis_core.errors import ConfigError
 from aegis_core.hookspecs import Principal, hookimpl
 from aegis_core.node.node import open_node
 from aegis_core.router.gate import Gate
-from aegis_pytest.conformance import Harness
+from aegis_pytest.harness import Harness
+
+if TYPE_CHECKING:
+    from aegis_backends.http.app import Commit
 
 __all__ = ["HttpHarness"]
 
@@ -48,6 +54,7 @@ class HttpHarness(Harness):
 
     expiry_lateness = 2.0  # that many real seconds a busy machine may take to tell it
     names_endpoints = False
+    capabilities = frozenset({"network"})
     carries_calls = False
 
     def __init__(self, url: str, *, judges: bool = False, is_admin: bool = False) -> None:
@@ -57,9 +64,24 @@ class HttpHarness(Harness):
         self._ports: list[int] = []
         self._folder = Path(tempfile.gettempdir())
 
+    @classmethod
+    def check(cls, config: pytest.Config) -> None:
+        """The packages of the extra are needed."""
+        missing = [name for name in ("httptools", "httpx") if importlib.util.find_spec(name) is None]
+        if missing:
+            problem = f"{' and '.join(missing)} not installed: run `pip install 'aegis-ipc[http]'`"
+            raise ConfigError(source="--aegis-backend", key="http", problem=problem)
+
+    @classmethod
+    def for_test(cls, request: pytest.FixtureRequest) -> Self:
+        """Routers that judge, and permit what an application's test may do to its own cluster."""
+        return cls("memory://routers", judges=True, is_admin=True)
+
     @asynccontextmanager
     async def open_backend(self) -> AsyncIterator[Backend]:
         """Two routers, and a client of theirs."""
+        from aegis_backends.http.app import RouterApp, serve_router  # noqa: PLC0415 - `check` works without its packages
+
         async with AsyncExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             self._folder = Path(folder)
@@ -74,7 +96,9 @@ class HttpHarness(Harness):
                 self._ports.append(listener.socket.getsockname()[1])
                 commit: Commit = Gate(node).commit if self._judges else partial(_commit_unjudged, store)
                 await nursery.start(
-                    serve_router, RouterApp(store, commit, node.require, tokens=self._tokens), [listener]
+                    serve_router,
+                    RouterApp(store, commit, node.runtime.plugins.authorize, tokens=self._tokens),
+                    [listener],
                 )
             async with self._open(self._ports) as backend:
                 yield backend

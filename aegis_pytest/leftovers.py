@@ -28,7 +28,14 @@ PATIENCE: Final = 20.0
 
 @attrs.frozen
 class Leftover:
-    """One thing that was left behind. `kind` is of `LEFTOVERS`."""
+    """One thing that was left behind.
+
+    Args:
+        kind: Of `LEFTOVERS`.
+        what: It is, in a line.
+        places: Where tasks waited when that was seen, if this is the last of its kind.
+    """
 
     kind: str
     what: str
+    places: tuple[str, ...] = ()

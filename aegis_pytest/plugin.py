@@ -10,19 +10,20 @@ What it does to tests that use its asynchronous fixtures, directly or through ot
   (`aegis_pytest.virtual_time`);
 - under hypothesis, each example gets its fixtures made anew (`aegis_pytest.examples`);
 - if they are no coroutines, it says what to write instead;
+- if they forget to await something, they fail;
 - if they fail, it shows how their cluster stood at that moment.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 if TYPE_CHECKING:
-    from aegis_pytest.backends import BackendChoice
+    from aegis_pytest.harness import Harness
     from aegis_pytest.virtual_time import Limits
 
 __all__: list[str] = []
@@ -31,16 +32,20 @@ ASYNC_FIXTURES: Final = frozenset(
     {"aegis_calls", "aegis_cluster", "aegis_events", "aegis_faults", "aegis_node", "aegis_store"}
 )
 
+_OTHER_RUNNERS: Final = frozenset({"anyio", "asyncio"})
+"""Marks of plug-ins that would run a test elsewhere than where its fixtures live."""
+
 _CLOCKS: Final = frozenset({"autojump_clock", "mock_clock"})
 
 _MARKERS: Final = (
     "aegis_limits(virtual=3600, real=60): seconds that the test may take on the virtual and on the real clock",
     "aegis_real_time: run the test on the real clock",
     "aegis_needs('virtual_time', 'network', 'bus'): what the test needs of its backend; it is skipped on others",
-    "aegis_allow('leaked_claims', 'unanswered_calls', 'tasks_left'): what the test's cluster may leave behind",
+    "aegis_allow('leaked_claims', 'unanswered_calls', 'tasks_left', 'missing_awaits', 'unused_faults'): what does not fail it",
 )
 
 
+_CHOICES: Final[pytest.StashKey[Mapping[str, type[Harness]]]] = pytest.StashKey()
 _STATE: Final[pytest.StashKey[str]] = pytest.StashKey()
 
 
@@ -50,8 +55,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--aegis-backend",
         metavar="NAMES",
-        help="run the tests that use AegisIPC's fixtures on each of these backends: memory, nats, http, with commas between; "
-        "by default on memory. Servers are started",
+        help="run the tests that use AegisIPC's fixtures on each of these backends: memory, nats, http, and what installed "
+        "distributions bring, with commas between; by default on memory. Servers are started",
     )
     group.addoption(
         "--aegis-nats-url",
@@ -78,40 +83,43 @@ def pytest_configure(config: pytest.Config) -> None:
     url = config.getoption("--aegis-nats-url")
     if url is not None:
         _check_nats_url(url)
-    _choices(config)
+    given = config.getoption("--aegis-backend")
+    config.stash[_CHOICES] = {} if given is None else _choices(given, config)
     if config.pluginmanager.hasplugin("trio"):
         from aegis_pytest import fixtures  # noqa: PLC0415 - see the module's docstring
 
         config.pluginmanager.register(fixtures, "aegis-fixtures")
 
 
-def _choices(config: pytest.Config) -> Sequence[BackendChoice]:
-    """The backends that ``--aegis-backend`` names; none without it.
+def _choices(given: str, config: pytest.Config) -> Mapping[str, type[Harness]]:
+    """The backends that ``--aegis-backend`` names.
 
     Raises:
-        pytest.UsageError: One is unknown, or what it needs is not installed.
+        pytest.UsageError: One is unknown; or what they need is not installed, of which all is told.
     """
-    given = config.getoption("--aegis-backend")
-    if given is None:
-        return ()
     from aegis_core.errors import ConfigError  # noqa: PLC0415 - see the module's docstring
     from aegis_pytest.backends import read_choices  # noqa: PLC0415
 
     try:
         choices = read_choices(given)
-        for choice in choices:
-            if not (choice.needs_server and config.getoption("--aegis-nats-url")):
-                choice.check()
     except ConfigError as exc:
         raise pytest.UsageError(exc.message) from exc
+    missing: list[ConfigError] = []
+    for harness in choices.values():
+        try:
+            harness.check(config)
+        except ConfigError as exc:
+            missing.append(exc)
+    if missing:
+        raise pytest.UsageError(*(exc.message for exc in missing)) from missing[0]
     return choices
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each backend that is chosen, out of one."""
-    choices = _choices(metafunc.config) if "aegis_backend" in metafunc.fixturenames else ()
-    if choices:
-        metafunc.parametrize("aegis_backend", [choice.name for choice in choices], indirect=True)
+    choices = metafunc.config.stash[_CHOICES]
+    if choices and "aegis_backend" in metafunc.fixturenames:
+        metafunc.parametrize("aegis_backend", list(choices), indirect=True)
 
 
 def _check_nats_url(url: str) -> None:
@@ -136,22 +144,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     defaults = _limits(config)
     for item in users:
-        allowed(item)
-        backend = _backend(item)
-        missing = sorted(_needs(item) - backend.capabilities)
+        allow = allowed(item)
+        name = getattr(getattr(item, "callspec", None), "params", {}).get("aegis_backend", "memory")
+        capabilities = harness_of(name, config).capabilities
+        missing = sorted(_needs(item) - capabilities)
         if missing:
-            item.add_marker(pytest.mark.skip(reason=f"backend {backend.name} has no {' and no '.join(missing)}"))
+            item.add_marker(pytest.mark.skip(reason=f"backend {name} has no {' and no '.join(missing)}"))
         if _is_async(item) and not any("run" in mark.kwargs for mark in item.iter_markers("trio")):
-            real_time = item.get_closest_marker("aegis_real_time") or "virtual_time" not in backend.capabilities
-            run = bounded_run(_own_limits(item, defaults), real_time=bool(real_time))
+            real_time = item.get_closest_marker("aegis_real_time") or "virtual_time" not in capabilities
+            run = bounded_run(
+                _own_limits(item, defaults),
+                real_time=bool(real_time),
+                full_trace=bool(config.getoption("fulltrace")),
+                allow=allow,
+            )
             item.add_marker(pytest.mark.trio(run=run))
 
 
-def _backend(item: pytest.Item) -> BackendChoice:
-    from aegis_pytest.backends import BACKENDS  # noqa: PLC0415 - see the module's docstring
+def harness_of(backend: str, config: pytest.Config) -> type[Harness]:
+    """The class of the harness of *backend*."""
+    from aegis_pytest.backends import load_harness  # noqa: PLC0415 - see the module's docstring
 
-    parameters = getattr(getattr(item, "callspec", None), "params", {})
-    return BACKENDS[parameters.get("aegis_backend", "memory")]
+    # What the option names has been looked for already, in all that is installed.
+    return config.stash[_CHOICES].get(backend) or load_harness(backend)
 
 
 def _needs(item: pytest.Item) -> frozenset[str]:
@@ -171,28 +186,44 @@ def _needs(item: pytest.Item) -> frozenset[str]:
 
 
 def allowed(item: pytest.Item) -> frozenset[str]:
-    """What the markers ``aegis_allow`` of *item* let its cluster leave behind.
+    """What the markers ``aegis_allow`` of *item* let its cluster leave behind, or the test itself do.
 
     Raises:
         pytest.UsageError: There is no such thing.
     """
     from aegis_pytest.leftovers import LEFTOVERS  # noqa: PLC0415 - see the module's docstring
+    from aegis_pytest.mistakes import MISTAKES  # noqa: PLC0415
 
+    known = (*LEFTOVERS, *MISTAKES)
     named = frozenset(name for mark in item.iter_markers("aegis_allow") for name in mark.args)
-    for name in named.difference(LEFTOVERS):
-        raise pytest.UsageError(f"{item.nodeid}: aegis_allow knows {', '.join(map(repr, LEFTOVERS))}, not {name!r}")
+    for name in named.difference(known):
+        raise pytest.UsageError(f"{item.nodeid}: aegis_allow knows {', '.join(map(repr, known))}, not {name!r}")
     return named
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tell a synchronous test that it cannot use an asynchronous fixture."""
-    used = sorted(ASYNC_FIXTURES.intersection(getattr(item, "fixturenames", ())))
+    """Tell a test that it cannot be run with the fixtures that it uses: asynchronous ones, or simulations, or elsewhere."""
+    names = getattr(item, "fixturenames", ())
+    if "aegis_simulation" in names and _is_async(item):
+        pytest.fail(
+            f"{item.name} uses aegis_simulation, which only a synchronous test can, because it makes a Trio run for each "
+            f"seed: write 'def {item.name}(...)', and give it what is asynchronous as main= and work=",
+            pytrace=False,
+        )
+    used = sorted(ASYNC_FIXTURES.intersection(names))
     if used and not _is_async(item):
         pytest.fail(
             f"{item.name} uses {', '.join(used)}, which only an asynchronous test can: write 'async def {item.name}(...)'",
             pytrace=False,
         )
+    for mark in item.iter_markers():
+        if used and mark.name in _OTHER_RUNNERS:
+            pytest.fail(
+                f"{item.name} uses {', '.join(used)}, and is marked {mark.name!r}, for another plug-in to run it: leave that "
+                "mark out, what uses fixtures of AegisIPC is run on Trio without one",
+                pytrace=False,
+            )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest-trio's wrapper, which wraps the same function
@@ -203,7 +234,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         from aegis_pytest.verdict import noting_failure  # noqa: PLC0415
 
         def tell(state: str) -> None:
-            item.stash[_STATE] = state
+            keep_state(item, state)
 
         hypothesis = getattr(item.obj, "hypothesis", None)
         if hypothesis is not None:
@@ -211,6 +242,18 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         elif not getattr(item.obj, "_trio_test_runner_wrapped", False):  # else it is run again, and has been wrapped
             item.obj = noting_failure(item.obj, tell)
     return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test that broke Trio down spoil no other."""
+    try:
+        return (yield)
+    finally:
+        if ASYNC_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            from aegis_pytest.mistakes import bury_test  # noqa: PLC0415 - see the module's docstring
+
+            bury_test()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -223,6 +266,11 @@ def pytest_runtest_makereport(
     if call.when == "call" and report.failed and state:
         report.sections.append(("cluster at the failure", state))
     return report
+
+
+def keep_state(item: pytest.Item, state: str) -> None:
+    """Show *state*, how the cluster stood, if *item* fails."""
+    item.stash[_STATE] = state
 
 
 def _test_function(item: pytest.Item) -> Callable[..., object] | None:

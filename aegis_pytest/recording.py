@@ -9,6 +9,7 @@ The file is MessagePack: requests and answers as they travel, which is how they 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -35,6 +36,7 @@ _FORMAT: Final = "aegis-recording-1"
 _MOST_CALLS: Final = 100_000
 _SHOWN_CALLS: Final = 5
 _SHOWN_DIFFERENCES: Final = 5
+_SHOWN: Final = 13
 
 
 class _Nothing:
@@ -112,7 +114,8 @@ class Recording:
 
         Raises:
             AssertionError: Answers differ; tells which, and where.
-            pytest.UsageError: It is of another service, or has not claimed a resource that a call concerns.
+            pytest.UsageError: There is no call; or *instance* is of another service, or has not claimed a resource that a call
+                concerns.
         """
         __tracebackhide__ = True
         self._check(instance)
@@ -133,9 +136,14 @@ class Recording:
         if differing > _SHOWN_CALLS:
             told.append(f"  and {differing - _SHOWN_CALLS} more")
         of = f"{differing} of the {len(self.calls)} recorded calls"
-        raise AssertionError("\n".join([f"{instance.instance_id} answers {of} differently:", *told]))
+        raise AssertionError(
+            "\n".join([f"{instance.instance_id} answers {of} differently:", *first_lines(told, _SHOWN)])
+        )
 
     def _check(self, instance: Instance) -> None:
+        __tracebackhide__ = True
+        if not self.calls:
+            raise pytest.UsageError("the recording has no calls, which every instance answers: record some first")
         for call in self.calls:
             wanted, resource_id = call.request.service_name, call.request.resource_id
             if wanted != instance.service.name:
@@ -221,13 +229,19 @@ def _differences(
         return
     parts, others = _parts(recorded), _parts(answered)
     if parts is None or others is None or type(recorded) is not type(answered):
-        if type(recorded) is not type(answered) or recorded != answered:
+        if not _is_same(recorded, answered):
             yield f"{path}: recorded {_shown(recorded)}, answered {_shown(answered)}"
         return
     for where in dict.fromkeys([*parts, *others]):
         like = "[]" if where.startswith("[") else where
         one, other = parts.get(where, _NOTHING), others.get(where, _NOTHING)
         yield from _differences(one, other, f"{path}{where}", f"{pattern}{like}", ignoring)
+
+
+def _is_same(recorded: object, answered: object) -> bool:
+    if isinstance(recorded, float) and isinstance(answered, float) and math.isnan(recorded):
+        return math.isnan(answered)
+    return type(recorded) is type(answered) and recorded == answered
 
 
 def _parts(value: object) -> Mapping[str, object] | None:

@@ -117,4 +117,6 @@ class Relay:
 
 
 def _reset_when_closed(stream: trio.SocketStream) -> None:
+    if stream.socket.fileno() < 0:
+        return  # It is closed: a connection that ends closes one side first.
     stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)

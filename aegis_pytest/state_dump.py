@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import os
 import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 from types import FrameType, TracebackType
 from typing import Final, Protocol
 
@@ -17,12 +19,28 @@ import trio
 import aegis_backends
 import aegis_core
 import aegis_pytest
+from aegis_pytest.telling import clip, first_lines
 
-__all__ = ["Reporter", "describe_state", "dump_state", "from_users_code", "reporting", "where_tasks_wait"]
+__all__ = [
+    "Reporter",
+    "all_tasks",
+    "describe_state",
+    "dump_state",
+    "from_users_code",
+    "is_dumped",
+    "passes_users_code",
+    "reporting",
+    "tell_line",
+    "to_users_code",
+    "where_tasks_wait",
+]
 
-_OURS: Final = tuple(str(Path(package.__path__[0])) for package in (aegis_core, aegis_backends, aegis_pytest))
-_FOREIGN: Final = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_OURS: Final = tuple(str(Path(package.__path__[0])) + os.sep for package in (aegis_core, aegis_backends, aegis_pytest))
+_FOREIGN: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _MOST_TASKS: Final = 10
+_LONGEST: Final = 240  # of a path, and the line of code there
+_MOST_LINES: Final = 22
+_FEWEST_LINES: Final = 6
 
 
 class Reporter(Protocol):
@@ -62,15 +80,24 @@ def dump_state() -> str:
     return "\n".join([*_describe_all(), *where_tasks_wait()])
 
 
+def is_dumped() -> bool:
+    """Whether `dump_state` was called in this Trio run."""
+    return _dumped.get()
+
+
 def describe_state() -> str:
     """The state of this Trio run at a failure: what the reporters tell; "" without any, or if it was dumped before."""
     return "" if _dumped.get() else "\n".join(_describe_all())
 
 
-def _describe_all() -> Iterator[str]:
-    for reporter in _known_reporters():
-        yield from reporter.describe()
-        yield from reporter.describe_latest()
+def _describe_all() -> list[str]:
+    reporters = _known_reporters()
+    share = _MOST_LINES // max(1, len(reporters))
+    lines: list[str] = []
+    for reporter in reporters:
+        # Where several share the lines, what happened last is the first to go.
+        lines += first_lines([*reporter.describe(), *reporter.describe_latest()], max(_FEWEST_LINES, share))
+    return first_lines(lines, _MOST_LINES)
 
 
 def _known_reporters() -> list[Reporter]:
@@ -90,18 +117,23 @@ class _Place:
 
     def __str__(self) -> str:
         code = self.frame.f_code
-        path = Path(code.co_filename)
-        with contextlib.suppress(ValueError):
-            path = path.relative_to(Path.cwd())
-        text = linecache.getline(code.co_filename, self.line).strip()
-        return f"{self.name}: {path}:{self.line} in {code.co_name}: {text}"
+        return f"{self.name}: {tell_line(code.co_filename, self.line, code.co_name)}"
 
 
-def where_tasks_wait() -> list[str]:
-    """Every task of the test with the line of the user's code that it waits in; tasks without one are counted."""
+def tell_line(filename: str, line: int, function: str = "") -> str:
+    """A line of source as people look for it: where it is, and what it says."""
+    path = Path(filename)
+    with contextlib.suppress(ValueError, OSError):  # a test may have removed the folder that it works in
+        path = path.relative_to(Path.cwd())
+    within = f" in {function}" if function else ""
+    return f"{path}:{line}{within}: {linecache.getline(filename, line).strip()}"
+
+
+def where_tasks_wait(most: int = _MOST_TASKS) -> list[str]:
+    """Tasks of the test with the line of the user's code that they wait in, *most* of them; those without one are counted."""
     places: list[_Place] = []
     others = 0
-    for task in _tasks(trio.lowlevel.current_root_task()):
+    for task in all_tasks():
         place = _place(task)
         if place is None:
             others += 1
@@ -109,12 +141,17 @@ def where_tasks_wait() -> list[str]:
             places.append(place)
     # Those of a nursery are a set. The test's own is what its reader looks for first.
     places.sort(key=lambda place: (not place.name.startswith("<test "), place.name, place.line))
-    lines = ["tasks:", *(f"  {place}" for place in places[:_MOST_TASKS])]
-    hidden = len(places) - _MOST_TASKS
+    lines = ["tasks:", *(clip(f"  {place}", _LONGEST) for place in places[:most])]
+    hidden = len(places) - most
     if hidden > 0:
         lines.append(f"  and {hidden} more")
     lines.append(f"  (besides {others} of the libraries)")
     return lines
+
+
+def all_tasks() -> Iterator[trio.lowlevel.Task]:
+    """Every task of this Trio run."""
+    return _tasks(trio.lowlevel.current_root_task())
 
 
 def _tasks(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]:
@@ -134,6 +171,11 @@ def _place(task: trio.lowlevel.Task) -> _Place | None:
     return found
 
 
+def passes_users_code(traceback: TracebackType | None) -> bool:
+    """Whether a frame of *traceback* is one of the user's."""
+    return any(_is_users(frame.f_code.co_filename) for frame, _ in walk_tb(traceback))
+
+
 def from_users_code(traceback: TracebackType | None) -> TracebackType | None:
     """*traceback* without the libraries' frames before the first one of the user's; all of it if there is none."""
     entry = traceback
@@ -142,6 +184,21 @@ def from_users_code(traceback: TracebackType | None) -> TracebackType | None:
             return entry
         entry = entry.tb_next
     return traceback
+
+
+def to_users_code(traceback: TracebackType | None) -> TracebackType | None:
+    """*traceback* without the libraries' frames after the last one of the user's; all of it if there is none."""
+    entries: list[TracebackType] = []
+    entry = traceback
+    while entry is not None:
+        entries.append(entry)
+        entry = entry.tb_next
+    while entries and not _is_users(entries[-1].tb_frame.f_code.co_filename):
+        entries.pop()
+    kept: TracebackType | None = None
+    for entry in reversed(entries):
+        kept = TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return kept or traceback
 
 
 def _is_users(filename: str) -> bool:

@@ -13,6 +13,7 @@ from aegis_pytest.call_log import CallLog, read_call
 from aegis_pytest.faults.member import Member
 from aegis_pytest.handled_call import HandledCall
 from aegis_pytest.telling import show_time
+from aegis_pytest.wrapped_transport import WrappedTransport
 
 __all__ = ["TappedTransport", "tap"]
 
@@ -45,7 +46,7 @@ class _TappedInbound:
         self._request.respond(payload)
 
 
-class TappedTransport:
+class TappedTransport(WrappedTransport):
     """*transport*, as node *member* has it; what it carries is entered in *log*.
 
     Args:
@@ -55,26 +56,12 @@ class TappedTransport:
     """
 
     def __init__(self, transport: Transport, log: CallLog, member: Member) -> None:
-        self._transport = transport
+        super().__init__(transport)
         self._log = log
         self._member = member
 
     def __repr__(self) -> str:
         return f"<TappedTransport of {self._member.name!r} on {self._transport!r}>"
-
-    @property
-    def scheme(self) -> str:
-        """The transport's."""
-        return self._transport.scheme
-
-    @property
-    def max_payload(self) -> int:
-        """The transport's."""
-        return self._transport.max_payload
-
-    def endpoint(self, instance_id: str, tag: str) -> str:
-        """The transport's."""
-        return self._transport.endpoint(instance_id, tag)
 
     @asynccontextmanager
     async def listen(self, instance_id: str, tag: str, receive: Callable[[Inbound], None]) -> AsyncIterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-__all__ = ["brief", "first_lines", "show_fields", "show_time"]
+__all__ = ["brief", "clip", "first_lines", "show_fields", "show_time"]
 
 _LONGEST: Final = 160
 
@@ -16,9 +16,15 @@ def brief(text: str, most: int = _LONGEST) -> str:
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
+def clip(line: str, most: int = _LONGEST) -> str:
+    """*line* as `brief` has it, with the spaces that it begins with."""
+    indent = " " * (len(line) - len(line.lstrip(" ")))
+    return f"{indent}{brief(line, most)}"
+
+
 def first_lines(lines: Iterable[str], most: int, *, indent: str = "  ") -> list[str]:
-    """*lines*, of which *most* at most are shown; if there are more, the last one says how many."""
-    lines = list(lines)
+    """*lines*, each as `clip` has it, of which *most* at most are shown; if there are more, the last one says how many."""
+    lines = [clip(line) for line in lines]
     if len(lines) <= most:
         return lines
     return [*lines[: most - 1], f"{indent}and {len(lines) - most + 1} more lines"]

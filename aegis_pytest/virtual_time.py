@@ -7,7 +7,11 @@ test by the ``run=`` of its mark, and that is where the plugin comes in: `bounde
   deadline, and a cluster that only renews its leases would do so until somebody gets up and stops it.
 - **Real time** ends what does not even let the clock jump: a loop over checkpoints, a socket that stays silent.
 
-Either way the test fails with the state of its clusters and tasks (`aegis_pytest.state_dump`).
+Either way the test fails with the state of its clusters and tasks (`aegis_pytest.state_dump`). It is cancelled, and what
+does not end by that, because it waits in a shielded block, is cancelled there `GRACE` seconds later. Only code that never
+comes to a checkpoint is beyond that.
+
+What it forgot to await, or to leave, fails it, too (`aegis_pytest.mistakes`).
 
 A mock clock knows nothing of threads: while `trio.to_thread.run_sync` waits for a disk, virtual minutes would pass. So
 as long as a thread works, the clock jumps only after `THREAD_PATIENCE` real seconds of idleness.
@@ -28,14 +32,28 @@ import pytest
 import trio
 import trio.testing
 
-from aegis_pytest.state_dump import dump_state, from_users_code
-from aegis_pytest.verdict import only_leaf
+from aegis_core.errors import AegisError, ConfigError
+from aegis_pytest.mistakes import Listener, bury_run, has_broken_down
+from aegis_pytest.shields import lift_shields
+from aegis_pytest.state_dump import dump_state, from_users_code, to_users_code, where_tasks_wait
+from aegis_pytest.verdict import Failure, drop_cancellations, only_leaf, own_failure, what_failed_first
 
-__all__ = ["THREAD_PATIENCE", "JumpingClock", "Limits", "bounded_run"]
+__all__ = ["GRACE", "THREAD_PATIENCE", "JumpingClock", "Limits", "bounded_run"]
+
+_BARE_OPEN: Final = (
+    "(in a test, a bare open_node() is a node of the cluster where the cluster starts the program: "
+    "await aegis_cluster.start('a', main))"
+)
 
 THREAD_PATIENCE: Final = 1.0
 """Real seconds for which a working thread holds the virtual clock. A thread may wait for the clock itself
 (`trio.from_thread`), so it cannot be held for ever."""
+
+GRACE: Final = 10.0
+"""Seconds, on the clock whose limit ended it, that a test has to unwind before shields are lifted, and again after that."""
+
+_MOST_TASKS: Final = 4
+"""Where tasks wait, when that is not what the test failed by."""
 
 
 @attrs.frozen(kw_only=True)
@@ -95,12 +113,22 @@ class _ThreadGuard(trio.abc.Instrument):
 
 
 class _Watch:
-    """Ends one test when it takes too long, and keeps what its state was."""
+    """Ends one test when it takes too long, and keeps what its state was.
+
+    Attributes:
+        why: It was ended; "" for a test that was not.
+        report: `why`, and the state.
+        tasks: Where its tasks waited.
+    """
 
     def __init__(self, limits: Limits) -> None:
-        self.report: str | None = None
+        self.why = self.report = ""
+        self.tasks: list[str] = []
+        self.failure: Failure | None = None
         self._limits = limits
         self._scope = trio.CancelScope()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
 
     async def around(self, fn: Callable[[], Awaitable[object]], *, virtual: bool) -> None:
         """Run *fn* within the limits."""
@@ -108,12 +136,20 @@ class _Watch:
         if virtual and self._limits.virtual < math.inf:
             # A system task, because a nursery would wrap what the test raises into a group.
             trio.lowlevel.spawn_system_task(self._watch_virtual)
-        timer = self._watch_real(token)
+        self._thread = threading.Thread(target=self._watch_real, args=(token,), daemon=True)
+        self._thread.start()
         try:
             with self._scope:
                 await fn()
         finally:
-            timer.cancel()
+            self.failure = own_failure()
+            self._over.set()
+
+    def end(self) -> None:
+        """Let go of the run, which is over: of one that broke down, `around` was not left."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
 
     async def _watch_virtual(self) -> None:
         await trio.sleep(self._limits.virtual)
@@ -121,33 +157,39 @@ class _Watch:
             f"the test is not done after {self._limits.virtual:g} virtual seconds: it waits for something that does not "
             "happen, or its limit is too low (ini option aegis_virtual_budget, marker aegis_limits)"
         )
+        while True:
+            await trio.sleep(GRACE)
+            lift_shields(self._scope)
 
-    def _watch_real(self, token: trio.lowlevel.TrioToken) -> threading.Timer:
-        def fire() -> None:
-            with contextlib.suppress(trio.RunFinishedError):
-                token.run_sync_soon(
-                    self._stop,
-                    f"the test is not done after {self._limits.real:g} real seconds (ini option aegis_test_timeout, marker "
-                    "aegis_limits)",
-                )
-
-        timer = threading.Timer(min(self._limits.real, threading.TIMEOUT_MAX), fire)
-        timer.daemon = True
-        timer.start()
-        return timer
+    def _watch_real(self, token: trio.lowlevel.TrioToken) -> None:
+        if self._over.wait(min(self._limits.real, threading.TIMEOUT_MAX)):
+            return
+        why = (
+            f"the test is not done after {self._limits.real:g} real seconds (ini option aegis_test_timeout, marker "
+            "aegis_limits)"
+        )
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(self._stop, why)
+            while not self._over.wait(GRACE):
+                token.run_sync_soon(lift_shields, self._scope)
 
     def _stop(self, why: str) -> None:
-        if self.report is None:
-            self.report = f"{why}\n{dump_state()}"
+        if not self.why:
+            self.why, self.report = why, f"{why}\n{dump_state()}"
+            self.tasks = where_tasks_wait(_MOST_TASKS)
             self._scope.cancel()
 
 
-def bounded_run(limits: Limits, *, real_time: bool = False) -> Callable[..., None]:
+def bounded_run(
+    limits: Limits, *, real_time: bool = False, full_trace: bool = False, allow: frozenset[str] = frozenset()
+) -> Callable[..., None]:
     """Make the ``run=`` of a test's mark.
 
     Args:
         limits: What the test may take.
         real_time: Do not supply a virtual clock. One that the test itself names is used in any case.
+        full_trace: Show where in the library an error of the library's was raised.
+        allow: Of `aegis_pytest.mistakes.MISTAKES`, what does not fail the test.
     """
 
     def run(
@@ -166,19 +208,44 @@ def bounded_run(limits: Limits, *, real_time: bool = False) -> Callable[..., Non
         async def main() -> None:
             await watch.around(fn, virtual=virtual)
 
-        failed: BaseException | None = None
+        raised: BaseException | None = None
+        listener = Listener(allow)
         try:
-            trio.run(main, clock=clock, instruments=[*instruments, *guards])
+            with listener.listening():
+                trio.run(main, clock=clock, instruments=[*instruments, *guards])
         except BaseExceptionGroup as group:
             # pytest-trio has a nursery for the test and for each fixture: a failed assertion should read as one.
-            failed = only_leaf(group)
+            raised = only_leaf(group)
+        except Exception as exc:  # noqa: BLE001 - it is raised below
+            raised = exc
         finally:
-            if watch.report is not None:
-                pytest.fail(watch.report, pytrace=False)
-        if failed is not None:
-            if isinstance(failed.__context__, trio.Cancelled):
-                # A background task's error reached the fixture by cancelling it, which explains nothing.
-                failed.__context__ = None
-            raise failed.with_traceback(from_users_code(failed.__traceback__))
+            watch.end()
+        if has_broken_down(raised):
+            bury_run()
+            not_left = listener.tell_block(raised)
+            if not_left:
+                raised = None
+                listener.found.insert(0, not_left)
+        failed = what_failed_first(watch.failure, raised)
+        if watch.failure is not None and failed is not None:
+            for line in (f"besides, {watch.why}", *watch.tasks) if watch.why else ():
+                failed.add_note(line)
+        elif watch.why:
+            pytest.fail(watch.report, pytrace=False)
+        for mistake in listener.found:
+            if failed is None:
+                pytest.fail("\n".join(listener.found), pytrace=False)
+            failed.add_note(mistake)
+        if failed is None:
+            listener.warn()
+        else:
+            drop_cancellations(failed)
+            traceback = from_users_code(failed.__traceback__)
+            if isinstance(failed, AegisError | pytest.UsageError) and not full_trace:
+                # What is wrong stands in its message, and which line of the test it was.
+                traceback = to_users_code(traceback)
+            if isinstance(failed, ConfigError) and failed.key == "backend":
+                failed.add_note(_BARE_OPEN)
+            raise failed.with_traceback(traceback)
 
     return run

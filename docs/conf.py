@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
 from importlib import metadata
+from typing import Final
+
+from sphinx.application import Sphinx
 
 project = "AegisIPC"
 author = "The AegisIPC developers"
@@ -27,3 +31,25 @@ napoleon_numpy_docstring = False
 html_theme = "furo"
 html_title = "AegisIPC"
 html_show_sphinx = False
+
+
+# Of a property or a constant, napoleon takes what stands before the first colon for its type: "The fencing number: grows with
+# every change of owner" would be a property of type "The fencing number". These docstrings are kept as they are written.
+_AS_WRITTEN: Final = {"attribute", "data", "property"}
+_written: Final[dict[str, list[str]]] = {}
+
+
+def _keep(_app: Sphinx, what: str, name: str, _obj: object, _options: object, lines: MutableSequence[str]) -> None:
+    if what in _AS_WRITTEN:
+        _written[name] = list(lines)
+
+
+def _restore(_app: Sphinx, what: str, name: str, _obj: object, _options: object, lines: MutableSequence[str]) -> None:
+    if what in _AS_WRITTEN:
+        lines[:] = _written.pop(name)
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx; napoleon's own turn is at 500."""
+    app.connect("autodoc-process-docstring", _keep, priority=400)
+    app.connect("autodoc-process-docstring", _restore, priority=600)

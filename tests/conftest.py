@@ -12,6 +12,7 @@ from collections.abc import Generator
 from fnmatch import fnmatchcase
 from typing import Final, TypeVar
 
+import httpcore  # noqa: F401 - httpx imports it at its first request: if within pytester, it is forgotten, and comes twice
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -66,6 +67,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Judge modules that skip themselves as they are imported."""
     return refuse_unlisted_skip((yield))
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Let inner runs, which do not read pyproject.toml, leave Schemathesis out too: importing it anew takes each a second."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:schemathesis")
+    return pytester
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

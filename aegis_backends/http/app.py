@@ -29,6 +29,7 @@ from aegis_backends.http.tokens import Tokens
 from aegis_core.backend import Store, Transaction
 from aegis_core.errors import AegisError, ConfigError, Indeterminate, InvalidRequest, StoreUnavailable, Unauthorized
 from aegis_core.hookspecs import Principal, Target
+from aegis_core.validation import is_key
 
 __all__ = ["Commit", "Permit", "RouterApp", "serve_router"]
 
@@ -40,8 +41,6 @@ Commit = Callable[[Principal, Transaction], Awaitable[tuple[int, ...]]]
 Permit = Callable[[Principal, str, Target], None]
 """Lets a principal carry out an operation on something, or raises `Forbidden`; see `aegis_core.hookspecs.aegis_authorize`."""
 
-_KEY: Final = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*")
-_LONGEST_KEY: Final = 3500
 _ANSWERS_WITHIN: Final = 2.0
 _BELIEVED_FOR: Final = 1.0
 _REVISION: Final = re.compile(r"[0-9]{1,19}")
@@ -212,7 +211,7 @@ class RouterApp:
 
     async def _get(self, request: Request) -> Response:
         key = request.parameters["key"]
-        if len(key) > _LONGEST_KEY or not _KEY.fullmatch(key):
+        if not is_key(key):
             raise InvalidRequest.at("$.key", "expected a key of the store")
         with trio.move_on_after(self._patience):
             return Response(body=wire.entry_to_bytes(await self._store.get(key)))
@@ -222,26 +221,32 @@ class RouterApp:
         after = request.query.get("after")
         if after is not None and not _REVISION.fullmatch(after):
             raise InvalidRequest.at("$.after", "expected a revision")
+        # Who asks for none is told none: a client that is older than they are.
+        with_generations = "generation" in request.query
+        generation = request.query.get("generation", "")
+        if not wire.GENERATION.fullmatch(generation):
+            raise InvalidRequest.at(
+                "$.generation", "expected what this interface told, up to 128 visible ASCII characters"
+            )
         headers = [(b"content-type", wire.MSGPACK), (b"cache-control", b"no-store")]
         if request.scope["method"] == "HEAD":  # nothing is ever written to it, so that it would not be seen to leave
             await trio.lowlevel.checkpoint()
             return Response(headers=headers[1:])
-        known, level = None if after is None else int(after), math.inf
-        if known is None or known > self.relay.level:
+        known, level = None if after is None else int(after), 0
+        was_set_back = False
+        if known is None or known > self.relay.level or self.relay.is_another(generation):
             # Who begins to watch sees at least what was acknowledged before, to whomever. Who knows more than this router
             # may come from one that was ahead; but if the store is not as far now, it was set back since.
             level = await self._ask_level()
-        was_set_back = known is not None and level < known
-        if was_set_back:
-            known = None
-        with self.relay.open(known, at_least=level if known is None else 0, recounted=was_set_back) as feed:
+            was_set_back = known is not None and level < known
+        with self.relay.open(known, generation, at_least=level, recounted=was_set_back) as feed:
             await request.send({"type": "http.response.start", "status": 200, "headers": headers})
             await request.send({"type": "http.response.body", "body": wire.HEARTBEAT, "more_body": True})
             while True:
                 parts: Iterable[bytes] = (wire.HEARTBEAT,)
                 with trio.move_on_after(self._heartbeat):
                     try:
-                        parts = wire.frames(await feed.receive())
+                        parts = wire.frames(await feed.receive(), with_generations=with_generations)
                     except trio.ClosedResourceError:
                         break
                 for part in parts:

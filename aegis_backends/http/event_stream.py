@@ -4,7 +4,8 @@ The last of those that are told at once has an id, and so has every comment: the
 listener has now been told everything. Not each event its own: several may be of one revision, and a router tells what it did itself
 ahead of what others did before, so who is cut off between two of them must not seem to know both. A listener that comes back,
 to this router or to another, says the last id that it saw; where more has happened since, it is told by a ``resync`` that
-it has missed some, because what happened is kept nowhere: it looks at the registry again.
+it has missed some, because what happened is kept nowhere: it looks at the registry again. So is a listener that has seen
+more than the store knows, which was set back since.
 
 A listener that does not keep up loses what waits for it, and is told that, too (`aegis_core.node.subscription`). A comment
 is sent every few seconds in which nothing happens, so that both sides notice when the other is gone.
@@ -23,7 +24,7 @@ from aegis_backends.http.asgi import Message
 from aegis_backends.http.asked import read_query
 from aegis_backends.http.routing import Request, Response
 from aegis_core import events
-from aegis_core.errors import InvalidRequest, Problem
+from aegis_core.errors import InvalidRequest, Problem, StoreUnavailable
 from aegis_core.events import Event
 from aegis_core.hookspecs import Principal
 
@@ -35,6 +36,7 @@ KINDS: Final = tuple(sorted(kind.kind for name in events.__all__ if (kind := get
 """The kinds of events, as they are named on the wire."""
 
 _RENDERED: Final = 1024
+_LEVEL_WITHIN: Final = 2.0
 
 
 class EventFeed(Protocol):
@@ -60,6 +62,14 @@ class Source(Protocol):
     @property
     def newest(self) -> int:
         """The newest revision of which anything has been told."""
+        ...
+
+    async def sync(self) -> None:
+        """Wait until `newest` is as far as anybody has come.
+
+        Raises:
+            StoreUnavailable: That cannot be found out.
+        """
         ...
 
     def events(
@@ -112,7 +122,7 @@ class EventStreams:
         told = self._source.revision  # not of later, when some of it may wait to be told
         async with self._source.events(request.principal, service=service, resource_id=resource_id) as feed:
             begin = b"retry: 1000\n\n"
-            if seen is not None and seen < self._source.newest:
+            if seen is not None and (seen < self._source.newest or await self._is_of_another_history(seen)):
                 begin += self._frame(_missed(seen))
             begin += b"id: %d\n\n" % told
             await request.send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -127,6 +137,13 @@ class EventStreams:
                 del self._open[scope]
             await request.send({"type": "http.response.body", "body": b""})
         return None
+
+    async def _is_of_another_history(self, seen: int) -> bool:
+        """Whether the store has not come to *seen*, as far as can be found out; this router alone may well be behind."""
+        if seen > self._source.newest:
+            with trio.move_on_after(_LEVEL_WITHIN), suppress(StoreUnavailable):
+                await self._source.sync()
+        return seen > self._source.newest
 
     async def _tell(self, feed: EventFeed, wanted: frozenset[str], request: Request) -> None:
         while True:

@@ -1,8 +1,8 @@
 """One watch of the router's store, told to any number of clients.
 
 The relay keeps what the store holds and the changes of late. Neither is more than a copy: a client that comes back, to
-this router or to another, says which revision it has seen, and is told what changed since if that is still known here,
-else everything anew. So it does not matter when a router dies.
+this router or to another, says which revision it has seen, and of which of the store's histories, and is told what changed
+since if that is still known here, else everything anew. So it does not matter when a router dies.
 
 Each reader's backlog holds at most one change of each key, the newest; one that falls far behind begins anew.
 """
@@ -21,6 +21,7 @@ from aegis_core.backend import Change, Resync, Store, Synced
 
 __all__ = ["Relay", "RelayFeed"]
 
+_SET_BACK: Final = "the store was set back"
 _REMEMBERED: Final = 20_000
 _MOST_GONE: Final = 10_000
 
@@ -35,6 +36,7 @@ class Relay:
 
     def __init__(self, store: Store, *, remembered: int = _REMEMBERED) -> None:
         self.level = 0
+        self.generation = ""
         self._store = store
         self._remembered = remembered
         # In the order of revisions.
@@ -65,20 +67,24 @@ class Relay:
                 self._apply(await feed.receive())
 
     @contextmanager
-    def open(self, after: int | None, *, at_least: float = 0, recounted: bool = False) -> Iterator[RelayFeed]:
+    def open(
+        self, after: int | None, generation: str = "", *, at_least: float = 0, recounted: bool = False
+    ) -> Iterator[RelayFeed]:
         """A feed for one client.
 
         Args:
             after: The revision up to which it has been told everything; None for a client that knows nothing.
+            generation: The history of the store that *after* is a revision of; "" where nobody told that. In another one,
+                the client knows nothing.
             at_least: A snapshot waits until this router knows the store up to here.
             recounted: The client knows nothing, because the store counts anew.
         """
-        feed = RelayFeed(self, at_least)
+        feed = RelayFeed(self, at_least, "" if after is None else generation, knows_before=after is not None)
         if recounted:
-            feed.begin_recount("the store was set back")
+            feed.begin_recount(_SET_BACK)
         elif after is None:
             feed.begin_anew("")
-        elif self.ready and self._known_from <= after:
+        elif self.ready and self._known_from <= after and not self.is_another(generation):
             feed.resume(after)
             feed.offer(self._recent, self.level)
         else:
@@ -97,9 +103,13 @@ class Relay:
         for feed in self._feeds:
             feed.close()
 
+    def is_another(self, generation: str) -> bool:
+        """Whether *generation* names another history of the store than this router's; not where either is not told."""
+        return bool(generation and self.generation and generation != self.generation)
+
     def snapshot(self) -> list[Item]:
         """Every key's last change in order, and how far that goes."""
-        return [*self._values.values(), Synced(self.level)]
+        return [*self._values.values(), Synced(self.level, self.generation)]
 
     def is_long(self, backlog: int) -> bool:
         """Whether *backlog* changes are so many that a snapshot would be shorter."""
@@ -120,8 +130,10 @@ class Relay:
                 if item.recounted:
                     self._forget_revisions(item.reason)
             elif self._staged is not None:
+                self.generation = item.generation
                 self._begin_anew(item.revision)
             else:
+                self._rename(item.generation)
                 self.level = item.revision
         if self.ready:
             for feed in self._feeds:
@@ -132,6 +144,13 @@ class Relay:
         self.level = 0
         for feed in self._feeds:
             feed.forget_revisions(why)
+
+    def _rename(self, generation: str) -> None:
+        """The history goes on by another name, because somebody had known the one before it."""
+        before, self.generation = self.generation, generation
+        if generation != before:
+            for feed in self._feeds:
+                feed.rename(before, generation)
 
     def _begin_anew(self, level: int) -> None:
         staged, self._staged = self._staged or {}, None
@@ -154,9 +173,13 @@ class Relay:
 class RelayFeed:
     """One client's end of a relay; as `aegis_core.backend.Feed`."""
 
-    def __init__(self, relay: Relay, at_least: float) -> None:
+    def __init__(self, relay: Relay, at_least: float, generation: str, *, knows_before: bool) -> None:
         self._relay = relay
         self._at_least = at_least
+        # The history that the client knows; "" where that is not known, or it takes nothing that it knows for current.
+        self._generation = generation
+        # Whether it takes anything for current that this feed has not told.
+        self._knows_before = knows_before
         self._backlog: dict[str, Change] = {}
         self._level = 0
         self._after = self._told = -1
@@ -181,6 +204,8 @@ class RelayFeed:
         """The store counts anew, and *why*: no revision of before is waited for."""
         self._at_least = 0
         self._after = -1
+        if self._relay.is_another(self._generation):
+            return  # It may know the next one already, from another router; if not, it is told when that is known.
         if self._snapshot_due != "":
             self.begin_recount(why)
 
@@ -188,8 +213,17 @@ class RelayFeed:
         """Tell at once that the store counts anew, because of *why*, and everything when it is known."""
         self._recount_due = why
         self._snapshot_due = ""
+        self._generation = ""
+        self._knows_before = False
         self._backlog.clear()
         self._reader.unpark_all()
+
+    def rename(self, before: str, after: str) -> None:
+        """The history that was called *before* is called *after*; but what the client knew from elsewhere may be of another one."""
+        if not self._knows_before:
+            self._generation = after
+        elif self._generation == before:
+            self.begin_recount(_SET_BACK)
 
     def resume(self, after: int) -> None:
         """The client knows everything up to revision *after*: perhaps from a router that was ahead of this one."""
@@ -239,13 +273,15 @@ class RelayFeed:
         if changes and changes[-1].revision > self._level:
             return changes  # more belongs to them, which the router's own feed has yet to tell
         self._told = max(self._told, self._level)
-        return [*changes, Synced(self._told)]
+        return [*changes, Synced(self._told, self._relay.generation)]
 
     def _tell_snapshot(self) -> Sequence[Item]:
         batch: list[Item] = []
-        if self._snapshot_due:
+        if self._relay.is_another(self._generation):
+            batch.append(Resync(_SET_BACK, recounted=True))
+        elif self._snapshot_due:
             batch.append(Resync(self._snapshot_due))
         batch += self._relay.snapshot()
-        self._snapshot_due = None
+        self._snapshot_due, self._generation = None, self._relay.generation
         self._level = self._told = self._relay.level
         return batch

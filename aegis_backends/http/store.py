@@ -1,7 +1,7 @@
 """A router's store over HTTP.
 
 A commit whose answer was lost is `Indeterminate`, and is settled by repeating it, wherever that goes: the store knows its
-transactions. A watch that breaks is resumed at the revision up to which it was told everything.
+transactions. A watch that breaks is resumed at the revision up to which it was told everything, and of that history of the store.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from aegis_backends.http.routers import Routers
 from aegis_backends.http.stream import BROKEN, HttpStream
 from aegis_core.backend import Capabilities, Change, Entry, Feed, Indeterminate, StoreUnavailable, Synced, Transaction
 from aegis_core.errors import AegisError, InvalidRequest
+from aegis_core.validation import validate_transaction
 
 __all__ = ["HttpFeed", "HttpStore"]
 
@@ -83,6 +84,7 @@ class HttpStore:
             Forbidden, ResourceLimitExceeded: The router refuses it; nothing was changed.
             ValueError: No state of the store could take it.
         """
+        validate_transaction(transaction, self._capabilities)
         self._check_open()
         content = wire.transaction_to_bytes(transaction)
         if len(content) > self._most:
@@ -168,6 +170,8 @@ class HttpFeed:
         # Up to here the reader was told everything; and the newest change that it was told of.
         self._level: int | None = None
         self._told = 0
+        # The history of the store that these revisions are of.
+        self._generation = ""
         self._closed = False
         self._receiving = trio.CancelScope()
 
@@ -223,8 +227,10 @@ class HttpFeed:
         """
         if self._stream is None:
             self._url = self._routers.current
-            after = "" if self._level is None else f"?after={self._level}"
-            self._stream = await self._routers.open_stream(self._url, wire.WATCH + after)
+            query = "?generation="  # none: just that it may be told
+            if self._level is not None:
+                query = f"?after={self._level}&generation={quote(self._generation, safe='')}"
+            self._stream = await self._routers.open_stream(self._url, wire.WATCH + query)
             if self._level is not None:
                 self._routers.reconnects += 1
         part: bytes | None = None
@@ -249,7 +255,7 @@ class HttpFeed:
             elif isinstance(item, Synced):
                 if self._level is not None and item.revision < self._level:
                     continue
-                self._level = item.revision
+                self._level, self._generation = item.revision, item.generation
                 self._told = max(self._told, item.revision)
             else:
                 self._level, self._told = None, 0

@@ -30,6 +30,7 @@ from aegis_core.errors import AegisError, InvalidRequest
 
 __all__ = [
     "COMMIT",
+    "GENERATION",
     "HEARTBEAT",
     "INSTANCES",
     "JSON",
@@ -68,6 +69,9 @@ INSTANCES: Final = "/instances"
 MSGPACK: Final = b"application/msgpack"
 JSON: Final = b"application/json"
 PROBLEM: Final = b"application/problem+json"
+
+GENERATION: Final = re.compile(r"[!-~]{0,128}")
+"""What the history of a store may be called."""
 
 HEARTBEAT: Final = bytes(4)
 """A frame without content."""
@@ -301,15 +305,18 @@ def _decoded(body: bytes) -> object:
 # --- Watching ----------------------------------------------------------------------------------
 
 
-def frames(batch: Sequence[Item]) -> Iterator[bytes]:
-    """*batch* as frames, of bounded size: each says whether the batch goes on."""
+def frames(batch: Sequence[Item], *, with_generations: bool = True) -> Iterator[bytes]:
+    """*batch* as frames, of bounded size: each says whether the batch goes on.
+
+    Without generations for a client that did not ask for them: it may be older, and could read none of it.
+    """
     part: list[object] = []
     size = 0
     for item in batch:
         if len(part) >= _ITEMS_PER_FRAME or size >= _BYTES_PER_FRAME:
             yield _frame(part, more=True)
             part, size = [], 0
-        part.append(_item_to_plain(item))
+        part.append(_item_to_plain(item, with_generations=with_generations))
         size += len(item.value or b"") if isinstance(item, Change) else 0
     yield _frame(part, more=False)
 
@@ -319,13 +326,13 @@ def _frame(part: list[object], *, more: bool) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-def _item_to_plain(item: Item) -> object:
+def _item_to_plain(item: Item, *, with_generations: bool) -> object:
     match item:
         case Change():
             reason = None if item.reason is None else item.reason.value
             return [item.key, item.value, item.revision, reason]
         case Synced():
-            return item.revision
+            return [item.revision, item.generation] if with_generations and item.generation else item.revision
         case Resync():
             return [item.reason] if item.recounted else item.reason
 
@@ -372,6 +379,8 @@ def _item_from_plain(raw: object) -> Item:
     match raw:
         case int(revision):
             return Synced(revision)
+        case [int(revision), str(generation)] if GENERATION.fullmatch(generation):
+            return Synced(revision, generation)
         case str(reason):
             return Resync(reason)
         case [str(reason)]:

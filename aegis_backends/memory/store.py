@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import heapq
 import math
-import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
@@ -50,14 +49,13 @@ from aegis_core.backend import (
     Synced,
     Transaction,
 )
+from aegis_core.validation import validate_transaction
 
 __all__ = ["CAPABILITIES", "MemoryFeed", "MemoryStore", "StoreState"]
 
 CAPABILITIES: Final = Capabilities(min_ttl=0.001)
 """A millisecond, because a TTL of nothing at all would be a put that is never seen."""
 
-_KEY: Final = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*")
-_MAX_KEY: Final = 3500
 # Changes of keys that are gone, which a backlog may hold before a new snapshot is the cheaper way to tell them.
 _MAX_GONE: Final = 10_000
 
@@ -117,29 +115,8 @@ class StoreState:
         """Note how far the revisions came: nobody uses this store any more."""
         StoreState._highest = max(StoreState._highest, self.revision)
 
-    def check(self, transaction: Transaction) -> None:
-        """Refuse a transaction that no state of the store could take.
-
-        Raises:
-            ValueError: See `aegis_core.backend.Store.commit`.
-        """
-        limits = self.capabilities
-        if len(transaction.operations) > limits.max_transaction:
-            raise ValueError(
-                f"a transaction has at most {limits.max_transaction} operations, this one {len(transaction.operations)}"
-            )
-        for op in transaction.operations:
-            key = op.key
-            if key not in self._records and (len(key) > _MAX_KEY or not _KEY.fullmatch(key)):
-                raise ValueError(f"{key[:80]!r} is not a key: tokens of A-Z a-z 0-9 _ = / - joined by dots")
-            if isinstance(op, Put):
-                if len(op.value) > limits.max_value:
-                    raise ValueError(f"a value has at most {limits.max_value} bytes, that of {key!r} {len(op.value)}")
-                if op.ttl is not None and not limits.min_ttl <= op.ttl < math.inf:
-                    raise ValueError(f"a TTL is at least {limits.min_ttl:g} s, that of {key!r} {op.ttl:g}")
-
     def commit(self, transaction: Transaction) -> tuple[int, ...]:
-        """Apply a checked *transaction*, or find that it was applied before.
+        """Apply a validated *transaction*, or find that it was applied before.
 
         Raises:
             Conflict: An expectation did not hold; nothing was changed.
@@ -367,7 +344,7 @@ class MemoryStore:
             StoreUnavailable: The backend has been left.
             ValueError: No state of the store could take it.
         """
-        self._state.check(transaction)
+        validate_transaction(transaction, self._state.capabilities)
         await self._ready()
         return self._state.commit(transaction)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import re
-import urllib.parse
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,6 +23,7 @@ from aegis_backends.nats.headers import Headers
 from aegis_core.backend import ABSENT, Delete, Put, Transaction
 
 __all__ = [
+    "GENERATION",
     "INTERNAL",
     "MARKER",
     "MARKER_TTL",
@@ -31,9 +31,9 @@ __all__ = [
     "Outgoing",
     "encode_transaction",
     "fence",
+    "generation",
     "is_check",
     "is_deletion",
-    "named",
     "revisions",
     "settled_revisions",
     "ttl_seconds",
@@ -45,6 +45,9 @@ TRANSACTION: Final = "Aegis-Transaction"
 INTERNAL: Final = "~"
 """What the keys begin with that are no user's."""
 
+GENERATION: Final = f"{INTERNAL}generation"
+"""The key whose value differs between the histories of a bucket that was set back; nothing is there until it was."""
+
 MARKER: Final = "Nats-Marker-Reason"
 """The header of the server's own deletions: a TTL ended."""
 
@@ -54,7 +57,7 @@ MARKER_TTL: Final = 600
 _FENCE_TTL: Final = 2
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 # Header blocks are put together as text: a batch of hundreds would spend more on pairs of names and values than on all
-# else. What is put in are numbers, keys that the store has checked, and ids as `named` writes them.
+# else. What is put in are numbers, and keys and ids that the store has checked.
 _PURGE: Final = "KV-Operation: PURGE\r\nNats-Rollup: sub\r\nNats-TTL: {}s\r\n"
 _FORGOTTEN: Final = _PURGE.format(_FENCE_TTL)
 
@@ -66,13 +69,6 @@ class Outgoing:
     subject: str
     payload: bytes
     head: bytes
-
-
-def named(transaction: str) -> str:
-    """*transaction*'s id as a header may hold it."""
-    # Those that nodes make are hexadecimal.
-    is_plain = transaction.isascii() and transaction.isalnum()
-    return transaction if is_plain else urllib.parse.quote(transaction, safe="")
 
 
 def is_check(operation: Put | Delete) -> bool:
@@ -109,6 +105,11 @@ def fence(prefix: str, nonce: str) -> Outgoing:
     return Outgoing(f"{prefix}{INTERNAL}fence.{nonce}", b"", _block(_FORGOTTEN))
 
 
+def generation(prefix: str, value: bytes, last: int) -> Outgoing:
+    """The message by which the bucket's history is called *value*, if the one of before has still the revision *last*; 0 for none."""
+    return Outgoing(f"{prefix}{GENERATION}", value, _block(f"{_EXPECTED}: {last}\r\n"))
+
+
 def _block(lines: str) -> bytes:
     """The header block of *lines*, each of which has its end."""
     return f"NATS/1.0\r\n{lines}\r\n".encode()
@@ -127,7 +128,7 @@ def encode_transaction(
     """
     checks: list[tuple[str, bytes, str]] = []
     writes: list[tuple[str, bytes, str]] = []
-    origin = f"{TRANSACTION}: {named(transaction.id)}\r\n"
+    origin = f"{TRANSACTION}: {transaction.id}\r\n"
     gone = f"{origin}{_PURGE.format(MARKER_TTL)}"
     for op, last in zip(transaction.operations, expected, strict=True):
         subject = prefix + op.key

@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from aegis_backends.nats.batch import named, revisions, settled_revisions
+from aegis_backends.nats.batch import revisions, settled_revisions
 from aegis_backends.nats.bucket import BucketSettings
 from aegis_backends.nats.connection import Connection
 from aegis_backends.nats.errors import NatsError
@@ -112,7 +112,7 @@ class Commits:
 
     def _settled(self, transaction: Transaction) -> tuple[int, ...] | None:
         """The revisions of *transaction*, if the view or an acknowledgement shows that it was applied."""
-        mirror, mine = self._watch.mirror, named(transaction.id).encode()
+        mirror, mine = self._watch.mirror, transaction.id.encode()
         for op in transaction.operations:
             own = self._own.get(op.key)
             if own is not None and own[1] == transaction.id:

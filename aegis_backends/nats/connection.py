@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from aegis_backends.nats.background import open_background
 from aegis_backends.nats.errors import (
     Disconnected,
     LocalProtocolError,
@@ -58,33 +59,17 @@ async def open_connection(servers: Sequence[str], options: ConnectOptions | None
         ConfigError: A URL, a certificate or a key is none.
     """
     supervisor = Supervisor(servers, options or ConnectOptions())
-    first = await supervisor.connect()
-    body: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(supervisor.requests.alarm.run)
-            await nursery.start(supervisor.run, first)
-            connection = Connection(supervisor)
-            try:
-                yield connection
-                await connection._finish()
-            except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised again below
-                body = exc
+    async with open_background() as nursery:
+        nursery.start_soon(supervisor.requests.alarm.run)
+        # Nothing between these two may wait: a cancellation there would leave the socket open.
+        first = await supervisor.connect()
+        await nursery.start(supervisor.run, first)
+        connection = Connection(supervisor)
+        try:
+            yield connection
+            await connection._finish()
+        finally:
             supervisor.close("its block was left")
-            nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:  # a listener raised
-        _, crashes = group.split(trio.Cancelled)
-        if crashes is None:
-            raise
-        body = _first(crashes)
-    if body is not None:
-        raise body
-
-
-def _first(exc: BaseException) -> BaseException:
-    while isinstance(exc, BaseExceptionGroup):
-        exc = exc.exceptions[0]
-    return exc
 
 
 class Connection:

@@ -127,5 +127,5 @@ class NatsFeed:
             self._backlog.clear()
         if mirror.level:
             self._told = mirror.revision
-            batch.append(Synced(mirror.revision))
+            batch.append(Synced(mirror.revision, mirror.generation))
         return batch

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import re
 from datetime import UTC, datetime
 from typing import Final
 
-from aegis_backends.nats.batch import MARKER_TTL, is_deletion, named, ttl_seconds
+from aegis_backends.nats.batch import MARKER_TTL, is_deletion, ttl_seconds
 from aegis_backends.nats.bucket import BucketSettings
 from aegis_backends.nats.errors import NatsError
 from aegis_backends.nats.jetstream import JetStream, StreamInfo
-from aegis_core.backend import Capabilities, Entry, Put, StoreUnavailable, Transaction
+from aegis_core.backend import Capabilities, Entry, StoreUnavailable
+from aegis_core.validation import is_key
 
-__all__ = ["capabilities", "check_transaction", "read_entry"]
+__all__ = ["capabilities", "read_entry"]
 
-_KEY: Final = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*")
-_MAX_KEY: Final = 3500
-_MAX_ID: Final = 256
 # What a message of a bucket has beside the value: the headers, with an id of full length.
 _HEADERS: Final = 1024
 
@@ -37,35 +33,13 @@ def capabilities(bucket: StreamInfo, max_payload: int, *, max_transaction: int) 
     )
 
 
-def check_transaction(transaction: Transaction, limits: Capabilities) -> None:
-    """Refuse what no state of a store with these *limits* could take.
-
-    Raises:
-        ValueError: Says what.
-    """
-    count = len(transaction.operations)
-    if count > limits.max_transaction:
-        raise ValueError(f"a transaction has at most {limits.max_transaction} operations, this one {count}")
-    if not 0 < len(named(transaction.id)) <= _MAX_ID:
-        raise ValueError(f"a transaction's id has 1 to {_MAX_ID} characters, this one {len(transaction.id)}")
-    for op in transaction.operations:
-        key = op.key
-        if len(key) > _MAX_KEY or not _KEY.fullmatch(key):
-            raise ValueError(f"{key[:80]!r} is not a key: tokens of A-Z a-z 0-9 _ = / - joined by dots")
-        if isinstance(op, Put):
-            if len(op.value) > limits.max_value:
-                raise ValueError(f"a value has at most {limits.max_value} bytes, that of {key!r} {len(op.value)}")
-            if op.ttl is not None and not limits.min_ttl <= op.ttl < math.inf:
-                raise ValueError(f"a TTL is at least {limits.min_ttl:g} s, that of {key!r} {op.ttl:g}")
-
-
 async def read_entry(jetstream: JetStream, settings: BucketSettings, key: str) -> Entry | None:
     """What the leader of the bucket says is under *key*.
 
     Raises:
         StoreUnavailable: No answer, or none that can be read.
     """
-    if not _KEY.fullmatch(key):
+    if not is_key(key):
         return None
     try:
         found = await jetstream.last_message(settings.stream, settings.prefix + key)

@@ -14,12 +14,12 @@ from typing import Final
 import attrs
 import trio
 
-from aegis_backends.nats.batch import TRANSACTION, fence, is_check, is_deletion, named, revisions
+from aegis_backends.nats.batch import TRANSACTION, fence, is_check, is_deletion, revisions
 from aegis_backends.nats.bucket import BucketSettings, ensure_bucket
 from aegis_backends.nats.connection import Connection, ConnectionState
 from aegis_backends.nats.errors import NatsError
 from aegis_backends.nats.jetstream import IN_FLIGHT, WRONG_LAST, JetStream, JetStreamError, parse_acknowledgement
-from aegis_backends.nats.limits import capabilities, check_transaction, read_entry
+from aegis_backends.nats.limits import capabilities, read_entry
 from aegis_backends.nats.sending import Sender, refused
 from aegis_core.backend import (
     ABSENT,
@@ -32,6 +32,7 @@ from aegis_core.backend import (
     StoreUnavailable,
     Transaction,
 )
+from aegis_core.validation import validate_transaction
 
 __all__ = ["MessageStore", "messages_bucket", "open_messages"]
 
@@ -92,7 +93,7 @@ class MessageStore:
             StoreUnavailable: There is no server, or no leader; nothing was stored.
             ValueError: No state of the store could take it.
         """
-        check_transaction(transaction, self._capabilities)
+        validate_transaction(transaction, self._capabilities)
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_usable()
         (op,) = transaction.operations
@@ -108,7 +109,7 @@ class MessageStore:
             if refusal.number == IN_FLIGHT:
                 await trio.sleep(_PAUSE * self._random.random())
                 continue
-            last, settled = await self._look(op, named(transaction.id))
+            last, settled = await self._look(op, transaction.id)
             if settled:
                 return (last,)
             expected = last

@@ -22,6 +22,9 @@ A snapshot is nothing but a beginning with many gaps. Nothing is told of it befo
 **Set back.** A bucket that was restored, or lost what it had acknowledged, goes on from an earlier revision, and may have
 come past that of the view before anybody looks. So a consumer that goes on begins some messages earlier: what is there
 already, and was stored after everything that is known here, is no message of the bucket as it was (`SetBack`).
+All of those may have been overwritten since. So whoever has proof names the history anew under a key of its own
+(`GENERATION`), and another name is proof for everybody else; but not where all that was ever known was delivered by this very
+consumer: that is all of one history, and it is only now that somebody comes who had known the one before.
 
 **Transactions.** The messages of a batch are held back until the one that commits it, and told together; or until
 anything else comes, because the committing one may have been overwritten since.
@@ -36,8 +39,9 @@ from typing import Final
 
 import attrs
 
-from aegis_backends.nats.batch import INTERNAL, MARKER, TRANSACTION, ttl_seconds
+from aegis_backends.nats.batch import GENERATION, INTERNAL, MARKER, TRANSACTION, ttl_seconds
 from aegis_backends.nats.headers import Headers, first_value
+from aegis_backends.nats.histories import digest
 from aegis_backends.nats.jetstream import parse_delivery
 from aegis_backends.nats.protocol import Message
 from aegis_core.backend import Change, DeleteReason
@@ -124,6 +128,7 @@ Told = Callable[[Sequence[Change]], None]
 class _Contents:
     records: dict[str, Record] = attrs.field(factory=dict)
     graves: dict[str, Grave] = attrs.field(factory=dict)
+    generation: bytes = b""
 
 
 class Mirror:
@@ -143,7 +148,10 @@ class Mirror:
         """Why the last one had to."""
         self.behind = True
         """Whether the consumer had more to deliver when it was last heard of."""
+        self.created = ""
+        """When the bucket was made, as its server tells."""
         self._prefix: Final = prefix
+        self._names_generation: Final = prefix + GENERATION
         self._tell = tell
         self._shown = _Contents()
         self._filled = self._shown
@@ -153,6 +161,9 @@ class Mirror:
         self._repeats_to = 0
         self._latest = 0
         self._consumed = 0
+        # Whether anything is known, here or to readers, that another consumer had delivered. A new snapshot does not change
+        # that: readers take nothing of it that has a lower revision than what they know.
+        self._knows_before = False
         self._delivered_all = False
         self._gaps = 0
         self._level = False
@@ -175,6 +186,19 @@ class Mirror:
     def graves(self) -> dict[str, Grave]:
         """The keys of whose end something is known. Not to be changed."""
         return self._shown.graves
+
+    @property
+    def named(self) -> bytes:
+        """What the history of the bucket is called, as far as it has come; nothing for one that was never set back."""
+        return self._shown.generation
+
+    @property
+    def generation(self) -> str:
+        """Tells the history that the revisions are of from any other one."""
+        if not self.named:
+            return self.created
+        # Anybody who may write to the bucket may have put anything there.
+        return f"{self.created}~{digest(self.named)}"
 
     @property
     def level(self) -> bool:
@@ -206,6 +230,8 @@ class Mirror:
         self._held.clear()
         self._batch = b""
         self._wants_fence = False
+        # That of a bucket that counts anew has no revision.
+        self._knows_before = self.revision > 0
         if fresh:
             self._filled = _Contents()
             self.why = why
@@ -234,6 +260,8 @@ class Mirror:
             return (Renew(f"message {delivery.consumer} of the consumer came after {self._consumed}"),)
         self._consumed = delivery.consumer
         sequence, stored_at = delivery.stream, delivery.stored_at
+        if message.subject == self._names_generation and message.payload != self.named and self._knows_before:
+            return (SetBack(),)
         if sequence <= self._repeats_to:
             if stored_at > self._latest:
                 return (SetBack(),)
@@ -350,6 +378,8 @@ class Mirror:
 
     def _fold(self, message: Message, key: str, sequence: int, stored_at: int) -> Change | None:
         if key[:1] == INTERNAL:
+            if key == GENERATION:
+                self._filled.generation = message.payload
             return None
         head, filled = message.head, self._filled
         if not message.payload and head:

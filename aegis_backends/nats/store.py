@@ -14,9 +14,10 @@ from aegis_backends.nats.bucket import BucketSettings, ensure_bucket
 from aegis_backends.nats.commits import Commits
 from aegis_backends.nats.connection import Connection, ConnectionState
 from aegis_backends.nats.jetstream import JetStream, StreamInfo
-from aegis_backends.nats.limits import capabilities, check_transaction, read_entry
+from aegis_backends.nats.limits import capabilities, read_entry
 from aegis_backends.nats.watch import Watch
 from aegis_core.backend import Capabilities, Clock, Entry, Feed, StoreUnavailable, Transaction, TrioClock
+from aegis_core.validation import validate_transaction
 
 __all__ = ["NatsStore", "open_store"]
 
@@ -87,7 +88,7 @@ class NatsStore:
             StoreUnavailable: There is no server, or no leader; nothing was stored.
             ValueError: No state of the store could take it.
         """
-        check_transaction(transaction, self._capabilities)
+        validate_transaction(transaction, self._capabilities)
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_usable()
         return await self._commits.commit(transaction)

@@ -26,6 +26,8 @@ from aegis_backends.nats.connection import Connection, ConnectionState
 from aegis_backends.nats.errors import LocalProtocolError, NatsError, PermissionDenied
 from aegis_backends.nats.feed import NatsFeed
 from aegis_backends.nats.fences import Fences
+from aegis_backends.nats.generation import name_generation, read_generation
+from aegis_backends.nats.histories import is_no_newer, next_name
 from aegis_backends.nats.jetstream import JetStream, StreamInfo
 from aegis_backends.nats.mirror import Action, Answer, Fence, Mirror, Renew, SetBack
 from aegis_backends.nats.protocol import Message
@@ -84,19 +86,21 @@ class Watch:
         self._connection = connection
         self._jetstream = jetstream
         self._check = check
+        self._bucket = bucket
         self._stream = bucket.stream
         self._prefix = bucket.prefix
         self._inbox_prefix = inbox_prefix
         self._clock = clock
         self._random = random
         self._feeds: dict[NatsFeed, None] = {}
-        self._created = ""
         self._heard_at = clock.now()
         self._absence = Absence(self._heard_at)
         self.obstacle = "no server has answered yet"
         """What keeps the bucket from being read, as far as that is known; "" where nothing does."""
         self._denied: PermissionDenied | None = None
         self._was_set_back = False
+        # The history's name as it was found last: by that, and no revision, another set-back shows until the view is loaded.
+        self._named: bytes | None = None
         self._recounted_at = -math.inf
         self._life = trio.CancelScope()
         # Whether the consumer has a life to be heard in; and whether anything was heard in what is being read in one go.
@@ -266,15 +270,44 @@ class Watch:
         known = max(self.mirror.revision, self.mirror.applied, self.acknowledged)
         # A leader that has not come level yet, or that was one before, knows less than it has stored. What is stored now
         # has a revision above all that ever was, or the bucket is not what it was.
-        if bucket.created == self._created and bucket.last < known and await self.fences.barrier() <= known:
-            self._was_set_back = True
+        if bucket.created == self.mirror.created:
+            if bucket.last < known and await self.fences.barrier() <= known:
+                self._was_set_back = True
+            if self._was_set_back or self.mirror.revision or self._named is not None:
+                await self._compare_generations()
         return bucket
+
+    async def _compare_generations(self) -> None:
+        """Learn whether somebody else has proof that the bucket was set back; whoever has it here lets others learn of it.
+
+        Raises:
+            NatsError, StoreUnavailable: No answer.
+        """
+        known = self._named if self._named is not None and not self.mirror.revision else self.mirror.named
+        try:
+            found, revision = await read_generation(self._jetstream, self._bucket)
+            if found != known:
+                # Of a leader that has not come level yet, or was one before, this is no proof: it may know an older one.
+                await self.fences.barrier()
+                found, revision = await read_generation(self._jetstream, self._bucket)
+            self._was_set_back = self._was_set_back or found != known
+            if self._was_set_back and is_no_newer(found, known):
+                new = next_name(self._random.getrandbits(64), found=found, known=known)
+                await name_generation(self._connection, self._bucket, new, revision)
+                # Somebody else may have been first.
+                found, _ = await read_generation(self._jetstream, self._bucket)
+            self._named = found
+        except PermissionDenied as exc:
+            # Who may write nothing there has to go on all the same, by what it sees for itself.
+            self._named = None
+            _log.warning("of a set-back of %s, others may learn too late, or this node: %s", self._stream, exc.message)
 
     def _begin(self, bucket: StreamInfo) -> None:
         """Decide whether the view can be gone on with."""
         mirror, now = self.mirror, self._clock.now()
-        if self._created != bucket.created:
-            why = "the bucket is another one" if self._created else ""
+        if mirror.created != bucket.created:
+            why = "the bucket is another one" if mirror.created else ""
+            self._named = None
             self._forget_revisions(why)
         elif self._was_set_back:
             was = max(mirror.applied, self.acknowledged)
@@ -288,7 +321,7 @@ class Watch:
             return
         else:
             why = mirror.why
-        self._created = bucket.created
+        mirror.created = bucket.created
         self._absence.begin(now)
         mirror.begin(fresh=True, why=why)
 

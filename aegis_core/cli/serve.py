@@ -153,7 +153,7 @@ async def serve(
                         await face(
                             node.runtime.store,
                             Gate(node).commit,
-                            node.require,
+                            node.runtime.plugins.authorize,
                             Management(router),
                             _metrics_of(node),
                             address,

@@ -34,6 +34,7 @@ __all__ = [
     "checked_target",
     "failure_of",
     "lease_holder",
+    "similar_service",
     "unknown_service",
 ]
 
@@ -200,8 +201,13 @@ def check_able(view: View, instance: ServiceInstance, operation: str, *, now: fl
 
 def unknown_service(view: View, service_name: str) -> ServiceNotFound:
     """The error that names a service without live instances, and the one with live instances whose name is most like it."""
+    return ServiceNotFound(service_name=service_name, similar=similar_service(view, service_name))
+
+
+def similar_service(view: View, service_name: str) -> str:
+    """The service with live instances whose name is most like *service_name*, which has none; "" if none is."""
     from difflib import get_close_matches  # noqa: PLC0415 - not needed where nobody mistypes
 
     # Comparing takes time for each, and who has that many services has names by rule.
     known = view.services()[:_MOST_COMPARED]
-    return ServiceNotFound(service_name=service_name, similar="".join(get_close_matches(service_name, known, 1)))
+    return "".join(get_close_matches(service_name, known, 1))

@@ -12,7 +12,7 @@ import attrs
 
 from aegis_core.engine.balancing import Balancer, rendezvous
 from aegis_core.engine.pools import Pool
-from aegis_core.engine.requests import unknown_service
+from aegis_core.engine.requests import similar_service, unknown_service
 from aegis_core.engine.view import View
 from aegis_core.errors import (
     InstanceNotFound,
@@ -113,7 +113,9 @@ def _unowned(view: View, service_name: str, resource_id: str, excluded: Collecti
     pool = view.pool(service_name, now)
     takers = [i for i in pool.activators if resource_id.startswith(i.on_demand)]
     if not takers:
-        raise ResourceNotFound(resource_id=resource_id, service_name=service_name)
+        is_served = pool.reason != "unknown"
+        similar = "" if is_served else similar_service(view, service_name)
+        raise ResourceNotFound(resource_id=resource_id, service_name=service_name, is_served=is_served, similar=similar)
     able = [i for i in takers if i.instance_id not in excluded]
     if not able:
         raise NoInstance(service_name=service_name, reason="excluded")

@@ -168,7 +168,7 @@ class BatchClaims(_Party):
         forced = [item.resource_id for item in asked if item.force]
         if forced:
             try:
-                self._node.require_own(self._instance_id, "force", self._service_name, *forced)
+                self._runtime.require_own(self._instance_id, "force", self._service_name, *forced)
             except Forbidden:
                 if not continue_on_error:
                     raise
@@ -181,7 +181,7 @@ class BatchClaims(_Party):
         audit = None
         if any(item.force for item in batch):
             asker = asker_for(self._instance_id)
-            audit = self._node.moves.audit(reason="claimed by force", requested_by=asker)
+            audit = self._runtime.audit(reason="claimed by force", requested_by=asker)
 
         async def commit(plan: BulkPlan, room: Room) -> BatchOutcome:
             def decide(view: Snapshot) -> Decision[BatchOutcome]:

@@ -12,19 +12,19 @@ from aegis_core.engine import resources
 from aegis_core.engine.decision import Decision
 from aegis_core.engine.requests import checked_ids
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import Forbidden, InstanceNotFound, LeaseLost, NotOwner, ResourceConflict
-from aegis_core.models import ClaimReply, EndReason, Outcome, ResourceMetadata, Value
+from aegis_core.errors import Forbidden, LeaseLost, ResourceConflict
+from aegis_core.models import ClaimReply, EndReason, ResourceMetadata, Value
 from aegis_core.node.asking import asker_for
+from aegis_core.node.commit import Committer
 from aegis_core.node.errands import has_scopes
+from aegis_core.node.runtime import Runtime
 
 if TYPE_CHECKING:
     from aegis_core.node.claims import Claim
     from aegis_core.node.holdings import Holdings
-    from aegis_core.node.incarnation import Incarnation
     from aegis_core.node.instance import Instance
-    from aegis_core.node.node import Node
 
-__all__ = ["Acquisition", "acquire", "check_stays", "claim_for", "commit_claim", "wait_ready"]
+__all__ = ["Acquisition", "acquire", "check_stays", "commit_claim", "wait_ready"]
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -46,14 +46,14 @@ class Acquisition(Value):
     partial: bool = False
 
 
-async def acquire(node: Node, instance: Instance, ids: Sequence[str], wanted: Acquisition) -> ClaimReply:
+async def acquire(runtime: Runtime, instance: Instance, ids: Sequence[str], wanted: Acquisition) -> ClaimReply:
     """Claim *ids* and make the claims ready; see `Instance.claim` for what is raised and what cancellation leaves."""
     incarnation = await instance.membership.wait_registered()
     holdings = incarnation.holdings
     targets = checked_ids(ids)
-    await _wait_moved(node, instance, holdings, targets)
+    await _wait_moved(runtime, instance, holdings, targets)
     with holdings.attempt(targets):
-        reply = await commit_claim(node, instance, incarnation, targets, wanted)
+        reply = await incarnation.commit_claim(targets, wanted)
         check_stays(instance)
         fresh = holdings.take(reply.registered, keep=False)
     try:
@@ -64,17 +64,17 @@ async def acquire(node: Node, instance: Instance, ids: Sequence[str], wanted: Ac
         for claim in [check_there(holdings, target, reply.epochs[target]) for target in reply.registered]:
             claim.keep = claim.keep or wanted.keep
     except Exception:  # the service's on_acquire: what this call acquired is released before its caller hears of it
-        await node.runtime.shelter(instance.give_up_now, fresh)  # noqa: ASYNC120 - then cancellation is what counts
+        await runtime.shelter(instance.give_up_now, fresh)  # noqa: ASYNC120 - then cancellation is what counts
         raise
     except BaseException:
-        node.runtime.nursery.start_soon(instance.give_up_now, fresh)
+        runtime.nursery.start_soon(instance.give_up_now, fresh)
         raise
     return reply
 
 
-async def _wait_moved(node: Node, instance: Instance, holdings: Holdings, targets: Sequence[str]) -> None:
+async def _wait_moved(runtime: Runtime, instance: Instance, holdings: Holdings, targets: Sequence[str]) -> None:
     """What is being handed over is not held any more, and not free yet: wait until it is one or the other."""
-    clock, until = node.runtime.clock, node.runtime.clock.now() + node.runtime.settings.request_timeout
+    clock, until = runtime.clock, runtime.request_deadline()
     for target in targets:
         claim = holdings.table.get(target)
         if claim is None or not claim.moving:
@@ -120,60 +120,8 @@ def check_stays(instance: Instance) -> None:
 
 
 async def commit_claim(
-    node: Node, instance: Instance, incarnation: Incarnation, targets: Sequence[str], wanted: Acquisition
-) -> ClaimReply:
-    """The commit of a claim alone: no table, no hooks.
-
-    Raises:
-        LeaseLost: The lease of *incarnation* ended before the store could be asked; nothing was claimed (REJECTED).
-        AegisError: As the claim was refused.
-    """
-    check_stays(instance)
-    audit = None
-    if wanted.force:
-        node.require_own(instance.instance_id, "force", instance.service.name, *targets)
-        audit = instance.audit(reason="claimed by force")
-    runtime = node.runtime
-    settings = runtime.settings
-    with incarnation.holdings.reserve(targets) as room:
-
-        def decide(view: Snapshot) -> Decision[ClaimReply]:
-            return resources.claim(
-                view,
-                instance.service.name,
-                instance.instance_id,
-                targets,
-                lease=incarnation.lease.tag,
-                metadata=wanted.metadata,
-                force=wanted.force,
-                admin=wanted.force,
-                all_or_nothing=not wanted.partial,
-                reason=wanted.reason,
-                limit=settings.max_resources_per_instance,
-                reserved=room.others(),
-                max_transaction=runtime.store.capabilities.max_transaction,
-                audit=audit,
-                now=runtime.clock.now(),
-                at=runtime.wall(),
-            )
-
-        try:
-            return await node.committer.decide(
-                decide,
-                timeout=settings.request_timeout,
-                what="the claim",
-                refused=lambda reply: reply.conflicts,
-                asked_by=instance.instance_id,
-            )
-        except (InstanceNotFound, NotOwner) as exc:
-            ended = incarnation.lease.ended
-            if ended is None:
-                raise
-            raise LeaseLost(resource_id=targets[0], reason=ended, outcome=Outcome.REJECTED) from exc
-
-
-async def claim_for(
-    node: Node,
+    runtime: Runtime,
+    committer: Committer,
     service_name: str,
     instance_id: str,
     ids: Sequence[str],
@@ -181,26 +129,32 @@ async def claim_for(
     *,
     lease: str | None,
     until: float,
+    is_own: bool = False,
 ) -> ClaimReply:
-    """Claim *ids* for an instance that this node does not serve: the commit is all there is. See `Registry.claim`.
+    """The commit of a claim alone: no table, no hooks. For an instance that this node does not serve, it is all there is.
 
     Args:
-        node: The node.
+        runtime: The node.
+        committer: How decisions reach the store.
         service_name: Service of the instance.
         instance_id: The instance.
         ids: One or more.
         wanted: How.
         lease: Tag of the lease that it showed; None believes the name alone.
         until: When to give up, on the node's clock.
+        is_own: Whether the instance claims by itself; else the node that serves it, if any does, learns of it by the record.
+
+    Raises:
+        AegisError: As it was refused; nothing was claimed.
+        StoreUnavailable: See `Committer.decide`.
     """
-    runtime = node.runtime
     audit = None
     if wanted.force:
-        node.require_own(instance_id, "force", service_name, *ids)
-        audit = node.moves.audit(reason="claimed by force", requested_by=asker_for(instance_id))
+        runtime.require_own(instance_id, "force", service_name, *ids)
+        audit = runtime.audit(reason="claimed by force", requested_by=asker_for(instance_id))
 
     def decide(view: Snapshot) -> Decision[ClaimReply]:
-        known = view.instance(service_name, instance_id)
+        known = None if is_own else view.instance(service_name, instance_id)
         return resources.claim(
             view,
             service_name,
@@ -221,7 +175,7 @@ async def claim_for(
         )
 
     with runtime.reservations.reserve(service_name, instance_id, ids) as room:
-        return await node.committer.decide(
+        return await committer.decide(
             decide,
             timeout=runtime.left(until),
             what="the claim",

@@ -84,15 +84,16 @@ class Directory:
         """The newest revision in the view: its own, or that of a commit of this node that the watch has yet to come to."""
         return max(self.snapshot.revision, *self._folded) if self._folded else self.snapshot.revision
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Read the watch for ever; started once the first snapshot is whole."""
-        async with self._store.watch() as feed:
-            started = False
-            while True:
-                self._apply(await feed.receive())
-                if not started and self.ready:
-                    started = True
-                    task_status.started()
+    async def run(self, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Read the watch until *scope* is cancelled; started once the first snapshot is whole."""
+        with scope:
+            async with self._store.watch() as feed:
+                started = False
+                while True:
+                    self._apply(await feed.receive())
+                    if not started and self.ready:
+                        started = True
+                        task_status.started()
 
     async def sync(self) -> None:
         """Wait until the view shows every commit that anybody was told of before this call.

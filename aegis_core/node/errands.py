@@ -84,7 +84,7 @@ class Errands:
         node, operation = self._node, method.removeprefix("aegis.")
         ids: tuple[str, ...] = _strings(params, "resource_ids") if operation in _WITH_IDS else ()
         target = Target(service_name=instance.service.name, instance_id=instance.instance_id, resource_ids=ids)
-        node.require(principal, operation, target)
+        self._runtime.plugins.authorize(principal, operation, target)
         if operation in _OF_RESOURCES:
             for resource_id in ids:
                 problem = resource_id_problem(resource_id)
@@ -96,8 +96,8 @@ class Errands:
                 asked_by = _asked_by(params, principal)
                 return _plain(await node.moves.transfer(instance, ids, to=to, reason=reason, requested_by=asked_by))
             case "release":
-                await node.moves.release_here(instance, ids)
-                return list(ids)
+                gone = await node.moves.release_here(instance, ids)
+                return [target for target in ids if target not in gone]
             case "set_role":
                 changed = await node.roles.carry_out(
                     instance.service.name,

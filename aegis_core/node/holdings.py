@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -27,12 +28,13 @@ from aegis_core.models import EndReason, Outcome, Ownership
 from aegis_core.node.claims import Claim
 from aegis_core.node.commit import Attempt, Committer
 from aegis_core.node.lease import Lease
+from aegis_core.node.line import Place, leave
 from aegis_core.node.overrun import watch_overrun
 from aegis_core.node.reservations import Room
 from aegis_core.node.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from aegis_core.node.instance import Instance
 
@@ -78,6 +80,7 @@ class Holdings:
         self._instance = instance
         self._attempting: Counter[str] = Counter()
         self._given_up: dict[str, int] = {}
+        self._places: WeakValueDictionary[str, Place] = WeakValueDictionary()
         self._lost: list[Claim] = []
         self._suspects: dict[str, None] = {}
         self._suspected = trio.Event()
@@ -102,6 +105,22 @@ class Holdings:
                     self._attempting.pop(target)  # in half the time that Counter's own del takes
                 if target not in self.table:  # what is in the table was looked at when it changed
                     self.touched(target)
+
+    @asynccontextmanager
+    async def place(self, target: str) -> AsyncIterator[Place]:
+        """An `attempt` in the place of this registration in the line for *target*: of several tasks, one is in the block.
+
+        The others wait for it. Who goes before it has the target leaves the place to the next of them, or deletes it
+        (within a second; else it goes with the lease).
+        """
+        place = self._places.setdefault(target, Place(target))
+        with self.attempt((target,)):
+            async with place.turn:
+                try:
+                    yield place
+                finally:
+                    if not place.turn.statistics().tasks_waiting:
+                        await leave(self._committer, self.lease.tag, place)  # noqa: ASYNC102 - it shields itself
 
     def reserve(self, targets: Iterable[str]) -> AbstractContextManager[Room]:
         """While the block runs, a commit may add *targets*; see `Reservations.reserve`."""
@@ -458,19 +477,23 @@ class Holdings:
         record = self._runtime.directory.snapshot.held(target)
         return record is not None and record.lease == self.lease.tag
 
-    async def release_records(self, targets: Sequence[str]) -> None:
+    async def release_records(self, targets: Sequence[str]) -> Mapping[str, bool | None]:
         """Delete the records of *targets* that still name this lease; if the store does not answer, later.
 
-        Only those that nobody here has taken, or is taking, meanwhile: what is believed must not be deleted.
+        Only those that nobody here has taken, or is taking, meanwhile: what is believed must not be deleted. Tells of each
+        whether this deleted it; None where nobody knows.
         """
         for target in targets:
             record = self._runtime.directory.snapshot.held(target)
             if record is not None:
                 self._given_up[target] = record.epoch  # nor is it to be adopted meanwhile
+        attempt, gone = Attempt(), frozenset[str]()
         try:
-            await self._commit_release(targets, timeout=self._runtime.settings.request_timeout, strays=True)
+            timeout = self._runtime.settings.request_timeout
+            gone = frozenset(await self._commit_release(targets, timeout=timeout, strays=True, attempt=attempt))
         except AegisError as exc:
             _log.warning("a release is not recorded yet: %s", exc)
+        return {target: target in gone or (None if attempt.doubts(target) else False) for target in targets}
 
     async def expire(self, claim: Claim) -> None:
         """End *claim* because the resource's own time to live has passed, and delete its record."""

@@ -12,7 +12,7 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -23,13 +23,21 @@ from aegis_core import names
 from aegis_core.engine import instances
 from aegis_core.engine.decision import Decision
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError, Forbidden, InstanceConflict, Unavailable
-from aegis_core.models import EndReason, Health, ResourceMetadata, Role, ServiceInstance
-from aegis_core.node.claiming import Acquisition, commit_claim
+from aegis_core.errors import (
+    AegisError,
+    Forbidden,
+    InstanceConflict,
+    InstanceNotFound,
+    LeaseLost,
+    NotOwner,
+    Unavailable,
+)
+from aegis_core.models import ClaimReply, EndReason, Health, Outcome, ResourceMetadata, Role, ServiceInstance
+from aegis_core.node.claiming import Acquisition, check_stays, commit_claim
 from aegis_core.node.claims import Claim
 from aegis_core.node.holdings import Holdings
 from aegis_core.node.lease import Lease
-from aegis_core.node.line import wait_turn
+from aegis_core.node.line import Place, wait_turn
 from aegis_core.node.server import Server
 
 if TYPE_CHECKING:
@@ -325,12 +333,10 @@ class Incarnation:
         while True:
             claim = holdings.table.get(target)
             if claim is None:
-                with self.while_eligible(), holdings.attempt((target,)):
-                    priority = self._instance.options.priority
-                    await wait_turn(
-                        self._runtime, self._node.committer, holdings, target, priority=priority, metadata=None
-                    )
-                    holdings.take((target,), keep=False)
+                with self.while_eligible():
+                    async with holdings.place(target) as place:
+                        await self.wait_turn(place, priority=self._instance.options.priority, metadata=None)
+                        holdings.take((target,), keep=False)
                 if self._instance.draining:
                     await trio.sleep_forever()
                 await trio.lowlevel.checkpoint()
@@ -350,6 +356,37 @@ class Incarnation:
                 return
             await changed.wait()
 
+    async def wait_turn(self, place: Place, *, priority: int, metadata: ResourceMetadata | None) -> None:
+        """Wait in line for what *place* is for until this registration has it; see `aegis_core.node.line`."""
+        await wait_turn(self._runtime, self._node.committer, self.holdings, place, priority=priority, metadata=metadata)
+
+    async def commit_claim(self, targets: Sequence[str], wanted: Acquisition) -> ClaimReply:
+        """Claim *targets* under this lease, by the commit alone; see `aegis_core.node.claiming.commit_claim`.
+
+        Raises:
+            LeaseLost: The lease ended before the store could be asked; nothing was claimed (REJECTED).
+            AegisError: As the claim was refused.
+        """
+        check_stays(self._instance)
+        runtime, record = self._runtime, self.lease.record
+        try:
+            return await commit_claim(
+                runtime,
+                self._node.committer,
+                record.service_name,
+                record.instance_id,
+                targets,
+                wanted,
+                lease=self.tag,
+                until=runtime.request_deadline(),
+                is_own=True,
+            )
+        except (InstanceNotFound, NotOwner) as exc:
+            ended = self.lease.ended
+            if ended is None:
+                raise
+            raise LeaseLost(resource_id=targets[0], reason=ended, outcome=Outcome.REJECTED) from exc
+
     async def _claim_again(self, again: Mapping[str, ResourceMetadata]) -> None:
         """Claim what was lost with the old lease, as far as nobody else has it."""
         instance, runtime = self._instance, self._runtime
@@ -361,7 +398,7 @@ class Incarnation:
                     wanted = Acquisition(metadata=some, partial=True)
                     reply = await runtime.measure(
                         "claim",
-                        functools.partial(commit_claim, self._node, instance, self, tuple(some), wanted),
+                        functools.partial(self.commit_claim, tuple(some), wanted),
                         service_name=instance.service.name,
                         instance_id=instance.instance_id,
                         resource_ids=tuple(some),

@@ -183,7 +183,7 @@ class Instance:
 
     async def acquire(self, ids: Sequence[str], wanted: Acquisition) -> ClaimReply:
         """`claim` with all its variants; see `aegis_core.node.claiming`."""
-        return await acquire(self._node, self, ids, wanted)
+        return await acquire(self._runtime, self, ids, wanted)
 
     @block
     @asynccontextmanager
@@ -215,11 +215,12 @@ class Instance:
 
         Raises:
             InvalidRequest: An argument cannot be; names each, before anything is written.
-            ResourceConflict: Somebody holds it (for STANDBY: still, after *wait* seconds).
+            ResourceConflict: Somebody holds it (for STANDBY: still, after *wait* seconds), or another task of this
+                instance does: however many of them wait, the instance stands in the line once.
             LeaseLost: The body was interrupted: EXPIRED, ERASED, FORCED, TRANSFERRED or RESOURCE_TTL.
         """
         async with own(
-            self._node,
+            self._runtime,
             self,
             resource_id,
             role=role,
@@ -403,7 +404,7 @@ class Instance:
 
     def audit(self, *, reason: str) -> Audit:
         """How a change of ownership that this instance begins now is recorded."""
-        return self._node.moves.audit(reason=reason, requested_by=Principal("instance", self.instance_id))
+        return self._runtime.audit(reason=reason, requested_by=Principal("instance", self.instance_id))
 
     async def reserved(self, method: str, params: Mapping[str, object], principal: Principal) -> object:
         """Answer a reserved call; see `aegis_core.node.errands`."""

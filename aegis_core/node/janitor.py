@@ -6,7 +6,8 @@ import heapq
 import itertools
 import logging
 import math
-from typing import TYPE_CHECKING, Final
+from collections.abc import Container
+from typing import Final
 
 import trio
 
@@ -15,9 +16,8 @@ from aegis_core.engine import sweeping
 from aegis_core.errors import AegisError
 from aegis_core.events import OrphanSwept
 from aegis_core.node.claims import Claim
-
-if TYPE_CHECKING:
-    from aegis_core.node.node import Node
+from aegis_core.node.commit import Committer
+from aegis_core.node.runtime import Runtime
 
 __all__ = ["Janitor"]
 
@@ -27,11 +27,18 @@ _SLACK: Final = 64
 
 
 class Janitor:
-    """The background chores of one node."""
+    """The background chores of one node.
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._runtime = node.runtime
+    Args:
+        runtime: The node.
+        committer: How decisions reach the store.
+        hosted: Service and id of the instances that the node serves.
+    """
+
+    def __init__(self, runtime: Runtime, committer: Committer, hosted: Container[tuple[str, str]]) -> None:
+        self._runtime = runtime
+        self._committer = committer
+        self._hosted = hosted
         self._limits: list[tuple[float, int, Claim]] = []
         self._most = _SLACK
         self._order = itertools.count()
@@ -81,13 +88,13 @@ class Janitor:
 
     def _is_mine(self) -> bool:
         first = sweeping.sweeper(self._runtime.directory.snapshot)
-        return first is not None and (first.service_name, first.instance_id) in self._node.hosted
+        return first is not None and (first.service_name, first.instance_id) in self._hosted
 
     async def _sweep_one(self, lease: str) -> bool:
         runtime = self._runtime
-        audit = self._node.moves.audit(reason="its lease ended", requested_by="janitor")
+        audit = runtime.audit(reason="its lease ended", requested_by="janitor")
         try:
-            swept = await self._node.committer.decide(
+            swept = await self._committer.decide(
                 lambda view: sweeping.sweep(
                     view,
                     lease,
@@ -100,7 +107,7 @@ class Janitor:
             )
         except AegisError as exc:
             _log.warning("what a dead instance left is swept later: %s", exc)
-            await self._node.committer.pause(1.0)
+            await self._committer.pause(1.0)
             return True
         gone = tuple(target for target in swept.resource_ids if not names.is_role(target))
         if gone:
@@ -124,7 +131,7 @@ class Janitor:
             await runtime.clock.sleep_until(runtime.clock.now() + interval)
             try:
                 with trio.move_on_after(interval) as scope:
-                    await self._node.committer.sync()
+                    await self._committer.sync()
             except AegisError as exc:
                 _log.debug("nothing can be said about silence: %s", exc)
                 continue

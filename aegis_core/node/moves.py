@@ -11,7 +11,7 @@ It is one long file because releases and transfers wait for each other, and end 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -53,16 +53,6 @@ class Moves:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._runtime = node.runtime
-
-    def audit(self, *, reason: str, requested_by: Principal | str) -> Audit:
-        """How a move that begins now is recorded."""
-        return Audit(
-            transfer_id=f"transfer_{self._runtime.new_id(8)}",
-            reason=reason,
-            requested_by=str(requested_by),
-            ttl=self._runtime.settings.audit_retention,
-            traceparent=self._runtime.traceparent(),
-        )
 
     def refuse_under(self, instance: Instance, ids: Sequence[str], operation: str) -> None:
         """Refuse *operation* on *ids* to work that runs under one of their claims: it would wait for its own end.
@@ -108,10 +98,13 @@ class Moves:
                 return await self._node.committer.decide(
                     decide, timeout=runtime.left(until), what="the release", asked_by=instance_id
                 )
-            check = self._node.committer.check
-            await check(decide, timeout=runtime.left(until), what="the release", asked_by=instance_id)
-            params = {"resource_ids": list(ids)}
-            await self._node.errands.ask(record, "release", params, until=until + runtime.settings.drain)
+            left: Sequence[str] = ids
+            while left:  # what went to another and came back meanwhile is asked for again
+                check, decide = self._node.committer.check, _releasing(service_name, instance_id, left, lease)
+                await check(decide, timeout=runtime.left(until), what="the release", asked_by=instance_id)
+                params = {"resource_ids": list(left)}
+                told = await self._node.errands.ask(record, "release", params, until=until + runtime.settings.drain)
+                left = tuple(target for target in left if not (isinstance(told, list) and target in told))
             return ReleaseReply(released=ids)
         gone = await self._wait_released(hosted, ids)
         left = [target for target in ids if target not in gone]
@@ -125,29 +118,33 @@ class Moves:
         leaving = [claim for claim in claims if claim.moving and not claim.is_mine]
         for claim in leaving:
             await claim.wait_moved()
-        _check_known(leaving)
+        _check_known({claim.resource_id: claim.deleted for claim in leaving})
         return frozenset(claim.resource_id for claim in leaving if claim.deleted)
 
     async def _release_left(self, instance: Instance, ids: Sequence[str]) -> None:
         """Release *ids*, which an instance of this node is expected to own."""
-        decide = _releasing(instance.service.name, instance.instance_id, ids, None)
         what, timeout = "the release", self._runtime.settings.request_timeout
-        only = instance.claims_table.get(ids[0]) if len(ids) == 1 else None
-        if only is None or not only.held:
-            await self._node.committer.check(decide, timeout=timeout, what=what, asked_by=instance.instance_id)
-        given = await self.release_here(instance, ids)
-        moved = [claim.resource_id for claim in given if claim.ended is EndReason.TRANSFERRED]
-        if moved:  # a transfer was quicker: whose they are now, is told
-            check = self._node.committer.check
-            gone = _releasing(instance.service.name, instance.instance_id, moved, None)
-            await check(gone, timeout=timeout, what=what, asked_by=instance.instance_id)
-        if only is not None and not only.deleted and not only.is_mine:
-            _check_known([only])
-            # Nothing was asked before, because releasing the only one proves that it was held; this did not.
+
+        async def check(targets: Sequence[str]) -> None:
+            decide = _releasing(instance.service.name, instance.instance_id, targets, None)
             await self._node.committer.check(decide, timeout=timeout, what=what, asked_by=instance.instance_id)
 
-    async def release_here(self, instance: Instance, ids: Sequence[str]) -> Sequence[Claim]:
-        """Release those of *ids* that an instance of this node owns, letting calls finish within the drain time; their claims.
+        only = instance.claims_table.get(ids[0]) if len(ids) == 1 else None
+        if only is None or not only.held:
+            await check(ids)
+        moved = await self.release_here(instance, ids)
+        if not moved and only is not None and not only.deleted and not only.is_mine:
+            _check_known({only.resource_id: only.deleted})
+            # Nothing was asked before, because releasing the only one proves that it was held; this did not.
+            await check(ids)
+        while moved:  # a transfer was quicker: whose they are now, is told
+            await check(moved)
+            moved = await self.release_here(instance, moved)
+
+    async def release_here(self, instance: Instance, ids: Sequence[str]) -> Sequence[str]:
+        """Release those of *ids* that an instance of this node owns, letting calls finish within the drain time.
+
+        Returns those that had gone to somebody else when it was their turn.
 
         Raises:
             StoreUnavailable: They have ended, and are deleted when the store answers (MAYBE_EXECUTED).
@@ -157,14 +154,18 @@ class Moves:
         # Given to it a moment ago, and about to be adopted: that there is no need to begin with.
         unborn = [target for target in ids if target not in holdings.table and holdings.is_recorded(target)]
         await instance.give_up_all(claims)
-        await holdings.release_records(unborn)
+        deleted = await holdings.release_records(unborn)
         # What another task of the instance has claimed meanwhile is held: it is wound down before its record goes.
-        await instance.give_up_all([claim for target in unborn if (claim := holdings.table.get(target)) is not None])
+        born = {target: claim for target in unborn if (claim := holdings.table.get(target)) is not None}
+        await instance.give_up_all([*born.values()])
         stuck = [target for target in ids if target not in holdings.table and holdings.is_recorded(target)]
         if stuck:
             reason = f"the release of {', '.join(stuck[:3])} is not recorded yet"
             raise StoreUnavailable(reason=reason, outcome=Outcome.MAYBE_EXECUTED)
-        return claims
+        left = {target: is_deleted for target, is_deleted in deleted.items() if target not in born}
+        _check_known(left)
+        given = [claim.resource_id for claim in (*claims, *born.values()) if claim.ended is EndReason.TRANSFERRED]
+        return [*given, *(target for target, is_deleted in left.items() if not is_deleted)]
 
     # -- transfer -----------------------------------------------------------------------------------------------
 
@@ -186,7 +187,7 @@ class Moves:
         ids = ids_in_order(resource_ids)
         hosted = self._node.hosted_by(service_name, source, lease)
         if forced:
-            self._node.require_own(source, "force", service_name, *ids)
+            self._runtime.require_own(source, "force", service_name, *ids)
         elif hosted is not None:
             return await self.transfer(hosted, ids, to=to, reason=reason, requested_by=requested_by)
         else:
@@ -196,7 +197,7 @@ class Moves:
                 params = {"resource_ids": list(ids), "to_instance_id": to, "reason": reason, "requested_by": told}
                 answer = await self._node.errands.ask(record, "transfer", params, until=until + runtime.settings.drain)
                 return transfer_reply(answer)
-        audit = self.audit(reason=reason, requested_by=requested_by)
+        audit = self._runtime.audit(reason=reason, requested_by=requested_by)
 
         def decide(view: Snapshot) -> Decision[TransferReply]:
             return transfers.transfer(
@@ -223,7 +224,7 @@ class Moves:
         self, instance: Instance, ids: Sequence[str], *, to: str, reason: str, requested_by: Principal | str
     ) -> TransferReply:
         """See `Instance.transfer`; *ids* may also be role targets."""
-        audit = self.audit(reason=reason, requested_by=requested_by)
+        audit = self._runtime.audit(reason=reason, requested_by=requested_by)
         wanted, settings = ids_in_order(ids), self._runtime.settings
         self.refuse_under(instance, wanted, "transfer")
 
@@ -384,13 +385,13 @@ def _releasing(
     return lambda view: resources.release(view, service_name, instance_id, ids, lease=lease)
 
 
-def _check_known(claims: Iterable[Claim]) -> None:
-    """Refuse to tell who owns what *claims* held, where that may be so because they were released.
+def _check_known(deleted: Mapping[str, bool | None]) -> None:
+    """Refuse to tell who owns what was to be deleted, where that may be so because it was: where *deleted* is None.
 
     Raises:
         StoreUnavailable: Nobody knows whether the store carried a release of one of them out (MAYBE_EXECUTED).
     """
-    lost = [claim.resource_id for claim in claims if claim.deleted is None]
+    lost = [target for target, is_deleted in deleted.items() if is_deleted is None]
     if lost:
         reason = f"the release of {', '.join(lost[:3])} had no answer, and others have changed the same since"
         raise StoreUnavailable(reason=reason, outcome=Outcome.MAYBE_EXECUTED)

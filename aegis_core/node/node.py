@@ -1,8 +1,9 @@
 """The composition root: `open_node` puts a node together from a backend, plug-ins and settings, and takes it apart.
 
 How the block ends. What the user's code raises leaves ``open_node`` as itself, never in a group: the nursery with the
-node's background tasks lies around the body, so the body's exception is carried past it by hand. A background task that
-fails cancels the body, and the block raises `NodeCrashed` from its cause.
+node's background tasks lies around the body, and a second one, with the reading of the view, around that; so the body's
+exception is carried past them by hand. A background task that fails cancels the body, and the block raises `NodeCrashed`
+from its cause.
 
 It is a long file because everything is put together in one place.
 """
@@ -24,7 +25,6 @@ from aegis_core.engine.requests import Problems
 from aegis_core.errors import ConfigError, NodeCrashed, NotOwner
 from aegis_core.events import CircuitStateChanged, Event
 from aegis_core.models import Explanation, Health, Resource, Role
-from aegis_core.node.asking import asker_for
 from aegis_core.node.block import Block, block
 from aegis_core.node.breaker import CircuitBreaker, CircuitState
 from aegis_core.node.client import Client
@@ -35,12 +35,12 @@ from aegis_core.node.instance import Instance
 from aegis_core.node.janitor import Janitor
 from aegis_core.node.moves import Moves
 from aegis_core.node.options import InstanceOptions
+from aegis_core.node.reading import Reading
 from aegis_core.node.registry import Registry
 from aegis_core.node.role_changes import RoleChanges
 from aegis_core.node.runtime import Runtime
 from aegis_core.node.service import Service
 from aegis_core.node.subscription import EventStream
-from aegis_core.principals import Principal, Target
 
 if TYPE_CHECKING:
     from aegis_core.config import Settings
@@ -78,7 +78,7 @@ class Node:
         self.errands = Errands(self)
         self.moves = Moves(self)
         self.roles = RoleChanges(self)
-        self.janitor = Janitor(self)
+        self.janitor = Janitor(runtime, self.committer, self.hosted)
         self._registry = Registry(self)
         self._looked_up = None if runtime.instruments is None else runtime.instruments.looked_up
         runtime.touched.append(self.touched)
@@ -217,10 +217,6 @@ class Node:
             if named is not None and named is not claimed:
                 named.touched(key.target)
 
-    def require(self, principal: Principal, operation: str, target: Target) -> None:
-        """Let *principal* carry *operation* out, or raise `Forbidden`; see `aegis_authorize`."""
-        self.runtime.plugins.authorize(principal, operation, target)
-
     def hosted_by(self, service_name: str, instance_id: str, lease: str | None) -> Instance | None:
         """The instance of that name, if this node serves it; *lease* is the tag of the lease that it showed, or None.
 
@@ -231,11 +227,6 @@ class Node:
         if instance is not None and lease is not None and instance.lease_tag != lease:
             raise NotOwner(operation="act for", target=instance_id, owner=instance_id)
         return instance
-
-    def require_own(self, instance_id: str, operation: str, service_name: str, *resource_ids: str) -> None:
-        """`require` for what is asked in an instance's own name by this program, or by whom a router asks for."""
-        target = Target(service_name=service_name, instance_id=instance_id, resource_ids=resource_ids)
-        self.require(asker_for(instance_id), operation, target)
 
     def _concerned(self, target: str) -> tuple[Holdings | None, Holdings | None]:
         """Who of this node has a claim of *target*, and whom its record names."""
@@ -354,16 +345,19 @@ async def open_node(
             opened = await stack.enter_async_context(loaded.open_backend(address))
         body: BaseException | None = None
         try:
-            async with trio.open_nursery() as nursery:
-                try:
-                    with told_with_source(settings):
-                        node = await _start(settings, loaded, opened, instruments, nursery)
-                    if defaults is not None and defaults.opened is not None:
-                        defaults.opened(node)
-                    yield node
-                except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised again below
-                    body = exc
-                nursery.cancel_scope.cancel()
+            # The view is read until the last of the other tasks is over: what they give up in the end is decided on it.
+            async with trio.open_nursery() as around:
+                with Reading(around) as reading:
+                    async with trio.open_nursery() as nursery:
+                        try:
+                            with told_with_source(settings):
+                                node = await _start(settings, loaded, opened, instruments, nursery, reading)
+                            if defaults is not None and defaults.opened is not None:
+                                defaults.opened(node)
+                            yield node
+                        except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised again below
+                            body = exc
+                        nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:  # a background task failed, or two
             _, crashes = group.split(trio.Cancelled)
             if crashes is not None:
@@ -386,6 +380,7 @@ async def _start(
     opened: Backend,
     instruments: Instruments | None,
     nursery: trio.Nursery,
+    reading: Reading,
 ) -> Node:
     """The node, with its view level and its background tasks running."""
     store = opened.store
@@ -408,7 +403,7 @@ async def _start(
     node = Node(runtime)
     if instruments is not None:
         instruments.opened(node)
-    await nursery.start(runtime.directory.run)
+    await reading.start(runtime.directory)
     nursery.start_soon(runtime.sleepers.run)
     nursery.start_soon(node.janitor.run)
     if settings.metrics.address is not None:

@@ -40,7 +40,7 @@ from aegis_core.models import (
     ServiceView,
     TransferReply,
 )
-from aegis_core.node.claiming import Acquisition, claim_for
+from aegis_core.node.claiming import Acquisition, commit_claim
 from aegis_core.node.errands import OwnersWord, has_scopes
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class Registry:
             InstanceNotFound: No such instance lives.
             Forbidden: A plug-in refuses it.
         """
-        self._node.require_own(instance_id, "disconnect", service_name)
+        self._runtime.require_own(instance_id, "disconnect", service_name)
         return await self.deregister(service_name, instance_id)
 
     async def set_health(self, service_name: str, instance_id: str, health: Health, reason: str = "") -> None:
@@ -336,11 +336,13 @@ class Registry:
         """
         tag = self._shown(service_name, instance_id, lease_id)
         hosted = self._node.hosted_by(service_name, instance_id, tag)
-        if hosted is not None:
-            return await hosted.acquire(resource_ids, Acquisition(metadata=metadata, force=force, partial=True))
         wanted = Acquisition(metadata=metadata, force=force, partial=True)
+        if hosted is not None:
+            return await hosted.acquire(resource_ids, wanted)
         until = self._runtime.request_deadline()
-        return await claim_for(self._node, service_name, instance_id, resource_ids, wanted, lease=tag, until=until)
+        return await commit_claim(
+            self._runtime, self._node.committer, service_name, instance_id, resource_ids, wanted, lease=tag, until=until
+        )
 
     async def release(
         self, service_name: str, instance_id: str, *resource_ids: str, lease_id: str | None = None

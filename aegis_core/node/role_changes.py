@@ -39,7 +39,7 @@ class RoleChanges:
         runtime, wanted = self._runtime, ids_in_order(instance_ids)
         until = runtime.request_deadline()
         for instance_id in wanted:
-            self._node.require_own(instance_id, "set_role", service_name)
+            self._runtime.require_own(instance_id, "set_role", service_name)
         requested_by = str(asker_for(", ".join(wanted)))
         decide = self._decision(service_name, role, wanted, group, reason, requested_by)
         await self._node.committer.check(decide, timeout=runtime.left(until), what="the change of role")
@@ -123,7 +123,7 @@ class RoleChanges:
         reason: str,
         requested_by: str,
     ) -> Callable[[Snapshot], Decision[tuple[str, ...]]]:
-        audit = self._node.moves.audit(reason=reason, requested_by=requested_by)
+        audit = self._runtime.audit(reason=reason, requested_by=requested_by)
 
         def decide(view: Snapshot) -> Decision[tuple[str, ...]]:
             return roles.set_role(

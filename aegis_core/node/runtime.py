@@ -13,14 +13,17 @@ import trio
 
 from aegis_core import names
 from aegis_core.backend import Bus, Clock, Store, Transport
+from aegis_core.engine.decision import Audit
 from aegis_core.errors import StoreUnavailable
 from aegis_core.events import Event
 from aegis_core.models import Outcome, Ownership, Shown
+from aegis_core.node.asking import asker_for
 from aegis_core.node.directory import Directory
 from aegis_core.node.proofs import Proofs
 from aegis_core.node.reservations import Reservations
 from aegis_core.node.sleepers import Sleepers
 from aegis_core.node.subscription import Subscriptions
+from aegis_core.principals import Principal, Target
 from aegis_core.served import Served
 
 if TYPE_CHECKING:
@@ -157,6 +160,25 @@ class Runtime(Shown):
 
         operation = Operation(name, service_name, instance_id, resource_ids, traceparent, asked)
         return self.instruments.measure(operation, work, *args)
+
+    def audit(self, *, reason: str, requested_by: Principal | str) -> Audit:
+        """How a move that begins now is recorded."""
+        return Audit(
+            transfer_id=f"transfer_{self.new_id(8)}",
+            reason=reason,
+            requested_by=str(requested_by),
+            ttl=self.settings.audit_retention,
+            traceparent=self.traceparent(),
+        )
+
+    def require_own(self, instance_id: str, operation: str, service_name: str, *resource_ids: str) -> None:
+        """Refuse what is asked in an instance's own name, by this program or by whom a router asks for, and is not allowed.
+
+        Raises:
+            Forbidden: See `aegis_core.hookspecs.aegis_authorize`.
+        """
+        target = Target(service_name=service_name, instance_id=instance_id, resource_ids=resource_ids)
+        self.plugins.authorize(asker_for(instance_id), operation, target)
 
     def trace_of(self, record: Ownership) -> str:
         """W3C trace context of the transfer that brought *record*, for who takes it over; "" where nobody traces."""

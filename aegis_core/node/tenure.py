@@ -23,13 +23,12 @@ from aegis_core.engine.requests import Problems
 from aegis_core.errors import Forbidden, LeaseLost, ResourceConflict, StoreUnavailable
 from aegis_core.models import EndReason, ResourceMetadata, Role
 from aegis_core.names import resource_id_problem
-from aegis_core.node.claiming import Acquisition, check_stays, commit_claim
+from aegis_core.node.claiming import Acquisition, check_stays
 from aegis_core.node.claims import Claim
-from aegis_core.node.line import wait_turn
+from aegis_core.node.runtime import Runtime
 
 if TYPE_CHECKING:
     from aegis_core.node.instance import Instance
-    from aegis_core.node.node import Node
 
 __all__ = ["own"]
 
@@ -41,7 +40,7 @@ _TEARDOWN: Final = 2.0
 
 @asynccontextmanager
 async def own(
-    node: Node,
+    runtime: Runtime,
     instance: Instance,
     resource_id: str,
     *,
@@ -63,9 +62,9 @@ async def own(
     problems.check()
     _check_not_own(instance, resource_id)
     if role is Role.ACTIVE:
-        claim = await _take_now(node, instance, resource_id, metadata)
+        claim = await _take_now(runtime, instance, resource_id, metadata)
     else:
-        claim = await _take_in_turn(node, instance, resource_id, priority, wait, metadata)
+        claim = await _take_in_turn(runtime, instance, resource_id, priority, wait, metadata)
     scope = trio.CancelScope()
     claim.begin_body(scope, grace)
     entered = finished = False
@@ -84,20 +83,20 @@ async def own(
         why = claim.ended or claim.interrupted
         claim.end_body()
         try:
-            await _leave(node, claim, patient=finished)  # noqa: ASYNC102 - it shields itself, in limited time
+            await _leave(runtime, claim, patient=finished)  # noqa: ASYNC102 - it shields itself, in limited time
         finally:
             instance.role_moved()
     if scope.cancelled_caught and not (entered and why in _SILENT):
         raise LeaseLost(resource_id=resource_id, epoch=claim.epoch, reason=why or EndReason.EXPIRED)
 
 
-async def _take_now(node: Node, instance: Instance, resource_id: str, metadata: ResourceMetadata | None) -> Claim:
+async def _take_now(runtime: Runtime, instance: Instance, resource_id: str, metadata: ResourceMetadata | None) -> Claim:
     incarnation = await instance.membership.wait_registered()
     with incarnation.holdings.attempt((resource_id,)):
         ids, wanted = (resource_id,), Acquisition(metadata=metadata)
-        await node.runtime.measure(
+        await runtime.measure(
             "claim",
-            functools.partial(commit_claim, node, instance, incarnation, ids, wanted),
+            functools.partial(incarnation.commit_claim, ids, wanted),
             service_name=instance.service.name,
             instance_id=instance.instance_id,
             resource_ids=ids,
@@ -111,36 +110,35 @@ async def _take_now(node: Node, instance: Instance, resource_id: str, metadata: 
 
 
 async def _take_in_turn(
-    node: Node,
+    runtime: Runtime,
     instance: Instance,
     resource_id: str,
     priority: int,
     wait: float,
     metadata: ResourceMetadata | None,
 ) -> Claim:
-    clock = node.runtime.clock
+    clock = runtime.clock
     _check_may_wait(instance)
     deadline = math.inf if wait == math.inf else clock.trio_time(clock.now() + wait)
     with trio.CancelScope(deadline=deadline):
         while not instance.draining:
-            _check_not_own(instance, resource_id)
             try:
                 incarnation = await instance.membership.wait_registered()
             except StoreUnavailable as exc:
                 _log.warning("waiting for %s goes on: %s", resource_id, exc, extra=instance.log_fields())
                 continue
             holdings = incarnation.holdings
-            with incarnation.while_eligible(), holdings.attempt((resource_id,)):
-                await wait_turn(
-                    node.runtime, node.committer, holdings, resource_id, priority=priority, metadata=metadata
-                )
-                check_stays(instance)
-                taken = holdings.take((resource_id,), keep=False)
-                if taken:
-                    return taken[0]
+            with incarnation.while_eligible():
+                async with holdings.place(resource_id) as place:
+                    _check_not_own(instance, resource_id)
+                    await incarnation.wait_turn(place, priority=priority, metadata=metadata)
+                    check_stays(instance)
+                    taken = holdings.take((resource_id,), keep=False)
+                    if taken:
+                        return taken[0]
         await instance.membership.wait_closed()  # who drains is promoted no more
         raise Forbidden(operation="own", target=instance.instance_id, reason="it is closed")
-    owner = node.runtime.directory.snapshot.owner(resource_id)
+    owner = runtime.directory.snapshot.owner(resource_id)
     raise ResourceConflict(resource_id=resource_id, owner="" if owner is None else owner[1].instance_id)
 
 
@@ -157,13 +155,13 @@ def _check_not_own(instance: Instance, resource_id: str) -> None:
         raise conflict
 
 
-async def _leave(node: Node, claim: Claim, *, patient: bool) -> None:
+async def _leave(runtime: Runtime, claim: Claim, *, patient: bool) -> None:
     """The body is over: wait for who is moving the claim, or release it, letting calls finish if *patient*."""
     if claim.moving:
         await claim.wait_moved()
     elif claim.ended is None and (patient or claim.interrupted is EndReason.RELEASED):
-        node.runtime.nursery.start_soon(claim.instance.give_up_slowly, (claim,))
-        await node.runtime.measure(
+        runtime.nursery.start_soon(claim.instance.give_up_slowly, (claim,))
+        await runtime.measure(
             "release",
             claim.wait_ended,
             service_name=claim.instance.service.name,
@@ -172,5 +170,5 @@ async def _leave(node: Node, claim: Claim, *, patient: bool) -> None:
         )
     elif claim.ended is None:
         with trio.move_on_after(_TEARDOWN, shield=True):
-            await claim.holdings.give_up((claim,), until=node.runtime.clock.now())
+            await claim.holdings.give_up((claim,), until=runtime.clock.now())
         claim.holdings.abandon((claim,))

@@ -42,6 +42,14 @@ class Management:
         """The revision of the newest event: what the router did itself it may have told ahead of what others did before."""
         return self._router.node.runtime.directory.newest
 
+    async def sync(self) -> None:
+        """Wait until the router knows all of its store that anybody knew before this call.
+
+        Raises:
+            StoreUnavailable: The store does not answer, or was set back meanwhile.
+        """
+        await self._router.node.runtime.directory.sync()
+
     async def run(self, principal: Principal, name: str, request: object, *, traceparent: str = "") -> object:
         """Carry out the operation *name* for *principal*, and answer its reply; see `Operation.carry_out`."""
         return await self.operations[name].carry_out(self._router, request, principal, traceparent=traceparent)

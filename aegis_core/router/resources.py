@@ -10,7 +10,7 @@ from aegis_core.engine.decision import Decision
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import AegisError, InvalidRequest, StoreUnavailable
 from aegis_core.models import Outcome, Resource
-from aegis_core.node.claiming import Acquisition, claim_for
+from aegis_core.node.claiming import Acquisition, commit_claim
 from aegis_core.node.errands import has_scopes
 from aegis_core.principals import Target
 from aegis_core.router import replies, requests
@@ -58,8 +58,15 @@ async def _register_or_wait(asked: Asked[requests.RegisterResources]) -> replies
     if has_scopes(record):
         raise InvalidRequest.at("$.role", "an instance that a node serves waits in line by itself")
     wanted = Acquisition(metadata=request.metadata, force=request.force, partial=True)
-    done = await claim_for(
-        node, request.service_name, request.instance_id, request.resource_ids, wanted, lease=record.lease, until=until
+    done = await commit_claim(
+        node.runtime,
+        node.committer,
+        request.service_name,
+        request.instance_id,
+        request.resource_ids,
+        wanted,
+        lease=record.lease,
+        until=until,
     )
     waiting = tuple(done.conflicts)
     most = node.runtime.store.capabilities.max_transaction

@@ -117,7 +117,7 @@ class Router:
             Forbidden: It may not.
         """
         if principal is not None:
-            self.node.require(principal, operation, target)
+            self.node.runtime.plugins.authorize(principal, operation, target)
 
     async def admit(
         self, principal: Principal | None, operation: str, target: Target, *, lease_id: str | None = None

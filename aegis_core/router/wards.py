@@ -209,7 +209,7 @@ class Wards:
     async def _end(self, target: str, epoch: int) -> None:
         runtime, committer = self._runtime, self._node.committer
         await runtime.clock.sleep_until(runtime.clock.now() + self._order() * _LATER)
-        audit = self._node.moves.audit(reason="its time to live has passed", requested_by="router")
+        audit = runtime.audit(reason="its time to live has passed", requested_by="router")
         while True:
             try:
                 await committer.decide(

@@ -27,11 +27,12 @@ pytest.register_assert_rewrite(
 )
 
 from aegis_pytest.conformance.bus import BusConformance  # noqa: E402
-from aegis_pytest.conformance.harness import Harness  # noqa: E402
 from aegis_pytest.conformance.lifecycle import LifecycleConformance  # noqa: E402
 from aegis_pytest.conformance.registry import RegistryConformance  # noqa: E402
 from aegis_pytest.conformance.store import StoreConformance  # noqa: E402
+from aegis_pytest.conformance.suite import Suite  # noqa: E402
 from aegis_pytest.conformance.transport import TransportConformance  # noqa: E402
+from aegis_pytest.harness import Harness  # noqa: E402
 
 __all__ = [
     "BusConformance",
@@ -39,5 +40,6 @@ __all__ = [
     "LifecycleConformance",
     "RegistryConformance",
     "StoreConformance",
+    "Suite",
     "TransportConformance",
 ]

@@ -11,9 +11,10 @@ import pytest
 import trio
 
 from aegis_core.backend import ABSENT, Bus, Conflict, Message, Put, Store
-from aegis_pytest.conformance.harness import Harness
 from aegis_pytest.conformance.spreading import SpreadBus
 from aegis_pytest.conformance.steps import commit
+from aegis_pytest.conformance.suite import Suite
+from aegis_pytest.harness import Harness
 
 __all__ = ["BusConformance"]
 
@@ -59,20 +60,8 @@ async def open_pair(harness: Harness) -> AsyncIterator[tuple[Bus, Bus]]:
                 yield one, other
 
 
-class BusConformance:
+class BusConformance(Suite):
     """Every promise of `aegis_core.backend.Bus`. Subclass it as `StoreConformance` is subclassed."""
-
-    pytestmark = pytest.mark.trio
-
-    @pytest.fixture
-    def harness(self) -> Harness:
-        """The backend under test: override this fixture."""
-        raise NotImplementedError("override the fixture harness with one that returns your Harness")
-
-    @pytest.fixture
-    def clock(self) -> object:
-        """The clock of the test: real time. Where nothing does I/O, return pytest-trio's ``autojump_clock``."""
-        return None
 
     # --- Who hears what ---
 

@@ -18,8 +18,8 @@ from aegis_core.backend import (
     Operation,
     Put,
     Store,
+    Transaction,
 )
-from aegis_pytest.conformance.harness import Harness
 from aegis_pytest.conformance.steps import (
     abandoned_after,
     cancelled_everywhere,
@@ -30,10 +30,14 @@ from aegis_pytest.conformance.steps import (
     put,
     transaction,
 )
+from aegis_pytest.conformance.suite import Suite
+from aegis_pytest.harness import Harness
 
 __all__ = ["CommitConformance"]
 
 GOOD_KEYS = ("a", "a.b", "A-Z_0/9=2E.x", "-", "resources.account=3A42", ".".join("k" * 1750))
+GOOD_IDS = ("1", "".join(map(chr, range(33, 127))), "~" * 128)
+BAD_IDS = ("", "a b", "a\r\nb: c", "é", "1" * 129)
 BAD_KEYS = ("", ".", "a.", ".a", "a..b", "a b", "a*", "a.>", "a\n", "é", "a:b", "$a", "k" * 3501)
 
 
@@ -53,10 +57,8 @@ async def contend(store: Store, key: str, name: bytes, won: list[bytes]) -> None
     won.append(name)
 
 
-class CommitConformance:
+class CommitConformance(Suite):
     """Commits; part of `StoreConformance`."""
-
-    pytestmark = pytest.mark.trio
 
     # --- One key ---
 
@@ -400,6 +402,24 @@ class CommitConformance:
                 with pytest.raises(ValueError, match=r"\S"):
                     await commit(store, put("fine"), operation)
             assert await value_of(store, "fine") is None
+
+    @pytest.mark.parametrize("number", range(len(GOOD_IDS)))
+    async def test_id_of_visible_characters_settles(self, harness: Harness, clock: object, number: int) -> None:
+        """By every legal id a repeat is recognised, from a key that it wrote and from one that it deleted."""
+        async with open_store(harness) as store:
+            made = Transaction(GOOD_IDS[number], (put("a", b"1", ABSENT), Delete("b", ANY)))
+            revisions = await store.commit(made)
+            assert await store.commit(made) == revisions
+            await commit(store, put("a", b"2"))
+            assert await store.commit(made) == revisions
+
+    @pytest.mark.parametrize("number", range(len(BAD_IDS)))
+    async def test_transaction_with_another_id_is_refused(self, harness: Harness, clock: object, number: int) -> None:
+        """An id that is empty, too long or no visible ASCII is a ValueError, and nothing is sent."""
+        async with open_store(harness) as store:
+            with pytest.raises(ValueError, match=r"\S"):
+                await store.commit(Transaction(BAD_IDS[number], (put("a"),)))
+            assert await value_of(store, "a") is None
 
     async def test_transaction_may_be_as_long_as_said_and_no_longer(self, harness: Harness, clock: object) -> None:
         """`max_transaction` operations commit; one more is a ValueError."""

@@ -6,8 +6,9 @@ import pytest
 import trio
 
 from aegis_core.backend import ABSENT, ANY, Change, Conflict, Delete, DeleteReason, Store
-from aegis_pytest.conformance.harness import Harness
 from aegis_pytest.conformance.steps import Mirror, commit, open_mirror, open_peer, open_store, put, transaction
+from aegis_pytest.conformance.suite import Suite
+from aegis_pytest.harness import Harness
 
 __all__ = ["ExpiryConformance"]
 
@@ -43,10 +44,8 @@ async def renew_three_times(harness: Harness, store: Store) -> tuple[int, int, f
             return first, revision, sent
 
 
-class ExpiryConformance:
+class ExpiryConformance(Suite):
     """TTLs; part of `StoreConformance`."""
-
-    pytestmark = pytest.mark.trio
 
     def latest(self, harness: Harness, store: Store, ttl: float) -> float:
         """The most seconds that a key put with *ttl* may be seen."""

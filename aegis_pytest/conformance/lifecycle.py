@@ -16,10 +16,12 @@ from aegis_core.models import EndReason, ResourceMetadata, Role
 from aegis_core.node.call import Call
 from aegis_core.node.claims import Claim
 from aegis_core.node.instance import Instance
+from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
 from aegis_pytest.cluster import Cluster, open_cluster
-from aegis_pytest.conformance.harness import Harness
+from aegis_pytest.conformance.suite import Suite
 from aegis_pytest.faults import Faults
+from aegis_pytest.harness import Harness
 
 __all__ = ["LifecycleConformance"]
 
@@ -72,23 +74,11 @@ async def _hold(
             return  # It is draining: it waits for nothing any more.
 
 
-class LifecycleConformance:
+class LifecycleConformance(Suite):
     """What the public interface promises, on nodes over the harness's backend. Subclass it as `StoreConformance` is subclassed.
 
     Leases are short, because time may be real: twice `Harness.ttl`'s worth is the patience of most tests.
     """
-
-    pytestmark = pytest.mark.trio
-
-    @pytest.fixture
-    def harness(self) -> Harness:
-        """The backend under test: override this fixture."""
-        raise NotImplementedError("override the fixture harness with one that returns your Harness")
-
-    @pytest.fixture
-    def clock(self) -> object:
-        """The clock of the test: real time. Where nothing does I/O, return pytest-trio's ``autojump_clock``."""
-        return None
 
     # --- Serving ---
 
@@ -116,6 +106,26 @@ class LifecycleConformance:
             successor = await cluster.serve("b", rooms.service, ttl=_ttl(harness))
             await successor.claim("lobby")
             assert trio.current_time() - began < _ttl(harness) * 10
+
+    async def test_program_that_is_cancelled_is_gone_at_once(self, harness: Harness, clock: object) -> None:
+        """With what it claimed, what it owns and its registration, while the backend's own tasks go on for that."""
+        rooms, ttl = Rooms(), _ttl(harness)
+
+        async def main(task_status: trio.TaskStatus[None]) -> None:
+            async with open_node() as node, node.serve(rooms.service, ttl=ttl * 10) as instance:
+                await instance.claim("lobby")
+                async with instance.own("hall"):
+                    task_status.started()
+                    await trio.sleep_forever()
+
+        async with open_cluster(harness) as cluster:
+            successor = await cluster.serve("b", rooms.service, ttl=ttl)
+            await cluster.start("a", main)
+            await cluster.stop("a")
+            assert [resource_id for what, resource_id, _ in rooms.diary if what == "released"] == ["hall", "lobby"]
+            await successor.claim("lobby", "hall")
+            (view,) = await (await cluster.node("b")).registry.list_services()
+            assert [found.instance_id for found in view.instances] == [successor.instance_id]
 
     async def test_id_of_a_live_instance_is_taken(self, harness: Harness, clock: object) -> None:
         """By whomever, until its lease has expired."""

@@ -28,7 +28,8 @@ from aegis_core.node.claims import Claim
 from aegis_core.node.registry import Registry
 from aegis_core.node.service import Service
 from aegis_pytest.cluster import Cluster, open_cluster
-from aegis_pytest.conformance.harness import Harness
+from aegis_pytest.conformance.suite import Suite
+from aegis_pytest.harness import Harness
 
 __all__ = ["RegistryConformance"]
 
@@ -58,23 +59,11 @@ async def _open_scene(harness: Harness) -> AsyncIterator[_Scene]:
         yield _Scene(cluster, (await cluster.node("a")).registry, (await cluster.node("b")).registry)
 
 
-class RegistryConformance:
+class RegistryConformance(Suite):
     """What the operations answer and refuse, on nodes over the harness's backend. Subclass it as `StoreConformance` is subclassed.
 
     What one node has acknowledged, the other knows when it is asked next: mutations and reads are linearizable.
     """
-
-    pytestmark = pytest.mark.trio
-
-    @pytest.fixture
-    def harness(self) -> Harness:
-        """The backend under test: override this fixture."""
-        raise NotImplementedError("override the fixture harness with one that returns your Harness")
-
-    @pytest.fixture
-    def clock(self) -> object:
-        """The clock of the test: real time. Where nothing does I/O, return pytest-trio's ``autojump_clock``."""
-        return None
 
     # --- Registration ---
 

@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from aegis_core.backend import Bus, Inbound, Message, Transport, TransportUnavailable
+from aegis_pytest.wrapped_transport import WrappedTransport
 
 __all__ = ["SpreadBus", "SpreadTransport"]
 
@@ -55,26 +56,12 @@ class SpreadBus:
         self._bus.publish(subject, payload, reply=reply, headers=headers)
 
 
-class SpreadTransport:
+class SpreadTransport(WrappedTransport):
     """*transport*, whose listeners are entered, and left, once the requester *other* knows it, too."""
 
     def __init__(self, transport: Transport, other: Transport) -> None:
-        self._transport = transport
+        super().__init__(transport)
         self._other = other
-
-    @property
-    def scheme(self) -> str:
-        """The transport's."""
-        return self._transport.scheme
-
-    @property
-    def max_payload(self) -> int:
-        """The transport's."""
-        return self._transport.max_payload
-
-    def endpoint(self, instance_id: str, tag: str) -> str:
-        """The transport's."""
-        return self._transport.endpoint(instance_id, tag)
 
     @asynccontextmanager
     async def listen(self, instance_id: str, tag: str, receive: Callable[[Inbound], None]) -> AsyncIterator[str]:
@@ -95,7 +82,3 @@ class SpreadTransport:
                     await trio.sleep(_PAUSE)
                 else:
                     return
-
-    async def request(self, endpoint: str, payload: bytes, *, timeout: float) -> bytes:
-        """As the transport."""
-        return await self._transport.request(endpoint, payload, timeout=timeout)

@@ -22,7 +22,7 @@ from aegis_core.backend import (
     Synced,
     Transaction,
 )
-from aegis_pytest.conformance.harness import Harness
+from aegis_pytest.harness import Harness
 
 __all__ = [
     "CancelAfter",

@@ -6,9 +6,9 @@ import pytest
 
 from aegis_pytest.conformance.commits import CommitConformance
 from aegis_pytest.conformance.expiry import ExpiryConformance
-from aegis_pytest.conformance.harness import Harness
 from aegis_pytest.conformance.steps import open_mirror, open_store, put, store_of, transaction
 from aegis_pytest.conformance.watches import WatchConformance
+from aegis_pytest.harness import Harness
 
 __all__ = ["StoreConformance"]
 
@@ -16,17 +16,6 @@ __all__ = ["StoreConformance"]
 class StoreConformance(CommitConformance, ExpiryConformance, WatchConformance):
     """Every promise of `aegis_core.backend.Store`. Subclass it and override `harness`, and `clock` where time is virtual."""
 
-    @pytest.fixture
-    def harness(self) -> Harness:
-        """The backend under test: override this fixture."""
-        raise NotImplementedError("override the fixture harness with one that returns your Harness")
-
-    @pytest.fixture
-    def clock(self) -> object:
-        """The clock of the test: real time. Where nothing does I/O, return pytest-trio's ``autojump_clock``."""
-        return None
-
-    @pytest.mark.trio
     @pytest.mark.parametrize("where", ["at once", "among watches"])
     async def test_exception_leaves_the_backend_as_itself(self, harness: Harness, clock: object, where: str) -> None:
         """What the user of a backend raises comes out of its block unwrapped, whatever works behind it; others go on."""

@@ -13,9 +13,10 @@ import trio.testing
 
 from aegis_core.backend import Inbound, Transport, TransportUnavailable
 from aegis_core.models import Outcome
-from aegis_pytest.conformance.harness import Harness
 from aegis_pytest.conformance.spreading import SpreadTransport
 from aegis_pytest.conformance.steps import abandoned_after, cancelled_everywhere
+from aegis_pytest.conformance.suite import Suite
+from aegis_pytest.harness import Harness
 
 __all__ = ["TransportConformance"]
 
@@ -74,20 +75,8 @@ async def expect_unavailable(client: Transport, endpoint: str, timeout: float) -
     return caught.value
 
 
-class TransportConformance:
+class TransportConformance(Suite):
     """Every promise of `aegis_core.backend.Transport`. Subclass it as `StoreConformance` is subclassed."""
-
-    pytestmark = pytest.mark.trio
-
-    @pytest.fixture
-    def harness(self) -> Harness:
-        """The backend under test: override this fixture."""
-        raise NotImplementedError("override the fixture harness with one that returns your Harness")
-
-    @pytest.fixture
-    def clock(self) -> object:
-        """The clock of the test: real time. Where nothing does I/O, return pytest-trio's ``autojump_clock``."""
-        return None
 
     # --- Requests and answers ---
 

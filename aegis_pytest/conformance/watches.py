@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -10,7 +11,6 @@ import trio
 import trio.testing
 
 from aegis_core.backend import ABSENT, Change, Delete, DeleteReason, Feed, Store, Synced
-from aegis_pytest.conformance.harness import Harness
 from aegis_pytest.conformance.steps import (
     Mirror,
     abandoned_after,
@@ -21,6 +21,8 @@ from aegis_pytest.conformance.steps import (
     open_two,
     put,
 )
+from aegis_pytest.conformance.suite import Suite
+from aegis_pytest.harness import Harness
 
 __all__ = ["WatchConformance"]
 
@@ -36,10 +38,8 @@ async def write_at_random(store: Store, name: str, seed: int, rounds: int = 25) 
             await commit(store, put(key, b"%d" % number), put(f"{name}.twin", b"%d" % number))
 
 
-class WatchConformance:
+class WatchConformance(Suite):
     """Watches and `sync`; part of `StoreConformance`."""
-
-    pytestmark = pytest.mark.trio
 
     # --- The snapshot ---
 
@@ -63,6 +63,17 @@ class WatchConformance:
             assert mirror.values == values
             assert mirror.revisions["k.3"] == last
             assert len({change.key for change in told}) == len(told)
+
+    async def test_every_reader_is_told_of_the_same_history(self, harness: Harness, clock: object) -> None:
+        """By a name of a few plain characters, or by none: who comes back over another handle is not to seem set back."""
+        async with open_two(harness) as stores:
+            told: set[str] = set()
+            for number, store in enumerate((*stores, *stores)):
+                await commit(stores[number % 2], put(f"k.{number}"))
+                async with open_mirror(store) as mirror:
+                    told |= {item.generation for batch in mirror.batches for item in batch if isinstance(item, Synced)}
+            (generation,) = told
+            assert re.fullmatch(r"[!-~]{0,128}", generation)
 
     async def test_watch_opened_among_writers_misses_nothing(self, harness: Harness, clock: object) -> None:
         """Wherever the snapshot falls among the changes, snapshot and changes make up the whole."""

@@ -73,9 +73,18 @@ class NodeClock:
         return max(self._floor, self._reading()) if self._stopped_at is None else self._stopped_at
 
     def trio_time(self, at: float) -> float:
-        """When this clock will show *at* if nothing changes; now if its time is over."""
+        """When this clock will show *at* if nothing changes, had it gone on now if it is stopped; now if its time is over.
+
+        Nobody's time runs out while it stands still: who tries again until then would do so without end, and time stand still.
+        """
         if self._over:
             return trio.current_time()
+        if self._stopped_at is not None:
+            return trio.current_time() + (at - self._stopped_at) / self._rate
+        return self.due(at)
+
+    def due(self, at: float) -> float:
+        """When it is *at* by this clock, on Trio's, whether or not it stands still meanwhile."""
         return self._base.trio_time(self._then + (at - self._own) / self._rate)
 
     async def sleep_until(self, at: float) -> None:

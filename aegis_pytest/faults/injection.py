@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import math
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from typing import Final, Literal
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+from typing import Concatenate, Final, Literal, ParamSpec
 
 import pytest
 
@@ -30,12 +34,61 @@ FAULTS: Final = (
 )
 """Everything that can go wrong, by the names of the methods."""
 
+P = ParamSpec("P")
+
+
+_DROPS_A_RESULT: Final = dis.opmap["POP_TOP"]
+
+
+class _Block(AbstractContextManager[None]):
+    """The block of one fault, which adds its *name* to *unused* if nobody ever took it: the call stands there by itself.
+
+    What is kept, in a list say, and not entered is somebody's choice.
+    """
+
+    def __init__(self, name: str, block: AbstractContextManager[None], unused: list[str]) -> None:
+        self.name = name
+        self._was_entered = False
+        self._block = block
+        self._unused = unused
+
+    def __repr__(self) -> str:
+        return f"<Block of {self.name}>"
+
+    def __enter__(self) -> None:
+        self._was_entered = True
+        self._block.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return self._block.__exit__(kind, exc, traceback)
+
+    def __del__(self) -> None:
+        frame = sys._getframe().f_back
+        if not self._was_entered and frame is not None and frame.f_code.co_code[frame.f_lasti] == _DROPS_A_RESULT:
+            self._unused.append(self.name)
+
+
+def _fault(
+    method: Callable[Concatenate[Faults, P], Iterator[None]],
+) -> Callable[Concatenate[Faults, P], AbstractContextManager[None]]:
+    """Make a context manager of *method*, which `Faults.expect_entered` knows of."""
+    make = contextmanager(method)
+
+    @functools.wraps(method)
+    def announce(self: Faults, /, *args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[None]:
+        return _Block(method.__name__, make(self, *args, **kwargs), self.unused)
+
+    return announce
+
 
 class Faults:
     """What goes wrong in a cluster. Every method is a context manager: the fault is in force in its block, and healed after.
 
     Names are those of nodes, and ``"store"``. A node may be named before it is there; one that never came by the end of the
-    block is a usage error, because a fault that hit nobody proves nothing.
+    block is a usage error, because a fault that hit nobody proves nothing. So is what cannot be: a cut with one side, a way
+    from a node to itself, a number of seconds that is none. If the block raises something else, that is noted on it.
 
     They are the same on every backend: what goes wrong does so between a node and its store and transports. Where nodes are
     connected to servers that the plugin started, a node that is cut off from everybody is cut off by its connections, which
@@ -43,15 +96,19 @@ class Faults:
 
     Args:
         plane: The cluster's.
+
+    Attributes:
+        unused: The names of those that were called by themselves, without a block.
     """
 
     def __init__(self, plane: FaultPlane) -> None:
         self.plane = plane
+        self.unused: Final[list[str]] = []
 
     def __repr__(self) -> str:
         return f"<Faults on {self.plane!r}>"
 
-    @contextmanager
+    @_fault
     def partition(self, *groups: Collection[str]) -> Iterator[None]:
         """Nothing passes between *groups*; within one, and with nodes that none names, all is well.
 
@@ -63,26 +120,34 @@ class Faults:
             groups: Names, e.g. ``{"a"}, {"b", "store"}``.
         """
         sides = tuple(frozenset([group] if isinstance(group, str) else group) for group in groups)
+        if not sides or not all(sides):
+            raise pytest.UsageError(
+                "partition takes groups of names, none of them empty: partition({'a'}, {'b', 'store'})"
+            )
+        both = sorted(name for name in frozenset().union(*sides) if sum(name in side for side in sides) > 1)
+        if both:
+            raise pytest.UsageError(f"partition: {', '.join(both)} cannot stand on both sides of a cut")
         with self._during(Cut(sides), *(name for side in sides for name in sorted(side))):
             yield
 
-    @contextmanager
+    @_fault
     def pause(self, name: str) -> Iterator[None]:
         """Node *name* is stopped, as by SIGSTOP or a long garbage collection: it hears and says nothing, and its clock stands.
 
         When it goes on, what was sent to it meanwhile arrives in order, and its clock shows the time that it is by then.
         Tasks of yours that use neither the node nor its clock are not stopped.
         """
-        with self._during(Stop(name), name):
+        with self._during(Stop(_node("pause", name)), name):
             yield
 
-    @contextmanager
+    @_fault
     def skew(self, name: str, seconds: float) -> Iterator[None]:
         """The clock of node *name* jumps by *seconds*, as when a machine was suspended; after the block it jumps back.
 
         A clock never goes back: set back, it stands still until the time that it showed has come again.
         """
-        member = self._known(name)
+        member = self._known(_node("skew", name))
+        _number("skew", seconds)
         with self.plane.noting(f"skew of {name} by {seconds:g} s"):
             member.clock.jump(seconds)
             try:
@@ -90,18 +155,18 @@ class Faults:
             finally:
                 member.clock.jump(-seconds)
 
-    @contextmanager
+    @_fault
     def drift(self, name: str, rate: float) -> Iterator[None]:
         """The clock of node *name* gains *rate* seconds every second (loses, if negative), e.g. 0.01.
 
         After the block it runs as it should, but keeps what it gained.
         """
-        if rate <= -1:
+        if _number("drift", rate) <= -1:
             raise pytest.UsageError(f"a clock cannot lose {-rate:g} seconds a second")
-        with self._during(Drift(name, rate), name):
+        with self._during(Drift(_node("drift", name), rate), name):
             yield
 
-    @contextmanager
+    @_fault
     def slow(self, way: tuple[str, str] | str, seconds: float) -> Iterator[None]:
         """What passes between the two names of *way* takes *seconds*, in either direction.
 
@@ -109,29 +174,31 @@ class Faults:
             way: Two names; or a node, for all that it says and hears.
             seconds: How long each message takes.
         """
-        ends = (way,) if isinstance(way, str) else way
-        with self._during(Delay(frozenset(ends), seconds), *ends):
+        ends = (way,) if isinstance(way, str) else _pair("slow", way)
+        with self._during(Delay(frozenset(ends), _seconds("slow", seconds)), *ends):
             yield
 
-    @contextmanager
+    @_fault
     def reset(self, name: str) -> Iterator[None]:
         """The connections of node *name* to its servers are reset, as by a firewall or a balancer; in the block, new ones, too.
 
-        An empty block resets them once.
+        An empty block resets them once. What is under way to the node just then is lost: on NATS, a call of it that comes
+        before it is connected again may end as MAYBE_EXECUTED.
 
         Raises:
             pytest.UsageError: The node has no such connections: says where it would, and what can go wrong here.
         """
-        if self._known(name).cable is None:
+        if self._known(_node("reset", name)).cable is None:
             here = ", ".join(fault for fault in FAULTS if fault != "reset")
             raise pytest.UsageError(
-                f"node {name!r} has no connections that could be reset: nodes have some on the backends nats and http, to "
-                f"servers that the plugin starts (marker aegis_needs('network')). What can go wrong here: {here}"
+                f"node {name!r} has no connections that could be reset: nodes have some on the backends nats and http, and "
+                "others whose harness has ports, to servers on this machine (marker aegis_needs('network')). What can go "
+                f"wrong here: {here}"
             )
         with self._during(Reset(name), name):
             yield
 
-    @contextmanager
+    @_fault
     def drop(self, way: tuple[str, str], *, times: int | None = None) -> Iterator[None]:
         """Messages from the first name of *way* to the second are lost.
 
@@ -142,21 +209,25 @@ class Faults:
             way: From whom, to whom.
             times: How many are lost; None for all in the block.
         """
-        with self._during(Loss(*way, left=_times(times)), *way):
+        ends = _pair("drop", way)
+        with self._during(Loss(*ends, left=_times("drop", times)), *ends):
             yield
 
-    @contextmanager
+    @_fault
     def duplicate(self, way: tuple[str, str], *, times: int | None = None) -> Iterator[None]:
         """Requests, or commits, from the first name of *way* to the second arrive twice. An answer counts once anyway.
 
         Args:
-            way: From whom, to whom.
+            way: From which node, to whom.
             times: How many arrive twice; None for all in the block.
         """
-        with self._during(Doubling(*way, left=_times(times)), *way):
+        ends = _pair("duplicate", way)
+        if ends[0] == STORE:
+            raise pytest.UsageError("duplicate: the store only answers, and an answer counts once; name a node first")
+        with self._during(Doubling(*ends, left=_times("duplicate", times)), *ends):
             yield
 
-    @contextmanager
+    @_fault
     def indeterminate(
         self,
         name: str,
@@ -173,30 +244,49 @@ class Faults:
             applied: Whether they are carried out: True, False, or ``"later"``.
             times: How many; None for all in the block.
             prefix: Only commits that write a key that begins so, e.g. ``"resources."``.
-            after: Seconds until those that are applied later are applied, also if the block has been left by then.
+            after: Seconds until those that are applied later are applied, also if the block has been left, or the node is
+                dead, by then.
         """
-        doubt = Doubt(name, applied, prefix=prefix, after=after, left=_times(times))
+        if applied not in (True, False, "later"):
+            raise pytest.UsageError(f"indeterminate: applied is True, False or 'later', not {applied!r}")
+        _seconds("indeterminate", after)
+        left = _times("indeterminate", times)
+        doubt = Doubt(_node("indeterminate", name), applied, prefix=prefix, after=after, left=left)
         with self._during(doubt, name):
             yield
 
-    @contextmanager
+    @_fault
     def lose_lease(self, who: str) -> Iterator[None]:
         """The registration of *who* expires in the store as if nobody had renewed it, and cannot be written in the block.
 
         Args:
-            who: An instance id, or a node, for all instances that it has registered.
+            who: An instance id, or a node, for all instances that it has registered. It may be dead.
 
         Raises:
             pytest.UsageError: Nothing of that name is registered.
         """
         member = self.plane.member(who) or self.plane.member_with(who)
-        if member is None or member.store is None or not member.instances:
+        store = None if member is None else self.plane.store or member.store
+        if member is None or store is None or not member.instances:
             raise pytest.UsageError(f"there is neither an instance nor a node with instances named {who!r}")
         keys = list(member.instances.values()) if member.name == who else [member.instances[who]]
         with self._during(LostLease(frozenset(keys))):
             for key in keys:
-                self.plane.send(_expire, member.store, key)
+                self.plane.send(_expire, store, key)
             yield
+
+    def expect_entered(self) -> None:
+        """See that no fault was called by itself; the fixture does so when the test is over.
+
+        Raises:
+            pytest.fail.Exception: One was, and so never put in force; says how it is.
+        """
+        for name in self.unused:
+            pytest.fail(
+                f"aegis_faults.{name}(...) was called and never put in force: it is in force in its block, so write "
+                f"'with aegis_faults.{name}(...):'",
+                pytrace=False,
+            )
 
     @contextmanager
     def _during(self, fault: Fault, *names: str) -> Iterator[None]:
@@ -204,20 +294,64 @@ class Faults:
             self.plane.begin(fault)
             try:
                 yield
+            except BaseException as exc:
+                for problem in self._strangers(names):
+                    exc.add_note(problem)
+                raise
             finally:
                 self.plane.end(fault)
-        for name in names:
-            if name != STORE:
-                self._known(name)
+        for problem in self._strangers(names):
+            raise pytest.UsageError(problem)
+
+    def _strangers(self, names: Collection[str]) -> list[str]:
+        """What there is to say of those *names* that are none."""
+        strangers = [name for name in names if name != STORE and self.plane.member(name) is None]
+        return [_stranger(name) for name in strangers]
 
     def _known(self, name: str) -> Member:
         member = self.plane.member(name)
         if member is None:
-            raise pytest.UsageError(f"there is no node {name!r} that the fault could have hit")
+            raise pytest.UsageError(_stranger(name))
         return member
 
 
-def _times(times: int | None) -> float:
+# -- what a fault can be -----------------------------------------------------------------------------------------
+
+
+def _stranger(name: str) -> str:
+    return f"there is no node {name!r} that the fault could have hit"
+
+
+def _node(fault: str, name: str) -> str:
+    if name == STORE:
+        raise pytest.UsageError(
+            f"{fault} is of a node; the ways to the store can be cut, slow and lossy, and commits doubled"
+        )
+    return name
+
+
+def _pair(fault: str, way: object) -> tuple[str, str]:
+    match way:
+        case (str(one), str(other)) if one != other:
+            return one, other
+    raise pytest.UsageError(f"{fault} takes a way between two names, {fault}(('a', 'store')), not {way!r}")
+
+
+def _number(fault: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise pytest.UsageError(f"{fault}: {value} is no number of seconds")
+    return value
+
+
+def _seconds(fault: str, value: float) -> float:
+    if _number(fault, value) < 0:
+        raise pytest.UsageError(f"{fault}: {value:g} s is less than no time")
+    return value
+
+
+def _times(fault: str, times: int | None) -> float:
+    if times is not None and times < 1:
+        raise pytest.UsageError(f"{fault}: times={times} would never happen; leave the fault out")
     return math.inf if times is None else times
 
 
@@ -229,7 +363,7 @@ async def _expire(store: Store, key: str) -> None:
     while entry is not None:
         put = Put(key, entry.value, entry.revision, ttl)
         try:
-            await store.commit(Transaction(f"lost-lease-{key}-{entry.revision}", (put,)))
+            await store.commit(Transaction(f"lost-lease-{entry.revision}", (put,)))
             return
         except Conflict:
             # A renewal was under way: it was the last.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Final, Literal
 
 import attrs
@@ -15,6 +16,7 @@ __all__ = [
     "Doubt",
     "Drift",
     "Fault",
+    "Jitter",
     "Lag",
     "Loss",
     "LostLease",
@@ -57,6 +59,18 @@ class Delay:
     def concerns(self, one: str, other: str) -> bool:
         """Whether a message between the two takes longer by it."""
         return self.ends <= {one, other}
+
+
+@attrs.define(eq=False)
+class Jitter:
+    """Each message between two names takes up to *seconds* more, as *chance* draws: some overtake those sent before them."""
+
+    ends: frozenset[str]
+    seconds: float
+    chance: random.Random
+
+    def __str__(self) -> str:
+        return f"jitter {' - '.join(sorted(self.ends))} of up to {self.seconds:g} s"
 
 
 @attrs.define(eq=False)
@@ -178,7 +192,7 @@ class Relapse:
         return f"renewals of {self.node} with less than {self.share:g} of their TTL left do not count"
 
 
-Fault = Cut | Delay | Loss | Doubling | Doubt | LostLease | Stop | Drift | Reset | Lag | Relapse
+Fault = Cut | Delay | Jitter | Loss | Doubling | Doubt | LostLease | Stop | Drift | Reset | Lag | Relapse
 """Any of them."""
 
 

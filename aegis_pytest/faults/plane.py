@@ -18,7 +18,7 @@ from typing import Final, TypeVar, TypeVarTuple
 import attrs
 import trio
 
-from aegis_core.backend import Backend, Transaction
+from aegis_core.backend import Backend, Store, Transaction
 from aegis_core.errors import AegisError
 from aegis_pytest.cable import Cable
 from aegis_pytest.faults.bus import FaultyBus, faulty_messages
@@ -31,6 +31,7 @@ from aegis_pytest.faults.kinds import (
     Doubt,
     Drift,
     Fault,
+    Jitter,
     Lag,
     Loss,
     LostLease,
@@ -57,11 +58,17 @@ class FaultPlane:
 
     Args:
         store_timeout: Seconds after which a node gives up waiting for an answer of the store.
+        store: A connection of its own to the nodes' store, by which it is changed when theirs may be closed; None: it is not.
     """
 
-    def __init__(self, *, store_timeout: float = 2.0) -> None:
+    def __init__(self, *, store_timeout: float = 2.0, store: Store | None = None) -> None:
         self.store_timeout: Final = store_timeout
+        self.store: Final = store
         self.noted: deque[Noted] = deque(maxlen=_MOST_NOTED)
+        self.services: Final[set[str]] = set()
+        """Of which its nodes have registered instances, whatever became of them."""
+        self.conflicts = 0
+        """Commits of its nodes that the store refused, because what they expected did not hold."""
         self._faults: list[Fault] = []
         self._members: dict[str, Member] = {}
         self._endpoints: dict[str, Member] = {}
@@ -86,11 +93,11 @@ class FaultPlane:
         if name == STORE or (living is not None and not living.is_dead):
             raise ValueError(f"{name!r} is taken: nodes need names of their own")
         clock = NodeClock(backend.clock)
-        member = self._members[name] = Member(name, backend.store, clock, cable)
+        member = self._members[name] = Member(name, backend.store, clock, cable, self.services)
         self._settle()
         return attrs.evolve(
             backend,
-            store=None if backend.store is None else FaultyStore(backend.store, self, member),
+            store=None if backend.store is None else FaultyStore(backend.store, self, member, later=self.store),
             transports=tuple(FaultyTransport(transport, self, member) for transport in backend.transports),
             bus=None if backend.bus is None else FaultyBus(backend.bus, member),
             open_messages=faulty_messages(backend.open_messages, self, member),
@@ -232,12 +239,17 @@ class FaultPlane:
             if delay.concerns(one, other) and not any(_is_whole(delay, name, cable) for name, cable in cables)
         )
 
+    def _jitter(self, one: str, other: str) -> float:
+        """The seconds that the next message between the two takes by bad luck."""
+        known = (it for it in self.in_force(Jitter) if it.ends == {one, other})
+        return sum(it.chance.uniform(0.0, it.seconds) for it in known)
+
     async def carry(self, sender: str, receiver: str) -> None:
         """Return when a message that *sender* sends now arrives at *receiver*; never, if it is lost."""
         await self.wait_until(lambda: not self.is_cut(sender, receiver))
         if self.take(Loss, lambda loss: (loss.sender, loss.receiver) == (sender, receiver)):
             await trio.sleep_forever()
-        seconds = self.delay(sender, receiver)
+        seconds = self.delay(sender, receiver) + self._jitter(sender, receiver)
         if seconds:
             await trio.sleep(seconds)
             await self.wait_until(lambda: not self.is_cut(sender, receiver))
@@ -279,10 +291,13 @@ class FaultPlane:
         args: tuple[*Arguments],
         after: float,
     ) -> None:
-        with scope, suppress(AegisError, trio.TooSlowError):  # nobody waits for the answer
-            await trio.sleep(after)
-            await fn(*args)
-        del self._couriers[scope]
+        try:
+            # Nobody waits for the answer, or for the refusal; and whose connection it was may have closed it meanwhile.
+            with scope, suppress(AegisError, ValueError, OSError, trio.TooSlowError, trio.ClosedResourceError):
+                await trio.sleep(after)
+                await fn(*args)
+        finally:
+            del self._couriers[scope]
 
     def listen_at(self, endpoint: str, member: Member) -> None:
         """Note who serves *endpoint*."""

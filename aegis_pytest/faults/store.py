@@ -45,10 +45,17 @@ class FaultyStore:
 
     The first request that gets no answer is indeterminate, after `FaultPlane.store_timeout`; while the same cut lasts, the
     connection is known to be down, and the next ones are refused at once as not sent.
+
+    Args:
+        store: As the node is connected to it.
+        plane: What is wrong.
+        member: The node.
+        later: By which connection arrives what the node sent, and may not live to see; None: by its own.
     """
 
-    def __init__(self, store: Store, plane: FaultPlane, member: Member) -> None:
+    def __init__(self, store: Store, plane: FaultPlane, member: Member, *, later: Store | None = None) -> None:
         self._store = store
+        self._later = later or store
         self._plane = plane
         self._member = member
         # The cuts that were between this node and the store when an answer did not come.
@@ -87,8 +94,12 @@ class FaultyStore:
         async def apply() -> tuple[int, ...]:
             taken = await self._relapsed(transaction)
             if doubled is not None:
-                self._plane.send(self._store.commit, taken, after=doubled.after)
-            return await self._store.commit(taken)
+                self._plane.send(self._later.commit, taken, after=doubled.after)
+            try:
+                return await self._store.commit(taken)
+            except Conflict:
+                self._plane.conflicts += 1
+                raise
 
         try:
             return await self._exchange(apply)
@@ -114,7 +125,7 @@ class FaultyStore:
 
     async def _doubtful(self, transaction: Transaction, doubt: Doubt) -> tuple[int, ...]:
         if doubt.applied == "later":
-            self._plane.send(self._store.commit, transaction, after=doubt.after)
+            self._plane.send(self._later.commit, transaction, after=doubt.after)
         elif doubt.applied:
             # A refusal is lost as any other answer would be.
             with suppress(Conflict, _NoAnswer):

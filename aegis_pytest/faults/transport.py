@@ -13,6 +13,7 @@ import trio
 from aegis_core.backend import Inbound, Transport, TransportUnavailable
 from aegis_core.models import Outcome
 from aegis_pytest.faults.member import Member
+from aegis_pytest.wrapped_transport import WrappedTransport
 
 if TYPE_CHECKING:
     from aegis_pytest.faults.plane import FaultPlane
@@ -37,30 +38,16 @@ class FaultyInbound:
         self._member.when_running(lambda: self._request.respond(payload))
 
 
-class FaultyTransport:
+class FaultyTransport(WrappedTransport):
     """*transport*, over ways that can be cut, slow or lossy, for a node that can be stopped or dead."""
 
     def __init__(self, transport: Transport, plane: FaultPlane, member: Member) -> None:
-        self._transport = transport
+        super().__init__(transport)
         self._plane = plane
         self._member = member
 
     def __repr__(self) -> str:
         return f"<FaultyTransport of {self._member.name!r} on {self._transport!r}>"
-
-    @property
-    def scheme(self) -> str:
-        """The transport's."""
-        return self._transport.scheme
-
-    @property
-    def max_payload(self) -> int:
-        """The transport's."""
-        return self._transport.max_payload
-
-    def endpoint(self, instance_id: str, tag: str) -> str:
-        """The transport's."""
-        return self._transport.endpoint(instance_id, tag)
 
     @asynccontextmanager
     async def listen(self, instance_id: str, tag: str, receive: Callable[[Inbound], None]) -> AsyncIterator[str]:

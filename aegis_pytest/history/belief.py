@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import trio
 
+from aegis_core.models import EndReason
 from aegis_core.node.claims import Claim
 from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node
 from aegis_pytest.history.recorder import Recorder
 
 __all__ = ["BeliefProbe", "watch_beliefs"]
+
+_OTHERS_DOING: Final = frozenset({EndReason.ERASED, EndReason.FORCED})
 
 
 class BeliefProbe(trio.abc.Instrument):
@@ -25,11 +29,19 @@ class BeliefProbe(trio.abc.Instrument):
     Args:
         recorder: Of the process.
         runs: Whether the process does anything now; it can only be stopped alone where several share one Trio run.
+        robbed: Told of each claim whose record somebody else deleted or overwrote, while its lease was believed.
     """
 
-    def __init__(self, recorder: Recorder, *, runs: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        *,
+        runs: Callable[[], bool] = lambda: True,
+        robbed: Callable[[Claim], None] = lambda _: None,
+    ) -> None:
         self._recorder = recorder
         self._runs = runs
+        self._robbed = robbed
         self._instances: list[Instance] = []
         self._nodes: list[Node] = []
         self._known: dict[Claim, None] = {}
@@ -67,6 +79,18 @@ class BeliefProbe(trio.abc.Instrument):
         for claim in [claim for claim in self._known if not claim.held]:
             del self._known[claim]
             self._ceased(claim)
+
+    def give_up(self) -> None:
+        """The process was stopped and never goes on to notice what ran out: note what it held as held until the last look."""
+        for claim in self._known:
+            self._recorder.believed(
+                claim.instance.instance_id,
+                claim.resource_id,
+                claim.epoch,
+                until=self._looked,
+                reason="it never went on",
+            )
+        self._known.clear()
 
     def look_for_begins(self) -> None:
         """Note what began since the last look."""
@@ -110,6 +134,8 @@ class BeliefProbe(trio.abc.Instrument):
             until=until,
             reason="the lease ran out" if reason is None else reason.value,
         )
+        if claim.ended in _OTHERS_DOING and claim.lease.believed:
+            self._robbed(claim)
 
 
 @contextmanager

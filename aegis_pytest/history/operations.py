@@ -100,7 +100,7 @@ class Story:
         handled: Handlers that ran, as noted.
         writes: In the order in which the storage took or refused them.
         unanswered: Operations of living processes that have neither an answer nor an end.
-        tellers: The instances that note their beliefs.
+        tellers: The instances that note their beliefs, of this resource or another.
     """
 
     key: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 
 import trio
 
@@ -40,13 +41,24 @@ class RecordedInstance:
         instance: The instance.
         recorder: Of its process.
         patience: Seconds after which an operation without an answer is given up.
+        within: Seconds within which each kind of operation is owed an answer, `own` so long after its *wait*; by default
+            none is, see `Invoked`.
     """
 
-    def __init__(self, node: Node, instance: Instance, recorder: Recorder, *, patience: float = 20.0) -> None:
+    def __init__(
+        self,
+        node: Node,
+        instance: Instance,
+        recorder: Recorder,
+        *,
+        patience: float = 20.0,
+        within: Mapping[Kind, float] = MappingProxyType({}),
+    ) -> None:
         self.node = node
         self.instance = instance
         self.recorder = recorder
         self._patience = patience
+        self._within = within
 
     def __repr__(self) -> str:
         return f"<RecordedInstance {self.instance.instance_id}>"
@@ -94,7 +106,9 @@ class RecordedInstance:
         self, key: str, *, role: Role = Role.STANDBY, priority: int = 0, wait: float = math.inf
     ) -> AsyncIterator[Claim]:
         """`Instance.own`, whose acquisition is noted as a claim."""
-        number = self.recorder.invoke(Kind.CLAIM, key, instance=self.instance.instance_id)
+        owed = self._within.get(Kind.CLAIM, 0.0)
+        within = owed + wait if owed and wait < math.inf else 0.0
+        number = self.recorder.invoke(Kind.CLAIM, key, instance=self.instance.instance_id, within=within)
         answered = False
         try:
             async with self.instance.own(key, role=role, priority=priority, wait=wait) as claim:
@@ -121,7 +135,8 @@ class RecordedInstance:
     async def _operate(
         self, act: Callable[[], Awaitable[_Came]], kind: Kind, key: str, *, to: str = "", epoch: int = 0
     ) -> tuple[Answer, str, int]:
-        number = self.recorder.invoke(kind, key, instance=self.instance.instance_id, to=to, epoch=epoch)
+        within = self._within.get(kind, 0.0)
+        number = self.recorder.invoke(kind, key, instance=self.instance.instance_id, to=to, epoch=epoch, within=within)
         try:
             with trio.fail_after(self._patience):
                 answer, owner, shown, said = await act()

@@ -55,6 +55,7 @@ class Recorder:
         forced: bool = False,
         call: str = "",
         once: bool = False,
+        within: float = 0.0,
     ) -> int:
         """Note that an operation begins, right before it does; the number to give to `answer`. See `Invoked`."""
         number = next(self._numbers)
@@ -71,6 +72,7 @@ class Recorder:
                 forced=forced,
                 call=call,
                 once=once,
+                within=within,
             )
         )
         return number

@@ -70,6 +70,8 @@ class Invoked:
         forced: It does not ask the holder.
         call: Of a call: its id, which its `Handled` bears, too.
         once: Of a call: it has an idempotency key, by which one incarnation carries it out once.
+        within: Seconds within which its caller is owed an answer, as `Rule.ANSWERED` sees to; 0.0 where none is: a process
+            that may be stopped has nothing to expect.
     """
 
     at: float
@@ -83,6 +85,7 @@ class Invoked:
     forced: bool = False
     call: str = ""
     once: bool = False
+    within: float = 0.0
 
 
 @attrs.frozen(kw_only=True)

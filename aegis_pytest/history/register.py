@@ -49,7 +49,8 @@ NEVER_HELD: Final = Holding("", 0, 0)
 class Register:
     """What may happen to one resource of a history.
 
-    An instance that notes no beliefs at all never loses by itself what it was told to hold.
+    An instance that notes no beliefs at all never loses by itself what it was told to hold. That it was given something tells
+    the giver: where beliefs are noted, who has none may have died before its first.
 
     Args:
         story: Everything that was noted of it.
@@ -57,6 +58,7 @@ class Register:
 
     def __init__(self, story: Story) -> None:
         self._tellers = story.tellers
+        self._given = _given(story)
         self._told = _told(story)
         self._until: dict[tuple[str, int], float] = {}
         for belief in story.beliefs:
@@ -85,7 +87,9 @@ class Register:
             return known
         # Who notes its beliefs and never had this one did not take it up: its lease had ended meanwhile. Who was not
         # even told that it holds it gives it up again.
-        taken_up = state.owner not in self._tellers and (state.owner, state.epoch) in self._told
+        held = (state.owner, state.epoch)
+        notes = state.owner in self._tellers or (self._tellers and held in self._given)
+        taken_up = not notes and held in self._told
         return math.inf if taken_up else -math.inf
 
     @staticmethod
@@ -209,6 +213,11 @@ def _told(story: Story) -> dict[tuple[str, int], float]:
             owner = it.asked.to if it.asked.kind is Kind.TRANSFER else it.asked.instance
             told[owner, it.epoch] = min(it.began, told.get((owner, it.epoch), math.inf))
     return told
+
+
+def _given(story: Story) -> frozenset[tuple[str, int]]:
+    """The acquisitions by transfer, by owner and epoch."""
+    return frozenset((it.asked.to, it.epoch) for it in story.operations if it.asked.kind is Kind.TRANSFER)
 
 
 def _unasked(story: Story) -> Iterable[Operation]:

@@ -122,13 +122,19 @@ def _outcomes(story: Story) -> Violation | None:
 
 
 def _answered(story: Story) -> Violation | None:
-    """No living process waits for an answer when the history ends."""
-    if not story.unanswered:
-        return None
-    first = story.unanswered[0]
-    message = f"{len(story.unanswered)} operations have no answer, of processes that live"
-    bars = bars_of(story.operations, story.unanswered)
-    return Violation(rule=Rule.ANSWERED, key=story.key, at=first.began, message=message, bars=bars)
+    """No living process waits for an answer when the history ends, and nobody has waited for longer than he must."""
+    if story.unanswered:
+        first = story.unanswered[0]
+        message = f"{len(story.unanswered)} operations have no answer, of processes that live"
+        bars = bars_of(story.operations, story.unanswered)
+        return Violation(rule=Rule.ANSWERED, key=story.key, at=first.began, message=message, bars=bars)
+    for late in story.operations:
+        waited, within = late.given_up - late.began, late.asked.within
+        if within and waited > within:
+            what = f"a {late.asked.kind.value} by {late.asked.process}"
+            message = f"{what} was to be answered within {within:g} s, and was not for {waited:.6f} s"
+            return _violation(Rule.ANSWERED, story, late.given_up, message, late)
+    return None
 
 
 def _durable(story: Story) -> Violation | None:

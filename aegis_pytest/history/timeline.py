@@ -15,6 +15,9 @@ _LEFT: Final = 190
 _WIDTH: Final = 1000
 _ROW: Final = 22
 _TOP: Final = 56
+_LETTER: Final = 7.0
+"""The width of one, a little more than most have."""
+
 _STYLE: Final = (
     "text{font:12px sans-serif;fill:black}.title{font-weight:bold;font-size:14px}.axis{fill:dimgray;font-size:11px}"
     ".bar{fill:lightsteelblue;stroke:steelblue}.blamed{fill:lightpink;stroke:firebrick}.grid{stroke:lightgray}"
@@ -63,7 +66,9 @@ def draw(bars: Iterable[Bar], *, title: str) -> str:
     for step in range(6):
         time = start + (end - start) * step / 5
         parts.append(f'<line class="grid" x1="{x(time):.1f}" y1="{_TOP - 8}" x2="{x(time):.1f}" y2="{bottom}"/>')
-        parts.append(f'<text class="axis" x="{x(time):.1f}" y="{_TOP - 14}">{time - start:.6f} s</text>')
+        anchor = "start" if step < 5 else "end"
+        told = f"{time - start:.6f} s"
+        parts.append(f'<text class="axis" x="{x(time):.1f}" y="{_TOP - 14}" text-anchor="{anchor}">{told}</text>')
     named: set[str] = set()
     for row, bar in enumerate(shown):
         y = _TOP + _ROW * row
@@ -75,8 +80,9 @@ def draw(bars: Iterable[Bar], *, title: str) -> str:
         parts.append(
             f'<rect class="{kind}" x="{x(bar.began):.1f}" y="{y}" width="{width:.1f}" height="{_ROW - 6}" rx="3"/>'
         )
-        # At the right edge, words go to the left.
-        at, anchor = (x(bar.began) + 4, "start") if x(bar.began) < _LEFT + 0.7 * _WIDTH else (x(bar.ended), "end")
         words = f"{bar.label} …" if bar.ended == math.inf else bar.label
+        # Words that would not end before the right edge go to the left.
+        is_room = x(bar.began) + _LETTER * len(words) <= _LEFT + _WIDTH
+        at, anchor = (x(bar.began) + 4, "start") if is_room else (x(bar.ended), "end")
         parts.append(f'<text x="{at:.1f}" y="{y + 12}" text-anchor="{anchor}">{escape(words)}</text>')
     return "\n".join([*parts, "</svg>", ""])

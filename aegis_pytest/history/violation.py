@@ -15,7 +15,6 @@ from aegis_pytest.history.timeline import Bar, draw
 
 __all__ = ["Rule", "Violation", "bar_of", "bars_of"]
 
-_MOST_LINES: Final = 40
 _MOST_BARS: Final = 24
 
 
@@ -27,7 +26,7 @@ class Rule(enum.Enum):
     OUTCOMES = "a call that failed for sure has not run; what ran, ran under one epoch, and once where it has a key"
     LINEARIZABLE = "an order of the operations explains all answers"
     DURABLE = "what was acknowledged is found later, and epochs grow"
-    ANSWERED = "every operation is answered, or given up"
+    ANSWERED = "every operation is answered, or given up, and in its time where it has one"
     FENCED_WRITES = "a storage that saw an epoch takes no write with an older one"
 
 
@@ -52,24 +51,28 @@ class Violation:
     def __str__(self) -> str:
         return self.text()
 
-    def text(self) -> str:
-        """The counter-example in at most 40 lines, times in seconds since the first that is shown."""
-        bars = sorted(self._shown(), key=lambda bar: (bar.began, bar.ended))
+    def text(self, most: int = 40) -> str:
+        """The counter-example in *most* lines, or fewer; times in seconds since the first that is shown.
+
+        Args:
+            most: 2 or more. Where all that happened takes more lines, what is blamed is shown, and what is nearest to it.
+        """
+        head = [f"{self.rule.name} is broken for {self.key!r}: {self.rule.value}", *self.message.splitlines()][:most]
+        room = most - len(head)
+        bars = sorted(self._nearest(room if len(self.bars) <= room else max(0, room - 1)), key=_in_time)
         since = min((bar.began for bar in bars), default=0.0)
-        head = [f"{self.rule.name} is broken for {self.key!r}: {self.rule.value}", *self.message.splitlines()]
-        rows = [_row(bar, since) for bar in bars]
         left_out = len(self.bars) - len(bars)
-        note = [f"  ({left_out} more are left out)"] if left_out > 0 else []
-        return "\n".join([*head, *note, *rows[: _MOST_LINES - len(head) - len(note)]])
+        note = [f"  ({left_out} more are left out)"] if left_out and room else []
+        return "\n".join([*head, *note, *(_row(bar, since) for bar in bars)])
 
     def svg(self) -> str:
         """The counter-example as a timeline: a picture of its own, as the text of an SVG file."""
-        return draw(self._shown(), title=f"{self.key}: {self.rule.value}")
+        return draw(self._nearest(_MOST_BARS), title=f"{self.key}: {self.rule.value}")
 
-    def _shown(self) -> list[Bar]:
+    def _nearest(self, most: int) -> list[Bar]:
         """The blamed ones, and those that are nearest to when it showed."""
         nearest = sorted(self.bars, key=lambda bar: (not bar.blamed, _distance(bar, self.at)))
-        return nearest[:_MOST_BARS]
+        return nearest[:most]
 
 
 def bar_of(told: Operation | Belief | Handled | Wrote, *, blamed: bool = False) -> Bar:
@@ -92,6 +95,10 @@ def bar_of(told: Operation | Belief | Handled | Wrote, *, blamed: bool = False) 
 def _distance(bar: Bar, at: float) -> tuple[float, float]:
     """How far *bar* is from what showed at *at*: what was under way first, and of that what began last."""
     return max(bar.began - at, at - bar.ended, 0.0), abs(at - bar.began)
+
+
+def _in_time(bar: Bar) -> tuple[float, float]:
+    return bar.began, bar.ended
 
 
 def _row(bar: Bar, since: float) -> str:

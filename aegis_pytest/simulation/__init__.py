@@ -8,21 +8,26 @@ checked: safety (S1 to S4) by the rules of histories, liveness (L1) after each c
 
 from __future__ import annotations
 
+from aegis_pytest.simulation.application import Application
+from aegis_pytest.simulation.evidence import Evidence
+from aegis_pytest.simulation.focus import FOCUSES, draw_any
 from aegis_pytest.simulation.run import Outcome, simulate
 from aegis_pytest.simulation.scenario import TROUBLES, Act, Scenario, Trouble, draw_scenario
 from aegis_pytest.simulation.shrinking import shrink
 from aegis_pytest.simulation.simulation import Simulation, Tally
-from aegis_pytest.simulation.world import Application
 
 __all__ = [
+    "FOCUSES",
     "TROUBLES",
     "Act",
     "Application",
+    "Evidence",
     "Outcome",
     "Scenario",
     "Simulation",
     "Tally",
     "Trouble",
+    "draw_any",
     "draw_scenario",
     "shrink",
     "simulate",

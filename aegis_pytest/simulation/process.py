@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -17,8 +18,10 @@ from aegis_pytest.simulation.program import Program
 __all__ = ["Notes", "Process", "Watch"]
 
 _MOST_STEPS_AT_ONCE: Final = 10_000
-_MOST_STEPS: Final = 150_000
-"""A scenario takes some ten thousand; one that takes this many goes round in circles."""
+_LEAST_LIMIT: Final = 150_000
+"""Of the steps of a scenario, however short it is: without an application, one takes some ten thousand."""
+_STEPS_A_SECOND: Final = 1000
+"""Of each node that lives, on average: one that calls another every 30 ms takes some hundred. What takes more goes round in circles."""
 
 
 @attrs.define(eq=False)
@@ -37,6 +40,16 @@ class Process:
     def claims(self) -> Mapping[str, Claim]:
         """What its instances hold."""
         return {key: claim for instance in self.node.hosted.values() for key, claim in instance.claims.items()}
+
+    def end(self, *, breach: bool) -> None:
+        """The scenario is over, by a *breach* that is to be seen as it was, or otherwise: the program stops.
+
+        Otherwise, who is stopped will never notice what has run out meanwhile, and would be taken for an owner for ever.
+        """
+        self.program.stop()
+        if self.member.is_stopped and not breach:
+            self.probe.give_up()
+            self.notes.is_open = False
 
 
 @attrs.define(eq=False)
@@ -62,17 +75,23 @@ class Watch(trio.abc.Instrument):
         self._stop = stop
         self._now = -1.0
         self._since = self._steps = 0
+        self._earned = 0.0
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """See what it changed."""
         now = trio.current_time()
         self._steps += 1
         if now != self._now:
+            self._earned += _STEPS_A_SECOND * (now - self._now) * len(self._living)
             self._now, self._since = now, self._steps
         elif self._steps - self._since == _MOST_STEPS_AT_ONCE:
             self._stop(f"time stands still at {now:.6f} s: tasks run for ever, and wait for nothing")
-        if self._steps == _MOST_STEPS:
-            self._stop(f"{_MOST_STEPS} steps are not enough: {now:.1f} s have passed")
+        if self._steps > max(_LEAST_LIMIT, self._earned):
+            self._earned = math.inf  # said once
+            self._stop(
+                f"tasks go round in circles: they took {self._steps} steps in {now:.1f} s, of which each node has "
+                f"{_STEPS_A_SECOND} a second, and a scenario {_LEAST_LIMIT} in any case"
+            )
         for process in self._living.values():
             if process.probe.is_behind(now):
                 break

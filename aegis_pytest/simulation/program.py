@@ -7,10 +7,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+import attrs
 import trio
 
 from aegis_core import AegisError, Call, Claim, Instance, Node, Outcome, Service
 from aegis_core.errors import Unavailable
+from aegis_core.models import EndReason
 from aegis_pytest.history.recorded import RecordedInstance
 from aegis_pytest.history.recorder import Recorder
 from aegis_pytest.history.records import Answer, Kind
@@ -24,8 +26,39 @@ SERVICE: Final = "simulated"
 _CALL_TIMEOUT: Final = 5.0
 _HANDLING: Final = 0.05
 _ADOPTING: Final = 0.01
+_LETTING_GO: Final = 0.005
 _WAIT: Final = 60.0
 _REPEATS: Final = 3
+
+_REQUEST: Final = 5.0
+_DRAIN: Final = 10.0
+"""The configured times by default, which simulations do not change: for a request to the registry, and for work to end."""
+
+_SLACK: Final = 1.0
+"""For clocks that drift by 1 %, and what a service does to take over and to let go."""
+
+_PATIENCE: Final = 60.0
+"""Longer than any operation may take: who loses it sooner never sees that one takes too long."""
+
+_WITHIN: Final = {
+    # Until it is registered anew, until what it gives away is gone, and for the claim itself.
+    Kind.CLAIM: 3 * _REQUEST + _SLACK,
+    Kind.RELEASE: 2 * _REQUEST + _DRAIN + _SLACK,
+    Kind.TRANSFER: 2 * _REQUEST + _DRAIN + _SLACK,
+    Kind.GET_OWNER: _REQUEST + _SLACK,
+}
+"""Seconds within which a program is owed an answer, if its clock neither jumps nor stops."""
+
+
+@attrs.frozen
+class Run:
+    """A handler that has begun, for the call named *call*, at *began* (seconds)."""
+
+    instance_id: str
+    key: str
+    epoch: int
+    call: str
+    began: float
 
 
 class Storage:
@@ -50,23 +83,50 @@ class Program:
         recorder: Of this process.
         storage: That all share.
         instance_of: The instance that a node serves now, for transfers; None if it serves none.
+        broken: Told of each promise to a program that was not kept, in words.
+        is_punctual: Whether its clock neither jumps nor stops: then all that runs under a claim ends before the claim does,
+            and all that is asked is answered in its time.
     """
 
-    def __init__(self, recorder: Recorder, storage: Storage, instance_of: Callable[[str], Instance | None]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        storage: Storage,
+        instance_of: Callable[[str], Instance | None],
+        *,
+        broken: Callable[[str], None] = lambda _: None,
+        is_punctual: bool = False,
+    ) -> None:
         self.service: Final = Service(SERVICE, version="1.0.0")
         self.waiting: dict[str, float] = {}
         """The resources in whose lines it stands, with the time since which it does."""
         self.waits: list[Wait] = []
         """Where it stood in line before."""
+        self.claimed: set[tuple[str, str, int]] = set()
+        """What it claimed, as `aegis_pytest.simulation.calm.not_claimed_again` wants it told."""
         self._recorder = recorder
         self._storage = storage
         self._instance_of = instance_of
+        self._broken = broken
+        self._is_punctual = is_punctual
+        # What runs now, by the handler's number: a process that dies leaves it as it is.
+        self._running: dict[int, Run] = {}
+        self._runs = itertools.count()
+        self._is_over = False
         self._calls = itertools.count(1)
         self._node: Node | None = None
 
         @self.service.on_acquire
-        async def adopt(_claim: Claim) -> None:
+        async def adopt(claim: Claim) -> int:
             await self._sleep(_ADOPTING)
+            return claim.epoch
+
+        @self.service.on_release
+        async def let_go(claim: Claim) -> None:
+            self._check_held(claim)
+            await self._sleep(_LETTING_GO)
+            if is_punctual:
+                self._check_held(claim)
 
         @self.service.method
         async def touch(call: Call, name: str, lasts: float, stubborn: bool) -> dict[str, object]:  # noqa: FBT001
@@ -85,29 +145,66 @@ class Program:
         clock = self._node.runtime.clock
         await clock.sleep_until(clock.now() + seconds)
 
-    def stop_waiting(self) -> None:
-        """It died: it stands in no line any more."""
+    def stop(self) -> None:
+        """It died: it stands in no line any more, and what ran has run as far as it came."""
         for key in tuple(self.waiting):
             self._waited(key)
+        for number in tuple(self._running):
+            self._ran(number)
+        self._is_over = True
+
+    def _check_held(self, claim: Claim) -> None:
+        if not self._is_over and not claim.held:
+            self._broken(f"on_release of {claim.resource_id} runs in {self._recorder.process}, which does not hold it")
+
+    def _check_in_time(self, claim: Claim, what: str) -> None:
+        """What runs under *claim* is over: it was to be cancelled half a margin before the lease ends."""
+        if self._is_punctual and not self._is_over and claim.ended is EndReason.EXPIRED:
+            self._broken(
+                f"{what} of {claim.resource_id} still runs in {self._recorder.process} when its lease has ended"
+            )
+
+    def _ran(self, number: int) -> None:
+        run = self._running.pop(number, None)
+        if run is not None:
+            self._recorder.handled(run.instance_id, run.key, run.epoch, run.call, began=run.began)
 
     async def _touch(self, call: Call, name: str, lasts: float, *, stubborn: bool) -> dict[str, object]:
         """Take *lasts* seconds, and write to the storage."""
-        began = self._recorder.clock()
         assert call.instance is not None
         assert call.resource_id is not None
-        with trio.CancelScope(shield=stubborn):
-            await self._sleep(lasts)
-        self._storage.write(self._recorder, call.resource_id, call.epoch)
-        self._recorder.handled(call.instance.instance_id, call.resource_id, call.epoch, name, began=began)
+        assert call.claim is not None
+        if call.state != call.epoch:
+            self._broken(
+                f"a handler of {call.resource_id} runs in {self._recorder.process} with epoch {call.epoch}, "
+                f"and on_acquire has not: the state is {call.state!r}"
+            )
+        number = next(self._runs)
+        began = self._recorder.clock()
+        self._running[number] = Run(call.instance.instance_id, call.resource_id, call.epoch, name, began)
+        try:
+            with trio.CancelScope(shield=stubborn):
+                await self._sleep(lasts)
+            if not self._storage.write(self._recorder, call.resource_id, call.epoch) and call.claim.held:
+                self._broken(
+                    f"fenced: a write to {call.resource_id} with epoch {call.epoch} is refused, "
+                    f"although {self._recorder.process} believes to hold it"
+                )
+        finally:
+            self._ran(number)
+            if not stubborn:
+                self._check_in_time(call.claim, "a handler")
         return {"instance": call.instance.instance_id, "epoch": call.epoch}
 
     async def perform(self, node: Node, instance: Instance, act: Act) -> None:
         """Ask for what *act* says; what is refused, or fails, is in the history."""
-        recorded = RecordedInstance(node, instance, self._recorder)
+        within = _WITHIN if self._is_punctual else {}
+        recorded = RecordedInstance(node, instance, self._recorder, patience=_PATIENCE, within=within)
         with suppress(AegisError, trio.TooSlowError):
             match act.kind:
                 case "claim":
-                    await recorded.claim(act.key)
+                    *_, epoch = await recorded.claim(act.key)
+                    self.claimed.add((self._recorder.process, act.key, epoch))
                 case "release":
                     await recorded.release(act.key)
                 case "get_owner":
@@ -126,9 +223,12 @@ class Program:
     async def _own(self, recorded: RecordedInstance, act: Act) -> None:
         self.waiting.setdefault(act.key, trio.current_time())
         try:
-            async with recorded.own(act.key, wait=_WAIT):
+            async with recorded.own(act.key, wait=_WAIT) as claim:
                 self._waited(act.key)
-                await self._sleep(act.lasts)
+                try:
+                    await self._sleep(act.lasts)
+                finally:
+                    self._check_in_time(claim, "a block")
         finally:
             self._waited(act.key)
 
@@ -140,9 +240,12 @@ class Program:
     async def _call(self, node: Node, act: Act) -> None:
         name = f"{self._recorder.process}-{next(self._calls)}"
         is_once = act.kind == "call_once"
-        number = self._recorder.invoke(Kind.CALL, act.key, call=name, once=is_once)
         params = {"name": name, "lasts": act.lasts or _HANDLING, "stubborn": act.kind == "call_stubborn"}
         repeats = _REPEATS if is_once else 1
+        timeout = _CALL_TIMEOUT + act.lasts
+        within = repeats * timeout + _SLACK if self._is_punctual else 0.0
+        number = self._recorder.invoke(Kind.CALL, act.key, call=name, once=is_once, within=within)
+        may_have_run = False
         try:
             while True:
                 repeats -= 1
@@ -152,18 +255,19 @@ class Program:
                         "touch",
                         params,
                         resource_id=act.key,
-                        timeout=_CALL_TIMEOUT + act.lasts,
+                        timeout=timeout,
                         idempotency_key=name if is_once else None,
                     )
                 except Unavailable as exc:
-                    # Somebody who was told that it may have run asks again, with the same key.
+                    # Somebody who was told that it may have run asks again, with the same key. What that is told is about
+                    # the repeat alone: the call before may have run all the same.
+                    may_have_run = may_have_run or exc.outcome is Outcome.MAYBE_EXECUTED
                     if not repeats or exc.outcome is not Outcome.MAYBE_EXECUTED:
                         raise
                 else:
                     break
         except AegisError as exc:
-            maybe = isinstance(exc, Unavailable) and exc.outcome is Outcome.MAYBE_EXECUTED
-            self._recorder.answer(number, Answer.UNKNOWN if maybe else Answer.FAILED, said=str(exc))
+            self._recorder.answer(number, Answer.UNKNOWN if may_have_run else Answer.FAILED, said=str(exc))
             raise
         except trio.Cancelled:
             self._recorder.answer(number, Answer.UNKNOWN, said="nobody waits any longer")

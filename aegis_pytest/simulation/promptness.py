@@ -1,18 +1,25 @@
-"""L1: who stands in line for a resource is its owner in time, whenever nothing goes wrong for long enough to tell."""
+"""L1: who stands in line for a resource is its owner in time, whenever nothing goes wrong for long enough to tell.
+
+What is owed begins with the end of a belief while somebody stands in line. Where the holder gave the resource up, one of
+those who wait has it a tenth of a second after the messages that this takes; where the holder died, or lost its lease, the
+lease ends first.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import attrs
 
+from aegis_core.models import EndReason
 from aegis_pytest.history import History
-from aegis_pytest.history.operations import Belief, tell
-from aegis_pytest.simulation.scenario import Scenario
+from aegis_pytest.history.operations import Belief, Story, tell
+from aegis_pytest.history.records import Answer, Kind
+from aegis_pytest.simulation.scenario import ENDS, Scenario
 
-__all__ = ["FREED", "PROMOTED", "Wait", "late_promotions"]
+__all__ = ["FREED", "PROMOTED", "RECOVERY", "Promptness", "Wait", "calm", "judge_promptness", "troubled"]
 
 FREED: Final = 1.0
 """Seconds beyond the TTL within which the resources of a dead instance are free."""
@@ -20,9 +27,11 @@ FREED: Final = 1.0
 PROMOTED: Final = 0.1
 """Seconds more within which one of the first two in line is active."""
 
-_RECOVERY: Final = 5.0
-_LEEWAY: Final = 1.0
+RECOVERY: Final = 5.0
+"""Seconds after what went wrong, and a TTL, within which it can have an effect."""
+
 _TURNS: Final = 10
+_GIVEN_UP: Final = frozenset(reason.value for reason in (EndReason.RELEASED, EndReason.CLOSED, EndReason.TRANSFERRED))
 
 _Span = tuple[float, float]
 
@@ -37,8 +46,18 @@ class Wait:
     ended: float
 
 
-def late_promotions(scenario: Scenario, history: History, waits: Iterable[Wait], deaths: Sequence[float]) -> list[str]:
-    """For each time that somebody stood in line for what nobody held, for longer than that may be: what was late, in words.
+@attrs.frozen
+class Promptness:
+    """What was late, in words, and how often somebody was promoted, in time or not, while all was calm."""
+
+    late: tuple[str, ...]
+    promotions: int
+
+
+def judge_promptness(
+    scenario: Scenario, history: History, waits: Iterable[Wait], deaths: Sequence[float]
+) -> Promptness:
+    """For each time that somebody stood in line for what nobody held: whether that was longer than it may be.
 
     It counts only while nothing goes wrong, nor has since what went wrong last could have had an effect. A death is
     nothing of the kind: that is what lines are for.
@@ -49,31 +68,57 @@ def late_promotions(scenario: Scenario, history: History, waits: Iterable[Wait],
         waits: Who stood in line.
         deaths: When processes died.
     """
-    stories = {story.key: story.beliefs for story in tell(history)}
-    stirred = [*_troubled(scenario), *((at, at + scenario.ttl + FREED) for at in deaths)]
-    turns = _TURNS * max(scenario.latencies, default=0.0)
-    found: list[str] = []
+    stories = {story.key: story for story in tell(history)}
+    allowed = PROMOTED + _TURNS * max(scenario.latencies, default=0.0)
+    held = {
+        key: [*(_span(it, scenario.ttl) for it in story.beliefs), *_crossed(story, allowed)]
+        for key, story in stories.items()
+    }
+    stirred = [*troubled(scenario), *((at, at + scenario.ttl + FREED) for at in deaths)]
+    late: list[str] = []
+    promotions = 0
     for wait in waits:
-        held = [_span(belief, scenario.ttl) for belief in stories.get(wait.key, ())]
-        for began, ended in _gaps(wait.began, wait.ended, [*stirred, *held]):
-            if ended - began > PROMOTED + _LEEWAY + turns:
-                found.append(
+        beliefs = stories[wait.key].beliefs if wait.key in stories else ()
+        turns = (it.began for it in beliefs if it.process == wait.process and wait.began < it.began <= wait.ended)
+        promotions += sum(not any(start <= at <= end for start, end in stirred) for at in turns)
+        for began, ended in _gaps(wait.began, wait.ended, [*stirred, *held.get(wait.key, ())]):
+            if ended - began > allowed:
+                promotions += 1
+                late.append(
                     f"nobody owns {wait.key} from {began:.3f} s to {ended:.3f} s, although {wait.process} stands in line "
                     f"since {wait.began:.3f} s"
                 )
-    return found
+    return Promptness(tuple(late), promotions)
+
+
+def calm(scenario: Scenario, at: float) -> bool:
+    """Whether nothing goes wrong at *at* seconds, nor did so shortly before, but for nodes that end."""
+    return not any(began <= at <= ended for began, ended in troubled(scenario))
 
 
 def _span(belief: Belief, ttl: float) -> _Span:
-    """How long nobody else need hold what *belief* is about: its holder may have died with it."""
-    return belief.began, belief.ended + ttl + FREED
+    """How long nobody else need hold what *belief* is about: where it was not given up, its holder may have died with it."""
+    return belief.began, belief.ended + (0.0 if belief.reason in _GIVEN_UP else ttl + FREED)
 
 
-def _troubled(scenario: Scenario) -> Iterable[_Span]:
+def _crossed(story: Story, most: float) -> Iterator[_Span]:
+    """When a holder claimed once more what it was giving up: each of these writes may cross its release or transfer.
+
+    None of them is an excuse for longer than *most* seconds from when that was given up.
+    """
+    given_up = {(belief.process, belief.epoch): belief.ended for belief in story.beliefs}
+    for it in story.operations:
+        ended = given_up.get((it.asked.process, it.epoch), math.inf)
+        if it.asked.kind is Kind.CLAIM and it.answer is Answer.DONE and it.ended > ended:
+            yield it.began, min(it.ended, ended + most)
+
+
+def troubled(scenario: Scenario) -> Iterator[_Span]:
+    """When something goes wrong that is no end of a node, from its begin until it can have no effect any more."""
     for trouble in scenario.troubles:
-        if trouble.kind != "crash":
+        if trouble.kind not in ENDS:
             size = abs(trouble.size) if trouble.size != math.inf else 0.0
-            yield trouble.at, trouble.at + trouble.lasts + size + scenario.ttl + _RECOVERY
+            yield trouble.at, trouble.at + trouble.lasts + size + scenario.ttl + RECOVERY
 
 
 def _gaps(began: float, ended: float, spans: Iterable[_Span]) -> Iterable[_Span]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import attrs
 import pytest
 import trio
 
-from aegis_pytest.backends import on_memory
 from aegis_pytest.cluster import open_cluster
 from aegis_pytest.faults.clock import ElapsedClock
-from aegis_pytest.history import History, Violation, to_line
+from aegis_pytest.history import History, TooManyConfigurations, Violation, to_line
+from aegis_pytest.memory import MemoryHarness
+from aegis_pytest.simulation.application import Application
+from aegis_pytest.simulation.evidence import Evidence, evidence_of
 from aegis_pytest.simulation.scenario import Scenario
 from aegis_pytest.simulation.scheduling import seeded_scheduling
-from aegis_pytest.simulation.world import Application, Stopped, World
+from aegis_pytest.simulation.world import Stopped, World
 from aegis_pytest.state_dump import from_users_code
 from aegis_pytest.virtual_time import JumpingClock, Limits, bounded_run
 
@@ -27,7 +31,6 @@ _MOST_REAL: Final = 3600.0
 """Of something that does not even let the clock jump. A scenario is not slow because its machine is busy."""
 
 _BEYOND: Final = 1200.0
-_SHOWN: Final = 8
 _FRAMES: Final = 4
 _EXERCISE: Final = Application()
 
@@ -41,7 +44,8 @@ class Outcome:
         history: What was recorded.
         violations: What breaks a rule of histories, in the order in which it showed.
         problems: What is wrong besides: promises about time, errors of the nodes, what was left behind; in words.
-        seconds: How long it took in virtual time.
+        seconds: How long it took in virtual time, up to the breach that ended it.
+        evidence: How often it came to what the rules are about.
     """
 
     scenario: Scenario
@@ -49,6 +53,7 @@ class Outcome:
     violations: tuple[Violation, ...]
     problems: tuple[str, ...]
     seconds: float
+    evidence: Evidence = attrs.field(factory=Evidence)
 
     @property
     def is_good(self) -> bool:
@@ -62,16 +67,20 @@ class Outcome:
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def kind(self) -> str:
-        """What is wrong, without what differs from run to run; "" if nothing is."""
+        """What is wrong, without what differs from run to run (names, numbers, times); "" if nothing is."""
         if self.violations:
             return self.violations[0].rule.name
-        return self.problems[0].split(" ")[0] if self.problems else ""
+        names = {*self.scenario.nodes, *(act.key for act in self.scenario.acts)}
+        return _without_names(self.problems[0], sorted(names)) if self.problems else ""
 
-    def text(self) -> str:
-        """What is wrong first, in at most 40 lines; "" if nothing is."""
+    def text(self, most: int = 40) -> str:
+        """What is wrong first, in *most* lines, or fewer; "" if nothing is."""
         if self.violations:
-            return self.violations[0].text()
-        return "\n".join(self.problems[:_SHOWN])
+            return self.violations[0].text(most)
+        lines = "\n".join(self.problems).splitlines()
+        if len(lines) <= most:
+            return "\n".join(lines)
+        return "\n".join([*lines[: most - 1], f"  ({len(lines) - most + 1} more lines are left out)"])
 
 
 def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcome:
@@ -82,20 +91,32 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
         application: What the nodes run; by default they do what the scenario's acts say.
 
     Raises:
+        pytest.UsageError: The application's *setup* is an async function, or there is its *main*, and *scenario* has acts.
         RuntimeError: This version of Trio cannot be told the order of tasks.
     """
+    if scenario.acts and application.main is not None:
+        raise pytest.UsageError(
+            "acts are for nodes without main, and yours run main: leave out acts= (of a Scenario, write acts=()), and let "
+            "main, or work=, do what is to be done"
+        )
+    if application.setup is not None:
+        _set_up(application.setup)
     history = History()
     problems: list[str] = []
     seen: list[str] = []
     ended = 0.0
+    freed = promotions = conflicts = 0
 
     async def main() -> None:
-        nonlocal ended
+        nonlocal ended, freed, promotions, conflicts
         # No clock that counts the time for which the machine sleeps: a run follows from its seed alone.
-        shared = on_memory(ElapsedClock())
-        async with open_cluster(shared, seed=scenario.seed, ttl=scenario.ttl) as cluster:
-            await World(scenario, application, cluster, history, problems, seen).run()
-        ended = trio.current_time()
+        async with open_cluster(MemoryHarness(ElapsedClock()), seed=scenario.seed, ttl=scenario.ttl) as cluster:
+            world = World(scenario, application, cluster, history, problems, seen)
+            try:
+                await world.run()
+            finally:
+                ended = trio.current_time()
+                freed, promotions, conflicts = world.freed, world.promotions, cluster.plane.conflicts
 
     limits = Limits(virtual=scenario.seconds * 2 + _BEYOND, real=_MOST_REAL)
     try:
@@ -103,14 +124,40 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
             bounded_run(limits)(main, clock=JumpingClock())
     except (Exception, pytest.fail.Exception) as exc:  # noqa: BLE001 - whatever it is, it is what was looked for
         problems += [_told(it) for it in _leaves(exc) if not isinstance(it, Stopped)]
-    violations = history.check()
+    violations: tuple[Violation, ...] = ()
+    try:
+        violations = history.check()
+    except TooManyConfigurations as exc:
+        problems.append(f"undecided: {exc}")
     return Outcome(
         scenario=scenario,
         history=history,
         violations=violations,
         problems=(*(() if violations else seen), *problems),
         seconds=ended,
+        evidence=evidence_of(history, freed=freed, promotions=promotions, conflicts=conflicts),
     )
+
+
+def _set_up(setup: Callable[[], object]) -> None:
+    given = setup()
+    if inspect.iscoroutine(given):
+        given.close()
+        raise pytest.UsageError(
+            f"setup= takes a synchronous function, which is called outside of any Trio run: write 'def {given.__name__}()' "
+            f"instead of 'async def {given.__name__}()', or setup=partial(trio.run, {given.__name__})"
+        )
+
+
+def _without_names(problem: str, names: Sequence[str]) -> str:
+    """What kind of problem that is. Of an exception: its type, and which function raised it."""
+    lines = problem.splitlines()
+    if lines[0].startswith("Traceback"):
+        *_, function = re.findall(r", in (\S+)", problem) or [""]
+        last = next((line for line in lines if re.match(r"[\w.]+(:|$)", line) and not line.startswith("Traceback")), "")
+        return f"{last.partition(':')[0]} in {function}"
+    known = "|".join(map(re.escape, names))
+    return re.sub(rf"\b({known})\b|\S*\d\S*", "#", lines[0])
 
 
 def _leaves(exc: BaseException) -> Iterator[BaseException]:

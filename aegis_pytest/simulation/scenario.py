@@ -13,7 +13,7 @@ import attrs
 
 from aegis_pytest.faults.kinds import STORE
 
-__all__ = ["TROUBLES", "Act", "Scenario", "Trouble", "draw_scenario"]
+__all__ = ["ENDS", "TROUBLES", "Act", "Scenario", "Trouble", "draw_scenario"]
 
 _ACTS: Final = {
     "claim": 6,
@@ -29,13 +29,18 @@ _ACTS: Final = {
 _WEIGHTS: Final = {"crash": 4, "partition": 3, "cut_off": 3, "store_down": 2, "lag": 3}
 _LATENCIES: Final = (0.0, 0.0005, 0.005, 0.05)
 _WIDTHS: Final = (0.005, 0.05, 1.0)
-_MILD: Final = frozenset({"drift", "duplicate", "lag", "late_expiry", "slow"})
+_MILD: Final = frozenset({"drift", "duplicate", "jitter", "lag", "late_expiry", "slow"})
 """With these a cluster goes on for long: only what happens meanwhile shows what they do."""
+
+_APART: Final = frozenset({"jitter"})
 
 _LASTS: Final = ((0.005, 0.05), (0.05, 0.5), (0.6, 1.1), (1.1, 2.5))
 _TTLS: Final = (3.0, 10.0, 10.0, 30.0, 30.0, 30.0)
 _TTLS_LONG: Final = 17
 _STEP: Final = 0.001
+ENDS: Final = frozenset({"crash", "leave"})
+"""What ends a node: nothing is wrong with those that live."""
+
 _QUIET_AT_FIRST: Final = 2.0
 
 
@@ -69,10 +74,10 @@ class Trouble:
 
     Args:
         at: Seconds after the start.
-        lasts: Seconds until it heals; of a ``crash`` until the node is started again.
+        lasts: Seconds until it heals; of a ``crash`` or ``leave`` until the node is started again.
         kind: Of `TROUBLES`.
         names: Whom it hits; of a ``partition`` one side, the others are the other one.
-        size: Seconds of a ``skew`` or ``slow``, the rate of a ``drift``, seconds until a doubtful commit is applied, between
+        size: Seconds of a ``skew`` or ``slow``, at most of a ``jitter``, the rate of a ``drift``, seconds until a doubtful commit is applied, between
             the pieces of a ``lag``, until a ``duplicate`` arrives; of a ``late_expiry`` the share of the TTL.
     """
 
@@ -81,6 +86,19 @@ class Trouble:
     kind: str
     names: tuple[str, ...]
     size: float = 0.0
+
+
+def _check_nodes(nodes: Sequence[str]) -> None:
+    """Refuse nodes of which nothing can be drawn or run.
+
+    Raises:
+        ValueError: There is none, or two have the same name.
+    """
+    if not nodes:
+        raise ValueError("nodes= is empty: a scenario needs one node at least")
+    twice = sorted({name for name in nodes if nodes.count(name) > 1})
+    if twice:
+        raise ValueError(f"nodes= names {twice[0]!r} more than once: each node needs a name of its own")
 
 
 @attrs.frozen(kw_only=True)
@@ -95,10 +113,13 @@ class Scenario:
         latencies: Of each node, in the order of `nodes`: seconds from it to the store, and as many back. None: no time.
         acts: In the order of their times.
         troubles: In the order of their times.
+
+    Raises:
+        ValueError: There is no node, or two have the same name.
     """
 
     seed: str
-    nodes: tuple[str, ...]
+    nodes: tuple[str, ...] = attrs.field(validator=lambda _scenario, _field, nodes: _check_nodes(nodes))
     seconds: float
     ttl: float
     latencies: tuple[float, ...] = ()
@@ -191,8 +212,10 @@ TROUBLES: Final[Mapping[str, _Draw]] = {
     "drift": _drift,
     "drop": _way,
     "duplicate": _way,
+    "jitter": _way,
     "lag": _lag,
     "late_expiry": _late_expiry,
+    "leave": _one,
     "lose_lease": _one,
     "partition": _sides,
     "pause": _one,
@@ -200,9 +223,9 @@ TROUBLES: Final[Mapping[str, _Draw]] = {
     "slow": _way,
     "store_down": _store,
 }
-"""Everything that can go wrong: a node's crash and new start; a node that is cut off from the store alone; commits whose answer
+"""Everything that can go wrong: a node's crash and new start, or its orderly end and new start; a node that is cut off from the store alone; commits whose answer
 is lost, although they are applied at once, later, or never; clocks that run up to 1 % fast or slow, or jump ahead; messages
-that are lost, doubled, or slow; a watch that lags; renewals that the store acknowledges and forgets, or does not take;
+that are lost, doubled, slow, or take as long as it comes, so that they overtake each other; a watch that lags; renewals that the store acknowledges and forgets, or does not take;
 partitions; a node that is stopped; a store that nobody reaches."""
 
 
@@ -216,6 +239,9 @@ def draw_scenario(
     acts: int = 90,
     troubles: int = 8,
     kinds: Collection[str] = tuple(TROUBLES),
+    asks: Collection[str] = tuple(_ACTS),
+    handling: float | None = None,
+    spans: Sequence[tuple[float, float]] = _LASTS,
 ) -> Scenario:
     """The scenario of *seed*: the same in every process and on every machine.
 
@@ -228,21 +254,36 @@ def draw_scenario(
         acts: How often a program asks for something.
         troubles: How often something goes wrong, at most: it is drawn, too.
         kinds: What may go wrong; of `TROUBLES`.
+        asks: What programs may ask for; kinds of `Act`.
+        handling: Seconds that the handlers of calls take at most; by default most take a moment.
+        spans: How long troubles last, in TTLs: the least and the most, one pair of which is drawn for each.
+
+    Raises:
+        ValueError: There is no node, or two have the same name.
     """
+    _check_nodes(nodes)
     chance = random.Random(f"scenario {seed}")
     ttl = chance.choice(_TTLS) if ttl is None else ttl
     seconds = _TTLS_LONG * ttl if seconds is None else seconds
     # Some things each time, and often: where everything is rare, what needs two of a kind hardly ever happens.
     weights = {kind: weight * chance.choice([0.2, 1.0, 3.0]) for kind, weight in _ACTS.items()}
+    weights = {kind: weight for kind, weight in weights.items() if kind in asks}
     drawn_acts: list[Act] = []
     while len(drawn_acts) < acts:
-        drawn_acts += _draw_burst(chance, nodes, keys, seconds, ttl, weights)[: acts - len(drawn_acts)]
-    known = chance.sample(sorted(kinds), min(len(kinds), chance.choice([1, 3, 5, len(kinds)])))
+        drawn_acts += _draw_burst(chance, nodes, keys, seconds, ttl, weights, handling)[: acts - len(drawn_acts)]
+    sudden = sorted(set(kinds) - _APART)
+    known = chance.sample(sudden, min(len(sudden), chance.choice([1, 3, 5, len(sudden)])))
     known = [kind for kind in known for _ in range(_WEIGHTS.get(kind, 1))]
     count = chance.randint(1, troubles) if known and troubles else 0
     drawn: list[Trouble] = []
     while len(drawn) < count:
-        drawn += _draw_misfortune(chance, nodes, known, seconds, ttl)[: count - len(drawn)]
+        drawn += _draw_misfortune(chance, nodes, known, seconds, ttl, spans)[: count - len(drawn)]
+    # How regularly messages come goes with whatever befalls the nodes, and is drawn apart from it.
+    apart = random.Random(f"apart {seed}")
+    slow = sorted(_APART.intersection(kinds))
+    for _ in range(apart.choice([0, 0, 0, 1, 3]) if slow else 0):
+        if len(drawn) < troubles:
+            drawn.append(_draw_trouble(apart, nodes, slow, _QUIET_AT_FIRST + apart.random() * seconds, ttl, spans))
     return Scenario(
         seed=seed,
         nodes=tuple(nodes),
@@ -261,16 +302,23 @@ def _draw_burst(
     seconds: float,
     ttl: float,
     weights: Mapping[str, float],
+    handling: float | None,
 ) -> list[Act]:
     """Some acts at about the same time, on one key: what happens far apart tries nothing."""
     at, key = _QUIET_AT_FIRST + chance.random() * seconds, chance.choice(keys)
     width = chance.choice(_WIDTHS)
     count = chance.choice([1, 2, 3, 4, 6])
-    return [_draw_act(chance, nodes, key, at + width * chance.random(), ttl, weights) for _ in range(count)]
+    return [_draw_act(chance, nodes, key, at + width * chance.random(), ttl, weights, handling) for _ in range(count)]
 
 
 def _draw_act(
-    chance: random.Random, nodes: Sequence[str], key: str, at: float, ttl: float, weights: Mapping[str, float]
+    chance: random.Random,
+    nodes: Sequence[str],
+    key: str,
+    at: float,
+    ttl: float,
+    weights: Mapping[str, float],
+    handling: float | None,
 ) -> Act:
     (kind,) = chance.choices([*weights], [*weights.values()])
     node = chance.choice(nodes)
@@ -279,22 +327,29 @@ def _draw_act(
     lasts = 0.0
     if kind == "own":
         lasts = round(chance.choice([0.1, 6.0]) * ttl * chance.random(), 3)
+    elif kind.startswith("call") and handling is not None:
+        lasts = round(handling * chance.random(), 3)
     elif kind.startswith("call") and chance.random() < 0.4:
         lasts = round(chance.choice([0.5, 3.0, 0.5 * ttl]) * chance.random(), 3)
     return Act(round(at, 4), node, kind, key, to, lasts)
 
 
 def _draw_misfortune(
-    chance: random.Random, nodes: Sequence[str], kinds: Sequence[str], seconds: float, ttl: float
+    chance: random.Random,
+    nodes: Sequence[str],
+    kinds: Sequence[str],
+    seconds: float,
+    ttl: float,
+    spans: Sequence[tuple[float, float]],
 ) -> list[Trouble]:
     """One trouble, or two of which the second begins before the first is over, or as it is."""
-    first = _draw_trouble(chance, nodes, kinds, _QUIET_AT_FIRST + chance.random() * seconds, ttl)
+    first = _draw_trouble(chance, nodes, kinds, _QUIET_AT_FIRST + chance.random() * seconds, ttl, spans)
     if chance.random() < 0.5:
         return [first]
     after = chance.choice([chance.random(), 1.0]) * first.lasts + chance.choice([0.0, 0.05 * chance.random()])
     # Mostly to the same node, on which the first has left its marks.
     again = [name for name in first.names if name in nodes] if chance.random() < 0.7 else []
-    return [first, _draw_trouble(chance, again[:1] or nodes, kinds, first.at + after, ttl, all_nodes=nodes)]
+    return [first, _draw_trouble(chance, again[:1] or nodes, kinds, first.at + after, ttl, spans, all_nodes=nodes)]
 
 
 def _draw_trouble(
@@ -303,6 +358,7 @@ def _draw_trouble(
     kinds: Sequence[str],
     at: float,
     ttl: float,
+    spans: Sequence[tuple[float, float]],
     *,
     all_nodes: Sequence[str] = (),
 ) -> Trouble:
@@ -311,6 +367,6 @@ def _draw_trouble(
     names, size = TROUBLES[kind](chance, all_nodes or nodes if TROUBLES[kind] in {_way, _sides} else nodes)
     if kind == "lag":
         size = round(size * ttl / 10, 3)  # with the large ones, renewals come to cover what was written before them
-    low, high = chance.choice(_LASTS)
+    low, high = chance.choice(spans)
     lasts = round(ttl * (low + (high - low) * chance.random()) * (4 if kind in _MILD else 1), 3)
     return Trouble(round(at, 4), max(_STEP, lasts), kind, names, size)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+import gc
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from typing import Final
 
 import attrs
 import pytest
 
 from aegis_core import Node
+from aegis_pytest.simulation.application import Application
+from aegis_pytest.simulation.evidence import Evidence
+from aegis_pytest.simulation.failure import tell_failure
 from aegis_pytest.simulation.run import Outcome, simulate
 from aegis_pytest.simulation.scenario import TROUBLES, Scenario, draw_scenario
 from aegis_pytest.simulation.shrinking import shrink
-from aegis_pytest.simulation.world import Application
 
-__all__ = ["Simulation", "Tally", "failure"]
-
-_SHOWN: Final = 22
-"""Lines of a counter-example: with the scenario that follows, they are read without scrolling."""
+__all__ = ["Simulation", "Tally"]
 
 
 @attrs.frozen
@@ -30,34 +31,46 @@ class Tally:
         scenarios: How many ran.
         seconds: Virtual ones, in all.
         records: How many were checked.
+        evidence: How often they came to what the rules are about.
     """
 
     scenarios: int = 0
     seconds: float = 0.0
     records: int = 0
+    evidence: Evidence = attrs.field(factory=Evidence)
 
     def __add__(self, outcome: Outcome) -> Tally:
-        return Tally(self.scenarios + 1, self.seconds + outcome.seconds, self.records + len(outcome.history))
+        return self.with_all(Tally(1, outcome.seconds, len(outcome.history), outcome.evidence))
+
+    def with_all(self, other: Tally) -> Tally:
+        """What both did."""
+        return Tally(
+            self.scenarios + other.scenarios,
+            self.seconds + other.seconds,
+            self.records + other.records,
+            self.evidence + other.evidence,
+        )
 
 
 class Simulation:
     """Runs an application under every scenario that seeds give, and fails the test with the first that breaks a rule.
 
     Args:
-        folder: Where pictures of counter-examples are put.
+        folder: Where pictures of counter-examples are put, and what a failure does not show.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def __repr__(self) -> str:
-        return f"<Simulation, pictures to {self._folder}>"
+        return f"<Simulation, files to {self._folder}>"
 
     def __call__(
         self,
         main: Callable[[], Awaitable[object]] | None = None,
         *,
         work: Callable[[Node, Random], Awaitable[object]] | None = None,
+        setup: Callable[[], object] | None = None,
         seeds: Iterable[object] = range(20),
         nodes: Sequence[str] = ("a", "b", "c"),
         seconds: float | None = None,
@@ -72,12 +85,15 @@ class Simulation:
             main: The application, run on every node; its bare ``open_node()`` is the node, and it is started again after
                 a crash. Without one, the nodes serve instances that claim, release, transfer, own and call at random.
             work: ``await work(node, random)`` besides, on each node; it dies with the node.
+            setup: Called before each run, of which there is one for each seed, and more to make a failure smaller: makes
+                anew what the application keeps outside of its nodes, the tables of a database, say.
             seeds: Anything whose `str` differs. The same seed gives the same run, byte for byte, on every machine, as long as
                 the application takes nothing from elsewhere: time, ids, hash-ordered sets.
             nodes: Names of the nodes.
             seconds: How long a scenario goes on, virtual; 3 TTLs without faults follow.
             ttl: Of instances that are served without one, in seconds.
-            acts: How often the nodes of a scenario without *main* ask for something; 120 by default.
+            acts: How often the nodes of a scenario without *main* ask for something; 90 by default. With *main*, the
+                application alone says what its nodes do.
             troubles: How many things go wrong in a scenario at most.
             faults: What may go wrong; of `TROUBLES`.
 
@@ -86,20 +102,26 @@ class Simulation:
                 ownership, something acknowledged and lost, a resource that is not freed in time, an operation without an
                 answer, an error of the application, something left behind. Shows the seed, and the smallest scenario
                 found that breaks the same rule.
-            ValueError: *faults* names what there is not.
+            pytest.UsageError: *setup* is an async function, or there are both *main* and *acts*.
+            ValueError: *faults* names what there is not; two nodes have the same name; there is no node or no seed.
         """
         __tracebackhide__ = True
         unknown = sorted(set(faults) - set(TROUBLES))
         if unknown:
             raise ValueError(f"there is no fault {unknown[0]!r}; there are {', '.join(TROUBLES)}")
-        application = Application(main, work)
+        application = Application(main, work, setup)
         count = acts if acts is not None else 0 if main is not None else 90
         tally = Tally()
+        # What earlier tests left behind is collected now: what Python says of it then would be taken for the application's.
+        gc.collect()
         for seed in seeds:
             scenario = draw_scenario(
                 str(seed), nodes=nodes, seconds=seconds, ttl=ttl, acts=count, troubles=troubles, kinds=faults
             )
-            tally += self._judge(scenario, application)
+            with _quiet():
+                tally += self._judge(scenario, application)
+        if not tally.scenarios:
+            raise ValueError("seeds= is empty, or an iterator that was used before: nothing was checked")
         return tally
 
     def replay(
@@ -108,42 +130,58 @@ class Simulation:
         main: Callable[[], Awaitable[object]] | None = None,
         *,
         work: Callable[[Node, Random], Awaitable[object]] | None = None,
+        setup: Callable[[], object] | None = None,
+        smaller: bool = False,
     ) -> Outcome:
-        """Run *scenario* again, as a failure printed it.
+        """Run *scenario* again, as a failure printed it; with *smaller*, a failure shows the smallest one that fails like it.
 
         Raises:
             pytest.fail.Exception: It breaks a rule.
+            pytest.UsageError: *setup* is an async function, or there is *main*, and *scenario* has acts.
         """
         __tracebackhide__ = True
-        return self._judge(scenario, Application(main, work), smaller=False)
+        application = Application(main, work, setup)
+        gc.collect()
+        return self._judge(scenario, application, smaller=smaller)
 
     def _judge(self, scenario: Scenario, application: Application, *, smaller: bool = True) -> Outcome:
         __tracebackhide__ = True
         outcome = simulate(scenario, application)
         if outcome.is_good:
             return outcome
-        smallest = outcome
+        smallest, repeats = outcome, True
         if smaller:
             kind = outcome.kind()
-            found = shrink(scenario, lambda tried: simulate(tried, application).kind() == kind)
-            smallest = simulate(found, application)
-        pictures = []
-        for number, violation in enumerate(smallest.violations, start=1):
-            picture = self._folder / f"violation-{number}.svg"
-            picture.write_text(violation.svg(), encoding="utf-8")
-            pictures.append(picture)
-        pytest.fail(failure(outcome, smallest, pictures), pytrace=False)
+
+            def fails(tried: Scenario) -> bool:
+                nonlocal smallest
+                again = simulate(tried, application)
+                if again.kind() != kind:
+                    return False
+                smallest = again  # each that fails is the smallest so far
+                return True
+
+            repeats = fails(scenario)
+            if repeats:
+                shrink(scenario, fails)
+        told = tell_failure(
+            outcome, smallest if repeats else None, self._folder, has_setup=application.setup is not None
+        )
+        pytest.fail(told, pytrace=False)
 
 
-def failure(outcome: Outcome, smallest: Outcome, pictures: Sequence[Path] = ()) -> str:
-    """What a test that found *outcome* says, *smallest* being the smallest scenario that fails like it."""
-    text = smallest.text().splitlines()
-    if len(text) > _SHOWN:
-        text = [*text[:_SHOWN], f"  ({len(text) - _SHOWN} more lines)"]
-    whole, part = outcome.scenario, smallest.scenario
-    steps, kept = len(whole.acts) + len(whole.troubles), len(part.acts) + len(part.troubles)
-    lines = [f"seed {whole.seed!r} breaks a rule", *text]
-    if pictures:
-        lines.append(f"pictures: {', '.join(map(str, pictures))}")
-    lines.append(f"to run it again ({kept} of its {steps} steps are needed): aegis_simulation.replay(...) with")
-    return "\n".join([*lines, part.code()])
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block nothing is shown of what the library logs: hundreds of runs with faults would bury what a test says.
+
+    It comes to the handlers of the library's own logger, and so to ``aegis_logs``: a test that counts on it must not be deceived.
+    """
+    logger = logging.getLogger("aegis")
+    unheard = logging.NullHandler()  # for lack of any handler, Python would print it
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(unheard)
+    try:
+        yield
+    finally:
+        logger.removeHandler(unheard)
+        logger.propagate = propagates

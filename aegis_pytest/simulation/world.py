@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import Final
 
-import attrs
 import pytest
 import trio
 
@@ -15,15 +15,17 @@ from aegis_core import AegisError, Claim, Instance, Node
 from aegis_core.errors import Held
 from aegis_pytest.cluster import Cluster
 from aegis_pytest.faults import Faults
-from aegis_pytest.faults.kinds import STORE, Delay, Doubling, Fault, Lag, LostLease, Relapse
+from aegis_pytest.faults.kinds import STORE, Delay, Doubling, Fault, Jitter, Lag, LostLease, Relapse
 from aegis_pytest.history import Answer, BeliefProbe, Died, History, Kind, Recorder
+from aegis_pytest.simulation.application import Application
+from aegis_pytest.simulation.calm import lost_for_nothing, not_claimed_again, out_of_turn, run_twice
 from aegis_pytest.simulation.monitor import Monitor
 from aegis_pytest.simulation.process import Notes, Process, Watch
 from aegis_pytest.simulation.program import SERVICE, Program, Storage
-from aegis_pytest.simulation.promptness import FREED, Wait, late_promotions
-from aegis_pytest.simulation.scenario import Act, Scenario, Trouble
+from aegis_pytest.simulation.promptness import FREED, Wait, calm, judge_promptness
+from aegis_pytest.simulation.scenario import ENDS, Act, Scenario, Trouble
 
-__all__ = ["Application", "Stopped", "World"]
+__all__ = ["Stopped", "World"]
 
 _LOOK: Final = 0.01
 _MOMENT: Final = 1e-6
@@ -33,20 +35,6 @@ _SETTLED: Final = 3.0
 
 class Stopped(Exception):
     """What must hold at every moment did not: there is no use in going on."""
-
-
-@attrs.frozen
-class Application:
-    """What the nodes of a simulation run.
-
-    Args:
-        main: The application, whose bare ``open_node()`` is the node. Without one, each node serves an instance that does
-            what the scenario's acts say.
-        work: ``await work(node, random)`` besides, on each node: calls, say. It dies with the node.
-    """
-
-    main: Callable[[], Awaitable[object]] | None = None
-    work: Callable[[Node, random.Random], Awaitable[object]] | None = None
 
 
 class World:
@@ -81,6 +69,7 @@ class World:
         self._monitor = Monitor(self._believes, self._stop)
         self._waits: list[Wait] = []
         self._deaths: list[float] = []
+        self.promotions = self.freed = 0
         self._storage = Storage()
         self._living: dict[str, Process] = {}
         self._lives: dict[str, int] = {}
@@ -103,14 +92,19 @@ class World:
         finally:
             trio.lowlevel.remove_instrument(watch)
             for process in self._living.values():
-                process.program.stop_waiting()
+                process.end(breach=bool(self._seen))
                 self._waits += process.program.waits
         if self._seen:
             # Nothing of what unwinds now happened in the cluster. What began in the last step lasts for a moment, to be seen.
             for process in self._living.values():
                 self._bury(process, trio.current_time() + _MOMENT)
             raise Stopped
-        self._problems += late_promotions(self._scenario, self._history, self._waits, self._deaths)
+        promptness = judge_promptness(self._scenario, self._history, self._waits, self._deaths)
+        self.promotions = promptness.promotions
+        self._problems += promptness.late
+        self._problems += lost_for_nothing(self._scenario, self._history)
+        self._problems += run_twice(self._scenario, self._history)
+        self._problems += out_of_turn(self._scenario, self._history, self._waits)
 
     async def _run(self) -> None:
         scenario = self._scenario
@@ -125,6 +119,9 @@ class World:
             await trio.sleep(scenario.seconds)
         self._cluster.plane.heal()
         await trio.sleep(_SETTLED * scenario.ttl)
+        living = {process.name for process in self._living.values()}
+        claimed = [each for process in self._living.values() for each in process.program.claimed]
+        self._problems += not_claimed_again(self._scenario, self._history, living, claimed)
         for key in sorted({act.key for act in scenario.acts}):
             for name, process in self._living.items():
                 await self._perform(process, Act(0.0, name, "get_owner", key))
@@ -165,7 +162,25 @@ class World:
         claim = None if process is None else process.claims.get(key)
         if process is None or claim is None:
             return False
-        return claim.deadline > trio.current_time() if process.member.is_stopped else claim.held
+        due = process.member.clock.due(claim.lease.deadline)
+        return due > trio.current_time() if process.member.is_stopped else claim.held
+
+    def _robbed(self, process_name: str, claim: Claim) -> None:
+        """S4: what is held stays held, unless its owner gives it up, its lease ends, or it is taken by force."""
+        process = self._living.get(process_name.partition(".")[0])
+        if process is None or process.name != process_name:
+            return  # It unwinds, and hears of nothing any more.
+        snapshot, key = process.node.runtime.directory.snapshot, claim.resource_id
+        record = snapshot.held(key)
+        # Who took it by force may have given it up already: then the audit record alone tells.
+        by_force = any(it.kind == "forced" and key in it.resource_ids for it in snapshot.transfers())
+        if by_force or (record is not None and record.reason == "forced"):
+            return
+        taker = "nobody" if record is None else record.instance_id
+        self._stop(
+            f"lost: {key} is {taker}'s at {trio.current_time():.6f} s, although {claim.instance.instance_id}, "
+            f"whose lease lives, has not given up its epoch {claim.epoch}"
+        )
 
     def _stop(self, why: str) -> None:
         self._seen.append(why)
@@ -174,11 +189,15 @@ class World:
     def _bury(self, process: Process, at: float) -> None:
         """Take nothing more from *process*: it has died."""
         self._deaths.append(at)
+        process.program.stop()  # which notes how far it came
         died = Died(at=at, process=process.name)
         self._history.append(died)
         self._monitor.take(died)
+        self._close(process)
+
+    def _close(self, process: Process) -> None:
+        process.program.stop()
         process.notes.is_open = False
-        process.program.stop_waiting()
         self._waits += process.program.waits
         process.program.waits = []
 
@@ -191,7 +210,9 @@ class World:
             process = name if number == 1 else f"{name}.{number}"
             notes = Notes(self._history, self._monitor)
             recorder = Recorder(process, notes.take, clock=trio.current_time)
-            program = Program(recorder, self._storage, self._instance_of)
+            program = Program(
+                recorder, self._storage, self._instance_of, broken=self._stop, is_punctual=self._is_punctual(name)
+            )
             while True:
                 try:
                     node = await self._open(name, program)
@@ -202,7 +223,7 @@ class World:
                     await trio.sleep(_RETRY)
             member = self._cluster.plane.member(name)
             assert member is not None
-            probe = BeliefProbe(recorder)
+            probe = BeliefProbe(recorder, robbed=partial(self._robbed, process))
             probe.watch_node(node)
             self._living[name] = Process(process, program, recorder, probe, node, member, notes)
             if self._application.work is not None:
@@ -210,6 +231,9 @@ class World:
                 await self._cluster.run(name, self._application.work, node, chance)
             acts = [act for act in self._scenario.acts if act.node == name and act.at >= trio.current_time()]
             await self._cluster.run(name, self._work, name, self._living[name], acts)
+
+    def _is_punctual(self, name: str) -> bool:
+        return not any(it.kind in {"pause", "skew"} and name in it.names for it in self._scenario.troubles)
 
     async def _open(self, name: str, program: Program) -> Node:
         if self._application.main is not None:
@@ -246,6 +270,8 @@ class World:
         await trio.sleep_until(trouble.at)
         if trouble.kind == "crash":
             await self._crash(trouble)
+        elif trouble.kind == "leave":
+            await self._leave(trouble)
         elif trouble.kind == "skew":
             # For good: a machine that was suspended does not get the time back.
             member = self._cluster.plane.member(trouble.names[0])
@@ -269,16 +295,17 @@ class World:
             case "partition":
                 others = [name for name in (*self._scenario.nodes, STORE) if name not in names]
                 fault = faults.partition(names, others)
-            case "store_down":
-                fault = faults.partition(names)
-            case "cut_off":
-                fault = faults.partition((names[0],), (names[1],))
+            case "store_down" | "cut_off":
+                fault = faults.partition(*((name,) for name in names))
             case "pause":
                 fault = faults.pause(names[0])
             case "drift":
                 fault = faults.drift(names[0], size)
             case "slow":
                 fault = faults.slow((names[0], names[1]), size)
+            case "jitter":
+                chance = random.Random(f"{self._scenario.seed} {trouble}")
+                fault = self._in_force(Jitter(frozenset(names), size, chance))
             case "drop":
                 fault = faults.drop((names[0], names[1]))
             case "duplicate":
@@ -308,33 +335,57 @@ class World:
         async with trio.open_nursery() as nursery:
             async with self._busy[name]:
                 dead = self._living.pop(name)
-                if self._is_quiet(trouble):
-                    nursery.start_soon(self._expect_free, dead, trio.current_time())
+                # Looked at now: on the clock of a dead node everything is over. It may have served with TTLs of its own.
+                held = [claim for claim in dead.claims.values() if claim.held]
+                ttl = max((claim.instance.ttl for claim in held), default=self._scenario.ttl)
+                if self._is_quiet(trouble, ttl):
+                    owners = {claim.resource_id: claim.instance.instance_id for claim in held}
+                    nursery.start_soon(self._expect_free, dead.name, owners, trio.current_time(), ttl)
                 self._bury(dead, trio.current_time())
                 await self._cluster.kill(name)
                 await trio.sleep(trouble.lasts)
             await self._start(name)
 
+    async def _leave(self, trouble: Trouble) -> None:
+        """A planned new start: the node hands over, ends, and comes back."""
+        (name,) = trouble.names
+        if name not in self._living or self._busy[name].locked():
+            return
+        async with self._busy[name]:
+            leaving = self._living[name]
+            left_over = await self._cluster.stop(name)
+            if calm(self._scenario, trouble.at) and calm(self._scenario, trio.current_time()):
+                is_excused = self._may_outlast(leaving.node.runtime.settings.drain)
+                kept = [it for it in left_over if it.kind != "unanswered_calls" or not is_excused]
+                self._problems += [f"left behind: {it.what.splitlines()[0]}" for it in kept]
+            del self._living[name]
+            self._close(leaving)
+            await trio.sleep(trouble.lasts)
+        await self._start(name)
+
+    def _may_outlast(self, drain: float) -> bool:
+        """Whether handlers may be at work for longer than a node drains: they are interrupted, without an answer."""
+        is_own = self._application.main is not None or self._application.work is not None
+        return is_own or any(it.kind.startswith("call") and it.lasts > drain for it in self._scenario.acts)
+
     # --- What is owed ---
 
-    def _is_quiet(self, crash: Trouble) -> bool:
-        """Whether nothing else goes wrong from before *crash* until all that follows from it has happened."""
-        end = crash.at + self._scenario.ttl + FREED + 2 * _LOOK
-        # A commit that is applied later is still to come after its trouble has healed; a clock that jumped stays wrong.
+    def _is_quiet(self, crash: Trouble, ttl: float) -> bool:
+        """Whether nothing else goes wrong from before *crash*, of instances with *ttl*, until all that follows from it has happened."""
+        end = crash.at + ttl + FREED + 2 * _LOOK
+        # Other nodes that end disturb nobody. A commit that is applied later is still to come after its trouble has healed; a clock that jumped stays wrong.
         return not any(
-            other is not crash
-            and other.at <= end
-            and crash.at <= other.at + other.lasts + other.size + self._scenario.ttl
+            other.kind not in ENDS and other.at <= end and crash.at <= other.at + other.lasts + other.size + ttl
             for other in self._scenario.troubles
         )
 
-    async def _expect_free(self, dead: Process, died_at: float) -> None:
-        """L1: what *dead* held is free in time."""
-        held = [key for key, claim in dead.claims.items() if claim.held]
-        owners = {claim.instance.instance_id for claim in dead.claims.values()}
-        await trio.sleep_until(died_at + self._scenario.ttl + FREED + _LOOK)
-        for key in held:
+    async def _expect_free(self, name: str, owners: Mapping[str, str], died_at: float, ttl: float) -> None:
+        """L1: what *name* held when it died, each under an instance id of *owners*, is free in time, with leases of *ttl* at most."""
+        await trio.sleep_until(died_at + ttl + FREED + _LOOK)
+        self.freed += len(owners)
+        for key, owner in owners.items():
             for process in self._living.values():
-                if process.node.owner_of(key) in owners:
-                    late = f"{process.name} still takes {dead.name}, dead since {died_at:.3f} s, for the owner of {key}"
+                found = process.node.owner_of(key)
+                if found is not None and found.owner_instance_id == owner:
+                    late = f"{process.name} still takes {name}, dead since {died_at:.3f} s, for the owner of {key}"
                     self._problems.append(f"{late} at {trio.current_time():.3f} s")

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from aegis_backends.alarm import Alarm
 from aegis_backends.memory.store import CAPABILITIES, MemoryFeed, StoreState
 from aegis_core.backend import ABSENT, ANY, Change, Conflict, Delete, DeleteReason, Put, Resync, Synced, Transaction
+from aegis_core.validation import validate_transaction
 
 
 @attrs.define
@@ -54,7 +55,7 @@ def put(key: str, ttl: float | None = None, expect: int = ANY, value: bytes = b"
 def commit(state: StoreState, transaction_id: str, *operations: Put | Delete) -> tuple[int, ...]:
     """Check and commit."""
     transaction = Transaction(transaction_id, operations)
-    state.check(transaction)
+    validate_transaction(transaction, state.capabilities)
     return state.commit(transaction)
 
 

@@ -166,7 +166,7 @@ async def test_message_that_leaves_in_part_is_completed_before_the_next() -> Non
             connection.publish(f"part.{number}", b"%d" % number * size)
         assert 0 < connection.statistics().pending_bytes < sizes[0]
         go_on.set()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await connection.flush()
         assert connection.statistics().pending_bytes == 0
     assert got == [(f"part.{number}", b"%d" % number * size) for number, size in enumerate(sizes)]

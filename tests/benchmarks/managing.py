@@ -63,7 +63,7 @@ def _request(path: str) -> bytes:
 @asynccontextmanager
 async def _serve(name: str) -> AsyncIterator[Served]:
     async with open_node(f"memory://{name}") as node, trio.open_nursery() as nursery:
-        app = RouterApp(node.runtime.store, Gate(node).commit, node.require)
+        app = RouterApp(node.runtime.store, Gate(node).commit, node.runtime.plugins.authorize)
         Rest(Management(Router(node)), app)
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port: int = listener.socket.getsockname()[1]

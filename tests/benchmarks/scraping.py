@@ -87,7 +87,7 @@ async def _serve(node: Node) -> AsyncIterator[int]:
         return CONTENT_TYPE, await exposition_in_parts(node)
 
     async with open_router(node) as router, trio.open_nursery() as nursery:
-        app = RouterApp(node.runtime.store, Gate(node).commit, node.require)
+        app = RouterApp(node.runtime.store, Gate(node).commit, node.runtime.plugins.authorize)
         Rest(Management(router), app)
         add_metrics(app, metrics)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")

@@ -139,7 +139,10 @@ async def test_services_are_shown_with_role_health_and_load(
             ["rooms", "b", "STANDBY", "ONLINE", "0", "1.2.0"],
         ]
         assert await run_command("services", "rooms") == 0
-        assert capsys.readouterr().out.splitlines() == shown
+        again = capsys.readouterr().out.splitlines()
+        assert [line.split()[:6] for line in again] == [
+            line.split()[:6] for line in shown
+        ]  # renewals are told by time of day
         with pytest.raises(ServiceNotFound):
             await run_command("services", "cellars")
 

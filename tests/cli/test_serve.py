@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in its place
@@ -21,9 +22,9 @@ from aegis_backends.nats.server import NatsServers
 from aegis_core import Call, Claim
 from aegis_core.cli.serve import serve
 from aegis_core.config import parse_backend
-from aegis_core.errors import ConfigError, Forbidden, NoInstance, StoreUnavailable
+from aegis_core.errors import CallTimeout, ConfigError, Forbidden, StoreUnavailable, Unavailable
 from aegis_core.hookspecs import Principal
-from aegis_core.node.node import open_node
+from aegis_core.node.node import Node, open_node
 from aegis_core.node.service import Service
 from tests.cli.running import PROGRAM
 from tests.conformance.test_nats import one_server
@@ -120,6 +121,14 @@ async def test_router_needs_some_connections() -> None:
         await serve(http="127.0.0.1:0", backend="memory://", connections=15)
 
 
+async def refused(node: Node) -> object:
+    """What a call through *node* comes to, in as much time as it needs to come to anything."""
+    for timeout in (0.5, 5.0):
+        with suppress(CallTimeout):
+            return await node.call("rooms", "where", timeout=timeout)
+    return await node.call("rooms", "where", timeout=PATIENCE)
+
+
 async def test_router_reaches_instances_that_listen_on_http(tmp_path: Path) -> None:
     """With the token that they ask for: it calls them for others, and has them hand over."""
     (tmp_path / "token").write_text("c-secret")
@@ -147,8 +156,9 @@ async def test_router_reaches_instances_that_listen_on_http(tmp_path: Path) -> N
             await one.claim("lobby")
             asked = {"service_name": "rooms", "method": "where", "resource_id": "lobby"}
             async with open_node(router.url) as unknown:
-                with pytest.raises(NoInstance, match=r"and at last: .* answered 401"):
-                    await unknown.call("rooms", "where", timeout=0.5)
+                # In the pause before the last attempt or in the middle of it, however long the first connections take.
+                with pytest.raises(Unavailable, match="answered 401"):
+                    await refused(unknown)
             assert (await client.post("calls", json=asked)).json()["result"] == "one"
             move = {"from_instance_id": "one", "to_instance_id": "two", "resource_ids": ["lobby"]}
             moved = await client.post("resources/transfer", json={"service_name": "rooms", **move})

@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
+from urllib.parse import quote
 
 import attrs
 import trio
@@ -163,6 +164,14 @@ class AnyKey(Whole):
         """Keep what is legal of each key."""
         operations = [attrs.evolve(op, key=_FOREIGN.sub("_", op.key) or "_") for op in transaction.operations]
         return await self.store.commit(Transaction(transaction.id, operations))
+
+
+class AnyId(Whole):
+    """Ids outside the alphabet are bent into it."""
+
+    async def commit(self, transaction: Transaction) -> tuple[int, ...]:
+        """Quote what is no letter, and cut the rest."""
+        return await self.store.commit(Transaction(f"q{quote(transaction.id)}"[:128], transaction.operations))
 
 
 class Boundless(Whole):
@@ -362,6 +371,26 @@ class EagerSynced(Whole):
         return [level, [item for item in batch if not isinstance(item, Synced)], level]
 
 
+class OwnHistory(Whole):
+    """Each handle gives the store's history a name of its own."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.name = f"own-{next(_numbers)}"
+
+    def tell(self, batch: Batch) -> list[Batch]:
+        """All of it, named."""
+        return [[attrs.evolve(item, generation=self.name) if isinstance(item, Synced) else item for item in batch]]
+
+
+class WordyHistory(OwnHistory):
+    """The name of the store's history is a sentence."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.name = "as it was yesterday"
+
+
 class StaleSync(Whole):
     """`sync` answers what was true when it was last asked."""
 
@@ -484,6 +513,7 @@ STORES: dict[str, Fault] = {
     ),
     "cut values": Fault(store=CutValues, caught_by="test_values_are_bytes_unchanged"),
     "any key": Fault(store=AnyKey, caught_by="test_key_outside_the_alphabet_is_refused"),
+    "any id": Fault(store=AnyId, caught_by="test_transaction_with_another_id_is_refused"),
     "boundless": Fault(store=Boundless, caught_by="test_transaction_may_be_as_long_as_said_and_no_longer"),
     "revisions that return": Fault(
         first_revision=1, caught_by="test_revisions_do_not_return_when_the_store_is_made_anew"
@@ -510,6 +540,8 @@ STORES: dict[str, Fault] = {
     "never synced": Fault(store=NeverSynced, caught_by="test_watch_of_an_empty_store_is_synced_at_once"),
     "synced once": Fault(store=SyncedOnce, caught_by="test_sync_is_reached_though_nothing_changes"),
     "synced too early": Fault(store=EagerSynced, caught_by="test_view_is_whole_whenever_the_feed_is_said_to_be_level"),
+    "history of each reader": Fault(store=OwnHistory, caught_by="test_every_reader_is_told_of_the_same_history"),
+    "history with a sentence": Fault(store=WordyHistory, caught_by="test_every_reader_is_told_of_the_same_history"),
     "stale sync": Fault(store=StaleSync, caught_by="test_sync_covers_every_commit_acknowledged_before"),
     "sync beyond the feed": Fault(store=FarSync, caught_by="test_sync_is_reached_though_nothing_changes"),
     "spilled batch": Fault(store=SpilledBatch, caught_by="test_cancelled_receive_loses_nothing"),

@@ -7,6 +7,8 @@ import pytest
 from tests.conformance import broken
 from tests.conformance.broken import STORES, TRANSPORTS, Fault
 
+pytestmark = pytest.mark.thorough
+
 
 def run_suite(pytester: pytest.Pytester, suite: str, table: str, name: str) -> tuple[list[str], list[str]]:
     """Run *suite* on one fault; returns the names of the tests that passed, and of those that failed."""

@@ -22,6 +22,7 @@ from aegis_pytest.http import HttpHarness
 from tests.conformance.test_nats import one_server
 
 __all__ = ["one_server"]
+pytestmark = pytest.mark.thorough
 
 _numbers = count(1)
 
@@ -85,7 +86,6 @@ class TestHttpOnNatsLifecycle(OnNats, LifecycleConformance):
     judges = True
 
 
-@pytest.mark.thorough
 class TestHttpOnNatsRegistry(OnNats, RegistryConformance):
     """The registry, whose routers keep it in a bucket."""
 

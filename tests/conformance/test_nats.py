@@ -1,7 +1,7 @@
 """The NATS backend keeps the contract: on one server in memory and on disk, and on a cluster of three.
 
-One server in memory is part of every run of the tests, or the cluster that ``--aegis-nats-url`` names; the others are
-marked ``thorough``, see the project's settings.
+``nox -s conformance`` runs it; ``--aegis-nats-url`` names a cluster to use instead of that one server. Every run of the tests
+holds the memory backend to the same contract.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from aegis_pytest.conformance.on_nats import (
 from aegis_pytest.nats import NatsHarness, running_servers
 
 __all__ = ["TestNatsBus", "TestNatsLifecycle", "TestNatsRegistry", "TestNatsStore", "TestNatsTransport"]
+
+pytestmark = pytest.mark.thorough
 
 
 class SingleHarness(NatsHarness):
@@ -86,41 +88,33 @@ class OnCluster:
         return NatsHarness(f"{three_servers.url}?storage=file&replicas=3")
 
 
-@pytest.mark.thorough
 class TestNatsOnDiskStore(OnDisk, StoreConformance):
     """The store in files."""
 
 
-@pytest.mark.thorough
 class TestNatsOnDiskLifecycle(OnDisk, LifecycleConformance):
     """Nodes on a store in files."""
 
 
-@pytest.mark.thorough
 class TestNatsOnDiskRegistry(OnDisk, RegistryConformance):
     """The registry in files."""
 
 
-@pytest.mark.thorough
 class TestNatsClusterStore(OnCluster, StoreConformance):
     """The store on a cluster."""
 
 
-@pytest.mark.thorough
 class TestNatsClusterTransport(OnCluster, TransportConformance):
     """The transport through a cluster."""
 
 
-@pytest.mark.thorough
 class TestNatsClusterBus(OnCluster, BusConformance):
     """The bus through a cluster."""
 
 
-@pytest.mark.thorough
 class TestNatsClusterLifecycle(OnCluster, LifecycleConformance):
     """Nodes on a cluster."""
 
 
-@pytest.mark.thorough
 class TestNatsClusterRegistry(OnCluster, RegistryConformance):
     """The registry on a cluster."""

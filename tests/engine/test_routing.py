@@ -85,6 +85,22 @@ def test_a_resource_without_owner_is_not_found(router: Router) -> None:
         router.route(resource_id="y")
 
 
+def test_a_resource_of_a_service_that_nobody_serves_is_not_found(router: Router) -> None:
+    """The error says that nobody does, and which service may be meant."""
+    router.driver.register("a", "bookings")
+    with pytest.raises(ResourceNotFound) as alike:
+        router.route("bokings", resource_id="x")
+    assert str(alike.value) == (
+        "resource 'x' has no owner: no instance of service 'bokings' is registered; did you mean 'bookings'?"
+    )
+    with pytest.raises(ResourceNotFound) as unlike:
+        router.route("zzz", resource_id="x")
+    assert str(unlike.value) == "resource 'x' has no owner: no instance of service 'zzz' is registered"
+    with pytest.raises(ResourceNotFound) as served:
+        router.route("bookings", resource_id="x")
+    assert str(served.value) == "resource 'x' has no owner"
+
+
 def test_a_resource_for_which_somebody_waits_is_waited_for(router: Router) -> None:
     """It will soon be taken."""
     driver = router.driver

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from xml.etree import ElementTree as ET
+
+import pytest
 
 from aegis_pytest.history import Answer, Bar, History, Invoked, Kind, Returned, Rule, Violation
 from tests.history.registers import true_history
@@ -54,6 +57,28 @@ def test_picture_shows_each_bar_with_its_words() -> None:
     edge = float(tree.get("width") or 0)
     for bar in bars:
         assert 0 <= float(bar.get("x") or -1) <= float(bar.get("x") or 0) + float(bar.get("width") or 0) <= edge
+
+
+def test_words_of_a_picture_stand_inside_it() -> None:
+    """Of the axis and of the bars: those that would go beyond the right edge go to the left."""
+    bars = tuple(Bar("p1", f"bar {number} {'w' * 60}", float(number), float(number)) for number in range(21))
+    it = Violation(rule=Rule.ANSWERED, key="r", at=1.0, message="", bars=(*bars, Bar("p2", "w" * 60, 13.0, math.inf)))
+    tree = ET.fromstring(it.svg())
+    edge = float(tree.get("width") or 0)
+    for text in tree.findall(f"{SVG}text"):
+        at, width = float(text.get("x") or -1), 7 * len(text.text or "")
+        began, ended = (at - width, at) if text.get("text-anchor") == "end" else (at, at + width)
+        assert began >= 0, text.text
+        assert ended <= edge, text.text
+
+
+@pytest.mark.parametrize("most", [2, 3, 5, 7, 8, 100])
+def test_text_has_as_many_lines_as_it_may(most: int) -> None:
+    """What is blamed comes first; how many are left out is said."""
+    lines = lost_release().text(most).splitlines()
+    assert len(lines) == min(most, 8)
+    assert any(line.startswith("> ") for line in lines) is (most > 4)
+    assert any("are left out" in line for line in lines) is (most in {4, 5, 6, 7})
 
 
 def test_names_cannot_break_the_picture() -> None:

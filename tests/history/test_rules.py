@@ -73,6 +73,13 @@ GOOD: dict[str, tuple[Page, ...]] = {
         claim(4, 5, "i2", 6),
         believes(4.5, None, "i2", 6),
     ),
+    "who dies before it ever held anything loses what it was given": (
+        claim(0, 1, "i1", 2),
+        believes(0.5, 3, "i1", 2),
+        transfer(2, 4, "i1", "i2", 8),
+        (Died(at=3.5, process="p2"),),
+        owner(5, 6),
+    ),
     "who was killed loses it": (
         claim(0, 1, "i1", 2),
         believes(0.5, None, "i1", 2),
@@ -142,6 +149,10 @@ GOOD: dict[str, tuple[Page, ...]] = {
 
 BAD: dict[str, tuple[Rule, tuple[Page, ...]]] = {
     "two claims succeed": (Rule.LINEARIZABLE, (claim(0, 1, "i1", 3), claim(2, 3, "i2", 4))),
+    "two claims succeed, of which one never began to believe": (
+        Rule.LINEARIZABLE,
+        (claim(0, 1, "i1", 3), claim(2, 3, "i2", 4), believes(2.5, 3, "i2", 4)),
+    ),
     "two claims at once succeed": (Rule.LINEARIZABLE, (claim(0, 5, "i1", 3), claim(1, 4, "i2", 4))),
     "the second claim succeeds while the first holder believes": (
         Rule.LINEARIZABLE,
@@ -280,6 +291,27 @@ def test_a_live_process_must_answer_and_a_dead_one_need_not() -> None:
     assert [it.rule for it in history(begun).check()] == [Rule.ANSWERED]
     assert history(begun, (Died(at=2, process="p1"),)).check() == ()
     assert [it.rule for it in history(begun, (Died(at=2, process="p2"),)).check()] == [Rule.ANSWERED]
+
+
+@pytest.mark.parametrize("answer", [Answer.DONE, Answer.FAILED, Answer.UNKNOWN])
+def test_who_is_owed_an_answer_in_time_does_not_wait_longer(answer: Answer) -> None:
+    """Whatever it is, also that nobody waits for it any more; what came in time is good."""
+    begun, told = claim(1, 7, "i1", 3, answer=answer)
+    assert isinstance(begun, Invoked)
+    assert history((attrs.evolve(begun, within=6.0), told)).check() == ()
+    (late,) = history((attrs.evolve(begun, within=5.5), told)).check()
+    assert late.rule is Rule.ANSWERED
+    assert late.message == "a claim by p1 was to be answered within 5.5 s, and was not for 6.000000 s"
+    assert [bar.lane for bar in late.bars if bar.blamed] == ["p1: operations"]
+
+
+def test_death_ends_what_is_owed() -> None:
+    """Who dies while it may still wait has lost nothing; who waited for too long before has."""
+    (begun,) = claim(1, 2, "i1", answer=None)
+    assert isinstance(begun, Invoked)
+    owed = (attrs.evolve(begun, within=5.0),)
+    assert history(owed, (Died(at=6, process="p1"),)).check() == ()
+    assert [it.rule for it in history(owed, (Died(at=6.5, process="p1"),)).check()] == [Rule.ANSWERED]
 
 
 def test_resources_are_judged_apart() -> None:

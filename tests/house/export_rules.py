@@ -18,6 +18,7 @@ PUBLIC_MODULES = (
     "aegis_core.models",
     "aegis_core.names",
     "aegis_core.served",
+    "aegis_core.validation",
     "aegis_backends.memory",
     "aegis_backends.nats",
     "aegis_backends.nats.server",

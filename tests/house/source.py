@@ -47,10 +47,15 @@ class Module:
     @property
     def imports(self) -> tuple[Import, ...]:
         """Everything imported, at the top, inside functions, and for the type checker alone."""
-        return tuple(_imports(self.tree))
+        return _imports(self.text)
 
 
-def _imports(tree: ast.Module) -> Iterator[Import]:
+@cache  # each rule asks every module anew; what is imported is little, the trees would be much
+def _imports(text: str) -> tuple[Import, ...]:
+    return tuple(_imported(ast.parse(text)))
+
+
+def _imported(tree: ast.Module) -> Iterator[Import]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:

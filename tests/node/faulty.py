@@ -105,6 +105,7 @@ class Faults:
     commits: list[tuple[float, Transaction]] = attrs.field(factory=list)
     syncs: list[float] = attrs.field(factory=list)
     latency: float = 0.0
+    lag: float = 0.0
     refusing: bool = False
     sync_refused: bool = False
     deaf: bool = False
@@ -333,6 +334,8 @@ class FaultyFeed:
             with trio.CancelScope() as self._faults.receiving:
                 items = await self._feed.receive()
             await self._faults.pass_through()
+            if self._faults.lag:
+                await trio.sleep(self._faults.lag)
             if self._faults.watch_error is not None:
                 raise self._faults.watch_error
             if self._faults.take_resync():

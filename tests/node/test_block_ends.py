@@ -28,40 +28,20 @@ from aegis_core.errors import (
 from aegis_core.events import Event, InstanceRegistered
 from aegis_core.hookspecs import BackendRegistrar, ObserverRegistrar, hookimpl
 from aegis_core.models import EndReason, Outcome, Role, ServiceInstance
-from aegis_core.node.call import Call
+from aegis_core.node import node as node_module
+from aegis_core.node import reading
 from aegis_core.node.claims import Claim
 from aegis_core.node.node import Node, open_node
 from aegis_core.node.service import Service
+from tests.interrupting import Interrupt, interrupt_everywhere
 from tests.node.faulty import Faults, names_key
+from tests.node.working import make_service
 
 INSTANCE_KEYS = names_key("service-instances")
 
 
 class Refused(Exception):
     """What a user's own code raises."""
-
-
-def make_service(seen: list[str] | None = None) -> Service:
-    """A service that says what it does."""
-    service = Service("svc", version="1.0.0")
-    log = [] if seen is None else seen
-
-    @service.on_release
-    async def unload(claim: Claim) -> None:
-        assert claim.held
-        log.append(f"released {claim.resource_id}")
-        await trio.lowlevel.checkpoint()
-
-    @service.method
-    async def work(call: Call, seconds: float = 0) -> str:
-        try:
-            await trio.sleep(seconds)
-        except trio.Cancelled:
-            log.append("cut off")
-            raise
-        return "done"
-
-    return service
 
 
 async def live_instances(node: Node) -> list[str]:
@@ -152,6 +132,49 @@ async def test_a_body_that_raises_because_of_a_crash_does_not_hide_it(autojump_c
                 await trio.sleep_forever()
             finally:
                 raise Refused
+
+
+async def test_cancelled_while_it_opens_a_node_leaves_nothing(autojump_clock: MockClock) -> None:
+    """Where the first look at the store takes its time."""
+    faults = Faults(lag=10)
+    with trio.move_on_after(5) as scope:
+        async with faults.node():
+            pytest.fail("it opened")
+    assert scope.cancelled_caught
+    assert trio.current_time() == 5
+
+
+async def test_a_registration_cancelled_while_it_is_committed_is_withdrawn(autojump_clock: MockClock) -> None:
+    """Also by a node that closes, and whose feed is behind: the view is read until the withdrawal is through."""
+    faults = Faults()
+    async with open_node("memory://test") as other:
+        with trio.move_on_after(0.01) as scope:
+            async with faults.node() as node:
+                faults.lag = 0.05
+                faults.slow(10, INSTANCE_KEYS)
+                async with node.serve(make_service(), instance_id="one"):
+                    pytest.fail("it was registered")
+        assert scope.cancelled_caught
+        assert trio.current_time() < 1
+        assert await live_instances(other) == []
+
+
+def test_ctrl_c_ends_a_node_wherever_it_hits() -> None:
+    """Whatever of the node's own code is at work as the block ends, nothing shielded stays behind."""
+
+    async def program(interrupt: Interrupt) -> None:
+        faults = Faults()
+
+        def rescue() -> None:
+            faults.watch_error = ValueError("rescued")
+            faults.receiving.cancel()
+
+        async with faults.node():
+            interrupt.arm(rescue)
+
+    interrupts = interrupt_everywhere(program, node_module, reading)
+    assert [interrupt.place for interrupt in interrupts if interrupt.hung] == []
+    assert "nursery.cancel_scope.cancel()" in [interrupt.place for interrupt in interrupts]
 
 
 async def test_a_backend_that_cannot_be_opened_is_told_as_it_is(autojump_clock: MockClock) -> None:

@@ -24,6 +24,7 @@ from aegis_core.errors import (
 )
 from aegis_core.hookspecs import Principal, hookimpl
 from aegis_core.models import EndReason, Health, ResourceMetadata, Role
+from aegis_core.node.asking import asking
 from aegis_core.node.call import Call
 from aegis_core.node.claims import Claim
 from aegis_core.node.node import open_node
@@ -482,6 +483,22 @@ async def test_what_was_taken_a_moment_ago_is_not_released(autojump_clock: MockC
             assert caught.value.owner == instance.instance_id
             assert old.ended is not None
             assert instance.claims["a"].held
+
+
+@pytest.mark.parametrize("where", ["own node", "elsewhere"])
+async def test_audit_of_force_names_who_asked(autojump_clock: MockClock, where: str) -> None:
+    """Whether the node that is asked serves the claimant or not: not the claimant, where somebody asks for it."""
+    plugins = [ForceAllowed()]
+    async with open_node("memory://a", plugins=plugins) as node, open_node("memory://a", plugins=plugins) as other:
+        async with node.serve(make_service(), instance_id="one"), node.serve(make_service()) as rival:
+            await rival.claim("a")
+            asked = node if where == "own node" else other
+            await asked.runtime.directory.sync()
+            with asking(Principal("token", "ops")):
+                await asked.registry.claim("svc", "one", "a", force=True)
+            await node.runtime.directory.sync()
+            (audit,) = node.runtime.directory.snapshot.transfers()
+            assert (audit.reason, audit.requested_by) == ("claimed by force", "token:ops")
 
 
 async def test_a_failing_on_release_releases_all_the_same(autojump_clock: MockClock) -> None:

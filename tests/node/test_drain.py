@@ -9,34 +9,9 @@ from trio.testing import MockClock
 from aegis_core.errors import Forbidden, LeaseLost, NoInstance, ResourceNotFound
 from aegis_core.models import EndReason, Role
 from aegis_core.node.call import Call
-from aegis_core.node.claims import Claim
 from aegis_core.node.node import open_node
-from aegis_core.node.service import Service
 from tests.node.faulty import Faults
-
-
-def make_service(seen: list[str] | None = None) -> Service:
-    """A service that says what it does."""
-    service = Service("svc", version="1.0.0")
-    log = [] if seen is None else seen
-
-    @service.on_release
-    async def unload(claim: Claim) -> None:
-        assert claim.held
-        log.append(f"released {claim.resource_id}")
-        await trio.lowlevel.checkpoint()
-
-    @service.method
-    async def work(call: Call, seconds: float = 0) -> str:
-        try:
-            await trio.sleep(seconds)
-        except trio.Cancelled:
-            log.append("cut off")
-            raise
-        assert call.instance is not None
-        return call.instance.instance_id
-
-    return service
+from tests.node.working import make_service
 
 
 async def test_everything_is_handed_over_and_nothing_more_is_taken(autojump_clock: MockClock) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -12,53 +12,13 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aegis_core import codec, events, names
-from aegis_core.backend import Capabilities, Change, Entry, Resync, Synced, Transaction, TrioClock
+from aegis_core.backend import Change, Resync, Synced, TrioClock
 from aegis_core.errors import StoreUnavailable
 from aegis_core.models import Ownership, Record, ServiceInstance
 from aegis_core.node.directory import Directory
+from tests.node.told_store import Item, ToldStore
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-Item = Change | Synced | Resync
-
-
-@attrs.define(eq=False)
-class ToldFeed:
-    """A feed that tells what a test says."""
-
-    told: trio.MemoryReceiveChannel[list[Item]]
-
-    async def receive(self) -> Sequence[Item]:
-        """The next batch."""
-        return await self.told.receive()
-
-
-class ToldStore:
-    """A store of which a test says what it tells, and where its barrier is."""
-
-    capabilities = Capabilities()
-
-    def __init__(self) -> None:
-        self.tell, self._told = trio.open_memory_channel[list[Item]](100)
-        self.barrier = 0
-
-    @asynccontextmanager
-    async def watch(self) -> AsyncIterator[ToldFeed]:
-        """The one feed."""
-        await trio.lowlevel.checkpoint()
-        yield ToldFeed(self._told)
-
-    async def commit(self, transaction: Transaction) -> tuple[int, ...]:
-        """Not asked here."""
-        raise NotImplementedError
-
-    async def sync(self) -> int:
-        """The barrier."""
-        await trio.lowlevel.checkpoint()
-        return self.barrier
-
-    async def get(self, key: str) -> Entry | None:
-        """Not asked here."""
-        raise NotImplementedError
 
 
 @attrs.define(eq=False)
@@ -83,7 +43,7 @@ async def world() -> AsyncIterator[World]:
     directory = Directory(store, TrioClock(), wall=lambda: AT, emit=told.append, touched=touched.append)
     async with trio.open_nursery() as nursery:
         await store.tell.send([instance("a", 90), owned("old", "a", 95), owned("both", "a", 99), Synced(100)])
-        await nursery.start(directory.run)
+        await nursery.start(directory.run, trio.CancelScope())
         yield World(store, directory, told, touched)
         nursery.cancel_scope.cancel()
 

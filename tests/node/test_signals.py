@@ -17,28 +17,9 @@ from trio.testing import MockClock
 
 from aegis_core.errors import InvalidRequest, TransportUnavailable
 from aegis_core.node import signals
-from aegis_core.node.call import Call
 from aegis_core.node.instance import Instance
 from aegis_core.node.node import open_node
-from aegis_core.node.service import Service
-
-
-def make_service(seen: list[str] | None = None) -> Service:
-    """A service that says when its work is cut off."""
-    service = Service("svc", version="1.0.0")
-    log = [] if seen is None else seen
-
-    @service.method
-    async def work(call: Call, seconds: float = 0) -> str:
-        try:
-            await trio.sleep(seconds)
-        except trio.Cancelled:
-            log.append("cut off")
-            raise
-        return "done"
-
-    return service
-
+from tests.node.working import make_service
 
 PROGRAM = """
     import signal

@@ -562,3 +562,25 @@ async def test_a_lost_race_for_the_promotion_waits_for_the_next_turn(autojump_cl
     assert owners.names[0] == "one"
     assert sorted(owners.names[1:]) == ["three", "two"]
     assert [at for _, at in owners.seen] == pytest.approx([0, 5, 10], abs=0.1)
+
+
+async def test_who_waits_takes_over_what_it_was_given_although_that_failed_at_first(autojump_clock: MockClock) -> None:
+    """Nothing changes any more: it is tried again all the same."""
+    faults, owners = Faults(), Owners()
+    async with open_node("memory://test") as node, faults.node() as other:
+        async with node.serve(make_service()) as giver, other.serve(make_service()) as waiting:
+            (claim,) = await giver.claim("a")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(owners.own, "waiting", waiting)
+                await trio.sleep(1)
+                refused = faults.break_down(
+                    Forbidden(operation="commit", target="a", reason="once"), names_key("resources.a")
+                )
+                faults.cut()  # it hears of all that the transfer changed at once
+                await giver.transfer("a", to=waiting.instance_id)
+                faults.heal()
+                await trio.sleep(3)
+                assert refused.seen == 1
+                assert owners.names == ["waiting"]
+                nursery.cancel_scope.cancel()
+    assert claim.ended is not None

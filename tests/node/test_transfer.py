@@ -5,6 +5,8 @@ The file is long, because each way in which a move may end is a sentence of its 
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -400,6 +402,28 @@ async def test_an_adoption_that_fails_releases_the_resource(
             assert not two.claims
             assert node.owner_of("a") is None
     assert any("on_acquire of a failed" in record.getMessage() for record in caplog.records)
+
+
+async def test_release_that_comes_from_another_node_is_told_that_a_transfer_was_quicker(
+    autojump_clock: MockClock,
+) -> None:
+    """And whose it is now; not that it is free."""
+    service = Service("svc")
+
+    @service.on_release
+    async def save(claim: Claim) -> None:
+        await trio.sleep(1)
+
+    async with open_node("memory://a") as node, open_node("memory://a") as other:
+        async with node.serve(service, instance_id="one") as one, node.serve(make_service(), instance_id="two"):
+            await one.claim("a", "b")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(one.transfer, "a", to="two"))
+                await trio.sleep(0.5)
+                with pytest.raises(NotOwner) as caught:
+                    await other.registry.release("svc", "one", "a", "b")
+                assert caught.value.owner == "two"
+                assert other.owner_of("b") is None
 
 
 async def test_there_and_back_again_while_nobody_looks(autojump_clock: MockClock) -> None:

@@ -36,7 +36,7 @@ def make_service() -> Service:
 
 async def write(node: Node, key: str, value: bytes) -> None:
     """Put *value* under *key*, as anybody with other tools might."""
-    await node.runtime.store.commit(Transaction(id=f"{key} {value!r}", operations=(Put(key, value, ANY),)))
+    await node.runtime.store.commit(Transaction(id=node.runtime.new_id(16), operations=(Put(key, value, ANY),)))
 
 
 # -- the view ------------------------------------------------------------------------------------------------------

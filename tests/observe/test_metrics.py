@@ -5,9 +5,6 @@ It is one long file because there is one page, and each part of it is a few line
 
 from __future__ import annotations
 
-import builtins
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -107,36 +104,6 @@ async def test_nothing_is_counted_unless_it_is_asked_for(autojump_clock: trio.te
         assert node.runtime.instruments is None
         with pytest.raises(ConfigError, match=r"metrics\.enabled"):
             await exposition(node)
-
-
-def test_prometheus_is_imported_only_where_it_is_used() -> None:
-    """A node that counts nothing does not load the library."""
-    program = (
-        "import sys, trio, aegis_core\n"
-        "async def main():\n"
-        "    async with aegis_core.open_node('memory://'): pass\n"
-        "trio.run(main)\n"
-        "assert 'prometheus_client' not in sys.modules\n"
-        "assert 'aegis_core.observe.metrics' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-
-
-async def test_missing_library_is_an_error_that_says_what_to_install(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where prometheus-client is not installed, the node does not open, and names the extra."""
-    importing = builtins.__import__
-
-    def refuse(name: str, *args: object) -> object:
-        if name == "aegis_core.observe.metrics":
-            raise ModuleNotFoundError("No module named 'prometheus_client'")
-        return importing(name, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ConfigError, match=r"aegis-ipc\[metrics\]"):
-        async with open_node("memory://", config=ON):
-            raise AssertionError("it opened")
 
 
 # --- Resources ---------------------------------------------------------------------------------

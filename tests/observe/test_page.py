@@ -30,7 +30,7 @@ async def served() -> AsyncIterator[tuple[Node, int]]:
 
 async def ask(port: int, request: bytes) -> tuple[str, str]:
     """The head and the body of what is answered to *request*."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         async with stream:
             await stream.send_all(request)

@@ -27,7 +27,7 @@ from tests.observe.spans import ON, id_of, parent_of, recorded, trace_of
 from tests.observe.test_tracing import METHOD, service
 from tests.router.wired import Client, packed
 
-PATIENCE = 30
+PATIENCE = 60
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def server() -> Iterator[NatsServers]:
 @asynccontextmanager
 async def routing(node: Node) -> AsyncIterator[str]:
     """A router over HTTP on *node*: its URL."""
-    app = RouterApp(node.runtime.store, Gate(node).commit, node.require)
+    app = RouterApp(node.runtime.store, Gate(node).commit, node.runtime.plugins.authorize)
     Rest(Management(Router(node)), app)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,7 +14,6 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from aegis_core import Call, Claim, Instance, Node, Role, Service, open_node
 from aegis_core.errors import (
-    ConfigError,
     Conflict,
     Misdirected,
     RemoteError,
@@ -82,35 +78,6 @@ async def three() -> AsyncIterator[Three]:
 
 
 # --- On and off --------------------------------------------------------------------------------
-
-
-def test_opentelemetry_is_imported_only_where_it_is_used() -> None:
-    """A node that traces nothing does not load it."""
-    program = (
-        "import sys, trio, aegis_core\n"
-        "async def main():\n"
-        "    async with aegis_core.open_node('memory://'): pass\n"
-        "trio.run(main)\n"
-        "assert 'opentelemetry' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-
-
-async def test_missing_library_is_an_error_that_says_what_to_install(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where OpenTelemetry is not installed, the node does not open, and names the extra."""
-    importing = builtins.__import__
-
-    def refuse(name: str, *args: object) -> object:
-        if name == "aegis_core.observe.tracing":
-            raise ModuleNotFoundError("No module named 'opentelemetry'")
-        return importing(name, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ConfigError, match=r"aegis-ipc\[otel\]"):
-        async with open_node("memory://", config=ON):
-            raise AssertionError("it opened")
 
 
 # --- Calls -------------------------------------------------------------------------------------

@@ -36,11 +36,16 @@ async def hold(instance, resource_id="room", role=Role.STANDBY):
 
 @pytest.fixture
 def run_tests(pytester: pytest.Pytester) -> RunTests:
-    """Write a test file and run it with *options*; ``ini`` are lines for the configuration file."""
+    """Write a test file and run it with *options*; ``ini`` are lines for the configuration file.
 
-    def run(source: str, *options: str, ini: str = "") -> pytest.RunResult:
+    What breaks Trio down is run ``apart``, in a process of its own: pytester keeps what it saw of runs in this one, and with it
+    remains that would be collected in some later test.
+    """
+
+    def run(source: str, *options: str, ini: str = "", apart: bool = False) -> pytest.RunResult:
         pytester.makeini(f"[pytest]\nfilterwarnings = error\n{ini}")
         pytester.makepyfile(PREAMBLE + source)
-        return pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:cacheprovider", *options)
+        run_pytest = pytester.runpytest_subprocess if apart else pytester.runpytest_inprocess
+        return run_pytest("-p", "no:randomly", "-p", "no:cacheprovider", *options)
 
     return run

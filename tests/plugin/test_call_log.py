@@ -7,6 +7,10 @@ from functools import partial
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
+from trio.abc import Instrument
+from trio.lowlevel import Task
+from trio.testing import MockClock
 
 from aegis_core import (
     Call,
@@ -18,8 +22,10 @@ from aegis_core import (
     ResourceNotFound,
     Service,
     TransportUnavailable,
+    codec,
 )
 from aegis_core.backend import Inbound
+from aegis_core.envelopes import AnswerEnvelope, RequestEnvelope
 from aegis_pytest.call_log import CallLog
 from aegis_pytest.cluster import Cluster
 from aegis_pytest.faults import Faults
@@ -136,6 +142,94 @@ async def test_expecting_is_a_checkpoint(aegis_cluster: Cluster, aegis_calls: Ca
     await aegis_calls.expect("rooms", within=0)
 
 
+def handled(log: CallLog, *, before: bool = False) -> None:
+    """An instance answers a call; *before*: of which it had heard before `CallLog.clear`."""
+    call = log.received("a", "rooms-1", RequestEnvelope("book", {"guest": "Ada"}, service_name="rooms"))
+    if before:
+        log.clear()
+    log.answered(call, codec.encode_answer(AnswerEnvelope("ADA")))
+
+
+async def test_call_is_taken_by_one_who_expects_it(autojump_clock: MockClock) -> None:
+    """Who waited for it has it, also if somebody else asks before that task runs."""
+    log = CallLog()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.expect, "rooms")
+        await trio.testing.wait_all_tasks_blocked()
+        handled(log)
+        with pytest.raises(AssertionError, match="was handled within 0 s"):
+            await log.expect("rooms", within=0)
+
+
+class AnswerAtLast(Instrument):
+    """An instance answers when the time *at* has come, just before the task goes on that is told so."""
+
+    def __init__(self, log: CallLog, at: float) -> None:
+        self._log, self._at = log, at
+
+    def before_task_step(self, task: Task) -> None:
+        """Answer once."""
+        if trio.current_time() >= self._at and not len(self._log):
+            handled(self._log)
+
+
+async def test_call_that_comes_as_the_time_is_over_is_taken(autojump_clock: MockClock) -> None:
+    """Who has been woken for the time, and has not run yet, has it."""
+    log = CallLog()
+    trio.lowlevel.add_instrument(AnswerAtLast(log, trio.current_time() + 1))
+    call = await log.expect("rooms", within=1)
+    assert [call] == list(log)
+
+
+async def handled_as_its_taker_is_cancelled(log: CallLog, *, others: int = 0, clear: bool = False) -> None:
+    """A call comes in the step in which the first is cancelled who waits for it; *others* wait a second each."""
+    scope = trio.CancelScope()
+
+    async def wait() -> None:
+        with scope:
+            await log.expect("rooms")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(others):
+            nursery.start_soon(partial(log.expect, "rooms", within=1))
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        handled(log)
+        if clear:
+            log.clear()
+    assert scope.cancelled_caught
+
+
+async def test_who_is_cancelled_as_the_call_comes_has_taken_nothing(autojump_clock: MockClock) -> None:
+    """Another who waits has it, or who asks later; but not what was cleared meanwhile."""
+    log = CallLog()
+    await handled_as_its_taker_is_cancelled(log)
+    call = await log.expect("rooms", within=0)
+    assert [call] == list(log)
+    await handled_as_its_taker_is_cancelled(log, others=1)
+    await handled_as_its_taker_is_cancelled(log, clear=True)
+    with pytest.raises(AssertionError, match="was handled within 0 s"):
+        await log.expect("rooms", within=0)
+
+
+async def test_what_was_under_way_is_cleared_too(autojump_clock: MockClock) -> None:
+    """It is not expected any more, whether somebody waits already when its answer comes or asks later."""
+    log = CallLog()
+    async with trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises(AssertionError, match="was handled within 1 s"):
+                await log.expect("rooms", within=1)
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        handled(log, before=True)
+    with pytest.raises(AssertionError, match="was handled within 0 s"):
+        await log.expect("rooms", within=0)
+
+
 async def test_nothing_is_lost_while_a_resource_moves(aegis_cluster: Cluster, aegis_calls: CallLog) -> None:
     """Calls that are refused where it was are handled where it is; those that are under way are waited for."""
     first = await aegis_cluster.serve("a", rooms)
@@ -225,9 +319,38 @@ async def test_call_that_nobody_took_is_lost(
         await ask(caller, "Ada", resource_id="room:7")
     with pytest.raises(AssertionError, match=r"no instance has handled it \(no answer within 5 s\)"):
         await aegis_calls.expect_none_lost()
+    await aegis_cluster.serve("a", Service("another-service"))
     await aegis_calls.expect_none_lost("another-service", within=0)
     await aegis_cluster.kill("b")
     await aegis_calls.expect_none_lost(within=0)
+
+
+async def test_service_that_the_cluster_has_never_had_is_refused(aegis_cluster: Cluster, aegis_calls: CallLog) -> None:
+    """Its name is misspelt: nothing could be lost of it, nor recorded."""
+    with pytest.raises(pytest.UsageError, match=r"no call names it; known here: no service$"):
+        await aegis_calls.expect_none_lost("rooms")
+    await aegis_calls.expect_none_lost()
+    await aegis_cluster.serve("a", rooms)
+    await aegis_cluster.serve("b", Service("cars"))
+    refused = r"^the cluster has had no instance of service 'roms', and no call names it; known here: cars, rooms$"
+    with pytest.raises(pytest.UsageError, match=refused):
+        await aegis_calls.expect_none_lost("roms")
+    with pytest.raises(pytest.UsageError, match=refused):
+        aegis_calls.recording("roms")
+
+
+async def test_service_that_the_cluster_has_had_is_known(aegis_cluster: Cluster, aegis_calls: CallLog) -> None:
+    """Also when its node has died, or begun another life; and one that only a call names, when the log is cleared."""
+    await aegis_cluster.serve("a", rooms)
+    await aegis_cluster.kill("a")
+    await aegis_cluster.node("a")
+    await aegis_calls.expect_none_lost("rooms", within=0)
+    aegis_calls.received("b", "cars-1", RequestEnvelope("drive", {}, service_name="cars"))
+    aegis_calls.sent("b", RequestEnvelope("fly", {}, service_name="planes"), lambda: True)
+    aegis_calls.clear()
+    for service_name in ("rooms", "cars", "planes"):
+        await aegis_calls.expect_none_lost(service_name, within=0)
+        assert aegis_calls.recording(service_name).calls == ()
 
 
 async def test_refusal_is_no_handling(aegis_cluster: Cluster, aegis_calls: CallLog) -> None:

@@ -1,4 +1,7 @@
-"""Nodes of a cluster live, die and come back, in tests like those that users write."""
+"""Nodes of a cluster live, die and come back, in tests like those that users write.
+
+It is one long file because all of it is one fixture.
+"""
 
 from __future__ import annotations
 
@@ -279,6 +282,21 @@ async def test_block_of_serve_in_the_test_survives_the_death_of_its_node(aegis_c
     assert aegis_cluster.nodes == {}
 
 
+async def test_stopped_node_hands_over_at_once_and_comes_back(aegis_cluster: Cluster) -> None:
+    """As a program that is told to end; what it left behind is told, and who is not there cannot be stopped."""
+    first = await aegis_cluster.serve("a", rooms)
+    await aegis_cluster.run("a", hold, first)
+    await aegis_cluster.wait_owner("room", "a")
+    second = await aegis_cluster.serve("b", rooms)
+    await aegis_cluster.run("b", hold, second)
+    assert await aegis_cluster.stop("a") == []
+    await aegis_cluster.wait_owner("room", "b", within=0.1)
+    with pytest.raises(pytest.UsageError, match="no living node 'a'; living: b"):
+        await aegis_cluster.stop("a")
+    again = await aegis_cluster.serve("a", rooms)
+    assert again.instance_id != first.instance_id
+
+
 async def test_restart_starts_again_what_was_started(aegis_cluster: Cluster) -> None:
     """In order, and with the new node and instances in the place of the old ones."""
     given: list[tuple[Node, Instance, int]] = []
@@ -328,6 +346,40 @@ async def test_killed_node_can_be_named_again(aegis_cluster: Cluster) -> None:
     new = await aegis_cluster.serve("a", rooms)
     assert new is not old
     assert aegis_cluster.instances("a") == (new,)
+
+
+async def test_restart_goes_on_where_a_kill_was_cancelled(aegis_cluster: Cluster) -> None:
+    """The node is dead from the beginning of `kill`; that it has unwound is waited for."""
+    await aegis_cluster.node("a")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await aegis_cluster.kill("a")
+    assert "a (killed)" in repr(aegis_cluster)
+    await aegis_cluster.restart("a")
+    assert "a (open)" in repr(aegis_cluster)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", None, 7, "store"])
+async def test_name_of_a_node_can_be_read(aegis_cluster: Cluster, name: str) -> None:
+    """Above all a node is no name: not another one is opened in its place."""
+    with pytest.raises(pytest.UsageError, match="name"):
+        await aegis_cluster.node(name)
+    if name is None:
+        with pytest.raises(pytest.UsageError, match="goes by a name of letters"):
+            await aegis_cluster.serve(await aegis_cluster.node("a"), rooms)  # type: ignore[arg-type]
+
+
+async def test_what_cannot_be_started_is_told_to_its_caller(aegis_cluster: Cluster) -> None:
+    """A coroutine instead of a function, above all, without a warning that nobody awaited it."""
+    instance = await aegis_cluster.serve("a", rooms)
+    with pytest.raises(pytest.UsageError, match=r"write 'hold, ...' instead of 'hold\(...\)'"):
+        await aegis_cluster.run("a", hold(instance))  # type: ignore[arg-type]
+    with pytest.raises(pytest.UsageError, match="write 'application, "):
+        await aegis_cluster.start("b", application())  # type: ignore[arg-type]
+    with pytest.raises(pytest.UsageError, match="expected an async function, got None"):
+        await aegis_cluster.run("a", None)  # type: ignore[arg-type]
+    with pytest.raises(pytest.UsageError, match="expected a Service, got 'rooms'"):
+        await aegis_cluster.serve("a", "rooms")  # type: ignore[arg-type]
 
 
 async def test_only_what_lives_can_be_killed(aegis_cluster: Cluster) -> None:

@@ -1,12 +1,13 @@
-"""What a node's death leaves undone: what `kill -9` would not have done either."""
+"""What a node's death leaves undone, what `kill -9` would not have done either; and how a crash is told."""
 
 from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 
-from aegis_core import Call, Claim, Service
-from aegis_pytest.cluster import Cluster
+from aegis_core import Call, Claim, NodeCrashed, Service
+from aegis_pytest.cluster import Cluster, open_cluster
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["claimed", "owned"])
@@ -43,3 +44,22 @@ async def test_dead_node_releases_nothing_and_believes_nothing(aegis_cluster: Cl
     await trio.sleep(2 * aegis_cluster.ttl)
     assert told == []
     assert endings == [False] * own
+
+
+async def test_crash_of_a_node_is_told_while_it_serves(autojump_clock: trio.testing.MockClock) -> None:
+    """At once, and not when the test's time is over: its blocks are tasks of the cluster, and end with it."""
+
+    async def fail() -> None:
+        await trio.sleep(1)
+        raise ValueError("a defect")
+
+    async def use() -> None:
+        async with open_cluster() as cluster:
+            await cluster.serve("a", Service("rooms"))
+            node = await cluster.node("a")
+            node.runtime.nursery.start_soon(fail)
+            await trio.sleep_forever()
+
+    with pytest.raises(NodeCrashed, match="ValueError: a defect"):
+        await use()
+    assert trio.current_time() == pytest.approx(1)

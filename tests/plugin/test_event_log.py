@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import attrs
 import pytest
 import trio
+from trio.testing import MockClock
 
 from aegis_core import (
     InstanceDeregistered,
@@ -20,7 +21,7 @@ from aegis_core import (
     RoleChanged,
     Service,
 )
-from aegis_pytest.cluster import Cluster
+from aegis_pytest.cluster import Cluster, open_cluster
 from aegis_pytest.event_log import EventLog
 
 rooms = Service("rooms")
@@ -147,6 +148,22 @@ async def test_field_that_does_not_exist_is_an_error_at_once(aegis_events: Event
         await aegis_events.expect(RoleChanged, role=Role.ACTIVE)
     with pytest.raises(TypeError, match="InstanceLost has no field 'instance'"):
         aegis_events.of(InstanceLost, instance="a")
+
+
+async def test_what_is_no_event_cannot_be_expected(aegis_events: EventLog) -> None:
+    """Neither its name, nor a class of something else."""
+    for wrong in ("InstanceLost", KeyError):
+        with pytest.raises(TypeError, match="expected a class of events, or an example of one, got "):
+            await aegis_events.expect(wrong)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(("ttl", "seconds"), [(None, 60), (3.0, 20), (100.0, 200)])
+async def test_expectation_has_twice_the_ttl(autojump_clock: MockClock, ttl: float | None, seconds: float) -> None:
+    """So that it outlasts a death; where time is real, a test is not over before it is told what is missing."""
+    async with open_cluster(ttl=ttl) as cluster:
+        with pytest.raises(AssertionError, match=f"did not happen within {seconds} s"):
+            await cluster.events.expect(InstanceLost)
+    assert trio.current_time() == seconds
 
 
 async def test_expecting_is_a_checkpoint(aegis_cluster: Cluster, aegis_events: EventLog) -> None:

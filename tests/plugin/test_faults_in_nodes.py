@@ -112,6 +112,10 @@ async def test_clock_of_a_stopped_node_stands_and_then_shows_the_time(autojump_c
             await trio.sleep(9)
             assert clock.now() - start == pytest.approx(1)
             assert woken == []
+            # What is to come on it lies ahead, although by the right time it is over.
+            assert clock.trio_time(start + 3) == pytest.approx(trio.current_time() + 2)
+            assert clock.due(start + 3) == pytest.approx(trio.current_time() - 7)
+        assert clock.trio_time(start + 12) == clock.due(start + 12) == pytest.approx(trio.current_time() + 2)
         assert clock.now() - start == pytest.approx(10)
         await trio.testing.wait_all_tasks_blocked()
         assert woken == pytest.approx([10])

@@ -109,7 +109,9 @@ async def test_paused_node_and_wrong_clock(aegis_cluster, aegis_faults, aegis_ev
 """
 
 
-@pytest.mark.parametrize("backend", ["memory", "nats", "http"])
+@pytest.mark.parametrize(
+    "backend", ["memory", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("nats", "http"))]
+)
 def test_faults_are_the_same_everywhere(run_tests: RunTests, backend: str) -> None:
     """Not one test of these says where it runs."""
     result = run_tests(EVERYWHERE, f"--aegis-backend={backend}")
@@ -140,6 +142,7 @@ async def test_connections_are_reset(aegis_cluster, aegis_faults, aegis_events):
 """
 
 
+@pytest.mark.thorough
 def test_connections_to_real_servers_can_be_reset(run_tests: RunTests) -> None:
     """Once, and nothing is lost; for longer than the lease lasts, and another may have what it held."""
     result = run_tests(RESET, "-rs", "--aegis-backend=memory,nats,http")

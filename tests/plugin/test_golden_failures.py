@@ -15,6 +15,7 @@ from tests.plugin.conftest import RunTests
 
 GOLDEN: Final = Path(__file__).parent / "golden"
 MOST_LINES: Final = 40
+LONGEST_LINE: Final = 250
 HIDDEN: Final = "All traceback entries are hidden. Pass `--full-trace` to see hidden and internal frames.\n"
 
 SCENES: Final = {
@@ -122,6 +123,90 @@ async def test_it(aegis_cluster, aegis_calls, aegis_events, aegis_faults):
 }
 
 
+CROWDS: Final = {
+    "nodes": """
+@pytest.fixture
+async def other():
+    from aegis_pytest.cluster import open_cluster
+    async with open_cluster() as cluster:
+        yield cluster
+
+async def test_it(aegis_cluster, other, aegis_events):
+    from aegis_core import InstanceLost
+    for cluster in (aegis_cluster, other):
+        for number in range(15):
+            name = f"kafé-{number}-{'n' * 50}"
+            instance = await cluster.serve(name, rooms, instance_id=f"rooms-{number}-{'i' * 40}")
+            await instance.claim(*(f"room:{number}:{room}:{'ü' * 60}" for room in range(10)))
+        await (await cluster.node(name)).call("rooms", "enter")
+    await aegis_events.expect(InstanceLost, within=1)
+""",
+    "fixtures": """
+@pytest.fixture
+async def failing(aegis_cluster):
+    yield
+    raise ValueError("the first fixture's end")
+
+@pytest.fixture
+async def failing_too(aegis_cluster):
+    async with trio.open_nursery():
+        yield
+        raise ValueError("the second fixture's end")
+
+async def test_it(aegis_cluster, failing, failing_too):
+    for number in range(30):
+        await aegis_cluster.serve(f"node-{number}", rooms, instance_id=f"rooms-{number}")
+    assert "many" == "few"
+""",
+    "pattern": """
+async def test_it(aegis_cluster, aegis_calls):
+    await aegis_cluster.serve("a", rooms)
+    await aegis_calls.expect("rooms", params={"x": ["line\\n"] * 1000}, within=1)
+""",
+    "replay": """
+booking = Service("booking")
+
+@booking.method
+async def book(call: Call, number: int, guest: str) -> dict:
+    return {f"key-{n}": call.instance.instance_id for n in range(10)}
+
+async def test_it(aegis_cluster, aegis_calls):
+    caller = await aegis_cluster.node("c")
+    instances = [await aegis_cluster.serve(name, booking, instance_id=name) for name in ("old", "new")]
+    for name in "defghijkl":
+        await aegis_cluster.node(name)
+    for number in range(10):
+        await caller.call("booking", "book", {"number": number, "guest": "g" * 500}, instance_id="old")
+    await aegis_calls.recording("booking").replay(caller, instances[1])
+""",
+    "left": """
+async def stubborn():
+    with trio.CancelScope(shield=True):
+        await trio.sleep(60)
+
+async def test_it(aegis_cluster):
+    caller = await aegis_cluster.node("z")
+    async with trio.open_nursery() as nursery:
+        for name in "abcdefghijkl":
+            await aegis_cluster.run(name, stubborn)
+            await aegis_cluster.serve(name, rooms, instance_id=f"rooms-{name}")
+            enter = partial(caller.call, "rooms", "enter", {"seconds": 1e6}, instance_id=f"rooms-{name}", timeout=1e6)
+            nursery.start_soon(enter)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+""",
+    "stuck": """
+@pytest.mark.aegis_limits(virtual=100)
+async def test_it(aegis_cluster):
+    for name in "abcdefghijklmnop":
+        instance = await aegis_cluster.serve(name, rooms, instance_id=f"rooms-{name}")
+        await aegis_cluster.run(name, hold, instance)
+        await (await aegis_cluster.node(name)).call("rooms", "enter")
+    await trio.sleep_forever()
+""",
+}
+
+
 def said(result: pytest.RunResult) -> str:
     """What the failed test of *result* says itself, without pytest's view of its source."""
     lines = result.outlines
@@ -142,6 +227,16 @@ def test_failure_says_what_is_wrong(run_tests: RunTests, scene: str) -> None:
     text = said(result)
     assert text == (GOLDEN / f"{scene}.txt").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("crowd", CROWDS)
+def test_failure_is_short_however_much_there_is(run_tests: RunTests, crowd: str) -> None:
+    """Many nodes, long names, other alphabets, two clusters: forty lines, none of them endless."""
+    result = run_tests(CROWDS[crowd])
+    result.assert_outcomes(failed=1)
+    lines = said(result).splitlines()
+    assert len(lines) <= MOST_LINES
+    assert max(map(len, lines)) <= LONGEST_LINE
 
 
 def test_state_is_shown_where_a_test_failed_and_nowhere_else(run_tests: RunTests) -> None:

@@ -1,4 +1,4 @@
-"""No test passes because `kill` cancelled it: who would be cancelled with the node is told so, and fails."""
+"""No test passes because `kill` or `stop` cancelled it: who would be cancelled with the node is told so, and fails."""
 
 from __future__ import annotations
 
@@ -92,23 +92,34 @@ async def test_calls_from_the_dead(aegis_cluster):
         await node.call("rooms", "enter", {"seconds": 1.0})
 """
 
-OWN_BLOCK = "*kill('a') would cancel the test's own block of own('room'): *aegis_cluster.run('a', ...)"
-OWN_TASK = "*kill('a') was called by a task of node 'a', which would be killed by it"
+OWN_BLOCK = "*{}('a') would cancel the test's own block of own('room'): *aegis_cluster.run('a', ...)"
+OWN_TASK = "*{}('a') was called by a task of node 'a', which would be cancelled by it"
 
 
-@pytest.mark.parametrize(
-    ("source", "told"),
-    [
-        pytest.param(IN_ITS_OWN_BLOCK, OWN_BLOCK, id="in-its-own-block"),
-        pytest.param(RESTARTED, OWN_BLOCK, id="restarted"),
-        pytest.param(AROUND_ITS_NURSERY, OWN_BLOCK, id="around-its-nursery"),
-        pytest.param(IN_A_FIXTURE, OWN_BLOCK, id="in-a-fixture"),
-        pytest.param(BY_A_TASK_OF_THE_NODE, OWN_TASK, id="by-a-task-of-the-node"),
-        pytest.param(BY_THE_APPLICATION, OWN_TASK, id="by-the-application"),
-    ],
-)
-def test_test_that_would_be_cancelled_fails(run_tests: RunTests, source: str, told: str) -> None:
-    """It is told which block or task that is, and nothing is killed."""
+CANCELLED = {
+    "in-its-own-block": (IN_ITS_OWN_BLOCK, OWN_BLOCK),
+    "around-its-nursery": (AROUND_ITS_NURSERY, OWN_BLOCK),
+    "in-a-fixture": (IN_A_FIXTURE, OWN_BLOCK),
+    "by-a-task-of-the-node": (BY_A_TASK_OF_THE_NODE, OWN_TASK),
+    "by-the-application": (BY_THE_APPLICATION, OWN_TASK),
+}
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+@pytest.mark.parametrize("case", CANCELLED)
+def test_test_that_would_be_cancelled_fails(run_tests: RunTests, case: str, how: str) -> None:
+    """It is told which block or task that is, and nothing ends."""
+    source, told = CANCELLED[case]
+    fails(run_tests, source.replace("aegis_cluster.kill", f"aegis_cluster.{how}"), told.format(how))
+
+
+def test_restart_kills_nobody_whom_kill_would_not(run_tests: RunTests) -> None:
+    """Who restarts a node within a block of it is told so as well."""
+    fails(run_tests, RESTARTED, OWN_BLOCK.format("kill"))
+
+
+def fails(run_tests: RunTests, source: str, told: str) -> None:
+    """The tests of *source* do, and one says what is *told*."""
     result = run_tests(source)
     outcomes = result.parseoutcomes()
     assert "passed" not in outcomes

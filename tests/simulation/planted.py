@@ -2,6 +2,9 @@
 
 They are what somebody might really write: a check that is left out, a time measured at the wrong end, an answer believed too
 early. A change names the words that it replaces, so that it cannot silently come to change nothing.
+
+Most are looked for in scenarios in which anything may happen. Some need several things to meet that hardly ever do; those are
+looked for in one of the `FOCUSES`, in which little else happens. A soak draws all of these.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from typing import Final
 import attrs
 import pytest
 
-__all__ = ["ELUSIVE", "PLANTED", "Change", "Planted"]
+from aegis_pytest.simulation import FOCUSES, Scenario, draw_scenario
+
+__all__ = ["PLANTED", "Change", "Planted"]
 
 
 @attrs.frozen
@@ -63,14 +68,20 @@ class Planted:
     Args:
         name: What is wrong, in a few words.
         changes: Make it.
+        focus: The scenarios in which it is looked for, of `FOCUSES`; "" for those in which anything may happen.
     """
 
     name: str
     changes: tuple[Change, ...]
+    focus: str
+
+    def draw(self, seed: str) -> Scenario:
+        """The scenario of *seed* in which it is looked for."""
+        return FOCUSES[self.focus](seed) if self.focus else draw_scenario(seed)
 
 
-def _bug(name: str, where: str, old: str, new: str, *more: Change) -> Planted:
-    return Planted(name, (Change(where, old, new), *more))
+def _bug(name: str, where: str, old: str, new: str, *more: Change, focus: str = "") -> Planted:
+    return Planted(name, (Change(where, old, new), *more), focus)
 
 
 _LEASE: Final = "aegis_core.node.lease:Lease"
@@ -137,6 +148,7 @@ PLANTED: Final = (
         "aegis_core.engine.view:View.holder",
         "if instance is None and not (self._synced and record.revision <= self._revision)",
         "if False",
+        focus="watches that lag, and crashes",
     ),
     _bug(
         "a read does not wait for the view",
@@ -153,9 +165,10 @@ PLANTED: Final = (
     ),
     _bug(
         "a commit of unknown fate is told as refused",
-        f"{_COMMIT}.commit",
-        "is_open = unanswered = unanswered or isinstance(exc, Indeterminate)",
-        'is_open = False; raise StoreUnavailable(reason="no answer", outcome=Outcome.NOT_SENT) from exc',
+        f"{_COMMIT}.decide",
+        "outcome = Outcome.MAYBE_EXECUTED if attempt.in_doubt else Outcome.NOT_SENT",
+        "outcome = Outcome.NOT_SENT",
+        focus="commits without an answer",
     ),
     _bug("a claim takes what others hold", f"{_RESOURCES}:acquire", "holder is not None and not force", "False"),
     _bug(
@@ -170,7 +183,13 @@ PLANTED: Final = (
         "Write.owner(fresh, expect)",
         "Write.owner(fresh, -1)",
     ),
-    _bug("a release deletes whatever is there", f"{_RESOURCES}:give_up", "r.revision) for", "-1) for"),
+    _bug(
+        "a release deletes whatever is there",
+        f"{_RESOURCES}:give_up",
+        "r.revision) for",
+        "-1) for",
+        focus="commits that come late",
+    ),
     _bug(
         "who stands in line is never promoted",
         "aegis_core.node.line:wait_turn",
@@ -212,6 +231,7 @@ PLANTED: Final = (
         "aegis_core.node.claims:Claim.serves",
         "(not epoch or epoch == self._record.epoch)",
         "True",
+        focus="calls that come late",
     ),
     _bug(
         "an answer is good although the claim has ended",
@@ -224,12 +244,14 @@ PLANTED: Final = (
         "aegis_core.node.idempotency:AnswerCache._evict",
         "len(ended) > self._most_answers",
         "True",
+        focus="calls that come twice",
     ),
     _bug(
         "a hand-off whose answer is lost is taken for one that failed",
         "aegis_core.node.moves:Moves._move",
         "holdings.finish(claim, reason)",
         "holdings.finish(claim, reason) if claim.resource_id in moved else claim.stay()",
+        focus="moves without an answer",
     ),
     _bug(
         "an orphan is swept while its owner is only silent",
@@ -243,7 +265,8 @@ PLANTED: Final = (
         "record.revision, record.ttl",
         "-1, record.ttl",
         Change(f"{_LEASE}._renew", "clock.now() >= self.deadline", "False"),
-        Change(f"{_LEASE}._watch_time", "now >= self.deadline", "now >= self.deadline and self._due < now"),
+        Change(f"{_LEASE}._watch_time", "now >= self.deadline", "False"),
+        focus="owners that come back",
     ),
     _bug(
         "a read joins a barrier that is under way",
@@ -262,6 +285,7 @@ else:
 await self._wait(self.reached, recounts)""",
             "    ",
         ).lstrip(),
+        focus="reads from afar",
     ),
     _bug(
         "an abandoned claim is kept",
@@ -269,18 +293,67 @@ await self._wait(self.reached, recounts)""",
         "self._suspects[target] = None",
         "pass",
     ),
+    _bug(
+        "a call that may have run is sent again, although it may not be repeated",
+        "aegis_core.node.retry:Retry._doubt",
+        "order.end(exc)",
+        "return",
+        focus="calls under leases that end",
+    ),
+    _bug(
+        "a handler runs before the resource was taken over",
+        "aegis_core.node.server:Server.begin",
+        "not claim.is_ready or ",
+        "",
+        Change("aegis_core.node.admission:Admission.admit", "if claim.is_ready:", "if True:"),
+    ),
+    _bug(
+        "who gives a resource up believes until that is acknowledged",
+        "aegis_core.node.holdings:Holdings.wind_down",
+        "claim.relinquish(reason)",
+        "pass",
+    ),
+    _bug(
+        "the last in line comes first",
+        "aegis_core.engine.view:View.line",
+        "-p.priority, p.joined",
+        "-p.priority, -p.joined",
+        focus="lines",
+    ),
+    _bug(
+        "what was lost with a lease is not claimed again",
+        "aegis_core.node.incarnation:Incarnation.kept",
+        "return self._wanted | {claim.resource_id: claim.metadata for claim in self._kept}",
+        "return {}",
+        focus="claims that are lost",
+    ),
+    _bug("renewals come too late", f"{_LEASE}._next_renewal", "(0.9 + 0.1", "(2.75 + 0.1", focus="nothing wrong"),
+    _bug("what runs is not cancelled before its lease ends", f"{_LEASE}._watch_time", "self._suspend()", "pass"),
+    _bug(
+        "who stands in line looks every eight seconds",
+        "aegis_core.node.line:wait_turn",
+        "if owned is not None and owned[0].lease != lease.tag:\n            await changed.wait()",
+        "if owned is not None and owned[0].lease != lease.tag:\n            await trio.sleep(8.0)",
+        focus="nothing wrong",
+    ),
+    _bug(
+        "a call whose answer is lost waits for it for ever",
+        "aegis_core.node.client:Client._call",
+        "peer.send(codec.encode_request_map(request), timeout)",
+        "peer.send(codec.encode_request_map(request), math.inf)",
+    ),
+    _bug(
+        "what the store does not answer is asked for ever",
+        f"{_COMMIT}.decide",
+        "trio.CancelScope(deadline=clock.trio_time(clock.now() + timeout))",
+        "trio.CancelScope()",
+    ),
+    _bug(
+        "an interrupted call with a key may run again",
+        "aegis_core.node.server:Server._respond",
+        "if job.started and not (repeatable and isinstance(answer, Unavailable)):",
+        "if job.started and isinstance(answer, bytes):",
+        focus="calls under leases that end",
+    ),
 )
 """All of them."""
-
-ELUSIVE: Final = frozenset(
-    {
-        "a lease is judged dead from a view older than the record",
-        "a release deletes whatever is there",
-        "the epoch is not checked",
-        "a hand-off whose answer is lost is taken for one that failed",
-        "a lease is renewed after it was lost",
-        "a read joins a barrier that is under way",
-        "the cache of answers is too small",
-    }
-)
-"""Those that no 200 seeds have been seen to find so far: other safeguards mask them, or what they need is too rare."""

@@ -30,12 +30,15 @@ import pytest
 import aegis_core
 import aegis_pytest
 from aegis_backends import memory
-from aegis_pytest.simulation import Simulation, Tally, draw_scenario, simulate
+from aegis_pytest.simulation import Evidence, Simulation, Tally, draw_any, simulate
 
 __all__ = ["Chunk", "State", "main", "run_chunk", "show", "soak"]
 
 CHUNK: Final = 20
 """Seeds that are done, or not, together."""
+
+_ENOUGH: Final = 2000
+"""Seeds after which it must have come to everything that the rules are about."""
 
 _PROGRESS_EVERY: Final = 20.0
 _PATH: Final = Path(__file__).resolve().parents[2] / ".nox" / "soak" / "state.json"
@@ -84,7 +87,9 @@ class State:
         told = json.loads(path.read_text(encoding="utf-8"))
         if told["code"] != code:
             return cls(code)
-        return cls(code, set(told["done"]), Tally(**told["tally"]), told["busy"], told["real"])
+        tally = told["tally"]
+        known = Tally(**{**tally, "evidence": Evidence(**tally["evidence"])})
+        return cls(code, set(told["done"]), known, told["busy"], told["real"])
 
     def save(self, path: Path) -> None:
         """Write it to *path*, wholly or not at all."""
@@ -97,14 +102,13 @@ class State:
     def add(self, chunk: Chunk) -> None:
         """Count *chunk*, all of which is good."""
         self.done.add(chunk.first)
-        mine, its = self.tally, chunk.tally
-        self.tally = Tally(mine.scenarios + its.scenarios, mine.seconds + its.seconds, mine.records + its.records)
+        self.tally = self.tally.with_all(chunk.tally)
         self.busy += chunk.busy
 
     def __str__(self) -> str:
         hours, real = self.tally.seconds / 3600, max(self.real, 1e-9)
         return (
-            f"{self.tally.scenarios} seeds, {hours:.1f} simulated hours, {self.tally.records} records checked; "
+            f"{self.tally.scenarios} seeds, {hours:.1f} simulated hours, {self.tally.records} records checked ({self.tally.evidence}); "
             f"{self.tally.seconds / real:.0f} simulated seconds a second, "
             f"{self.tally.seconds / max(self.busy, 1e-9):.0f} for one of a processor"
         )
@@ -124,7 +128,7 @@ def run_chunk(first: int, count: int) -> Chunk:
     """Simulate *count* seeds from *first* on, up to one that breaks a rule."""
     tally, began = Tally(), time.process_time()
     for seed in range(first, first + count):
-        outcome = simulate(draw_scenario(str(seed)))
+        outcome = simulate(draw_any(str(seed)))
         if not outcome.is_good:
             return Chunk(first, tally, time.process_time() - began, seed)
         tally += outcome
@@ -208,7 +212,7 @@ def show(seed: int, folder: Path) -> None:
     """Print what *seed* breaks, as a test does that uses `aegis_simulation`."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        Simulation(folder)(seeds=[seed])
+        Simulation(folder).replay(draw_any(str(seed)), smaller=True)
     except pytest.fail.Exception as failure:
         print(failure.msg)
     else:
@@ -249,6 +253,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if state.tally.scenarios < given.seeds or state.tally.seconds < 3600 * given.hours:
         print("not done; run it again to go on")
         return 2
+    never = [name for name, times in attrs.asdict(state.tally.evidence).items() if not times]
+    if never and state.tally.scenarios >= _ENOUGH:
+        print(f"nothing was found, but it never came to: {', '.join(never)}")
+        return 1
     print("done, and nothing was found")
     return 0
 

@@ -1,10 +1,10 @@
-"""Scenarios in which simulations found a bug once, made as small as they could be."""
+"""Scenarios in which simulations found a bug once, of the library or of their own, made as small as they could be."""
 
 from __future__ import annotations
 
 import pytest
 
-from aegis_pytest.simulation import Act, Scenario, simulate
+from aegis_pytest.simulation import Act, Scenario, Trouble, simulate
 
 FOUND = {
     # The release deleted a record that had come by the transfer while the claim took it up, and "c" had it at once.
@@ -34,6 +34,36 @@ FOUND = {
             Act(153.878, "b", "transfer", "key-1", "c"),
             Act(153.8969, "b", "release", "key-1"),
         ),
+    ),
+    # The same of a release that was asked for before the resource had come, and found it on its way.
+    "released while it comes and is handed on": Scenario(
+        seed="2332",
+        nodes=("a", "b", "c"),
+        seconds=51.0,
+        ttl=3.0,
+        latencies=(0.0, 0.0743, 0.0033),
+        acts=(
+            Act(3.3927, "b", "release", "key-1"),
+            Act(3.3937, "a", "own", "key-1", "", 0.331),
+            Act(3.3961, "b", "transfer", "key-1", "c"),
+            Act(3.3972, "c", "release", "key-1"),
+            Act(3.3976, "c", "hand_on", "key-1", "b"),
+            Act(4.1618, "a", "get_owner", "key-1"),
+        ),
+    ),
+    # The first attempt ran and was not answered; that the repeat found no owner was taken for what became of both.
+    "repeated when its owner is gone": Scenario(
+        seed="478",
+        nodes=("a", "b", "c"),
+        seconds=170.0,
+        ttl=10.0,
+        latencies=(0.0044, 0.0, 0.0032),
+        acts=(
+            Act(90.9386, "a", "own", "key-3", "", 58.228),
+            Act(90.9386, "a", "hand_on", "key-3", "c"),
+            Act(101.1531, "a", "call_once", "key-3", "", 1.631),
+        ),
+        troubles=(Trouble(102.3075, 0.32, "crash", ("c",)),),
     ),
 }
 

@@ -21,9 +21,10 @@ from aegis_pytest.history import (
     Returned,
 )
 from aegis_pytest.simulation import Act, Scenario, Trouble, simulate
+from aegis_pytest.simulation.calm import lost_for_nothing, not_claimed_again, out_of_turn, run_twice
 from aegis_pytest.simulation.monitor import Monitor
 from aegis_pytest.simulation.program import Program
-from aegis_pytest.simulation.promptness import Wait, late_promotions
+from aegis_pytest.simulation.promptness import Promptness, Wait, judge_promptness
 
 
 def judged(*records: Record, believing: bool = True) -> list[str]:
@@ -76,16 +77,112 @@ CALM = Scenario(seed="1", nodes=("a", "b"), seconds=100.0, ttl=10.0)
 
 
 def test_nobody_where_somebody_waits_is_late() -> None:
-    """When a TTL, a second and a tenth have passed since anybody held it, or died."""
-    history = History([began(1, "i", 3), ended(5, "i", 3)])
+    """When a tenth has passed since it was given up; or a TTL, a second and a tenth since anybody held it, or died."""
     wait = Wait("p", "r", 2.0, 40.0)
-    assert late_promotions(CALM, history, [wait], []) == [
-        "nobody owns r from 16.000 s to 40.000 s, although p stands in line since 2.000 s"
+    lost = History([began(1, "i", 3), ended(5, "i", 3)])
+    late = Promptness(("nobody owns r from 16.000 s to 40.000 s, although p stands in line since 2.000 s",), 1)
+    assert judge_promptness(CALM, lost, [wait], []) == late
+    assert judge_promptness(CALM, lost, [attrs.evolve(wait, ended=16.05)], []) == Promptness((), 0)
+    assert judge_promptness(CALM, lost, [attrs.evolve(wait, ended=17.0)], [17.0, 28.9]).late == (
+        "nobody owns r from 16.000 s to 17.000 s, although p stands in line since 2.000 s",
+    )
+    assert judge_promptness(CALM, lost, [wait], [15.0, 25.9, 36.8]).late == ()
+    given_up = History([began(1, "i", 3), attrs.evolve(ended(5, "i", 3), reason="RELEASED"), began(5.2, "j", 4)])
+    late = Promptness(("nobody owns r from 5.000 s to 5.200 s, although p stands in line since 2.000 s",), 1)
+    assert judge_promptness(CALM, given_up, [wait], []) == late
+    assert judge_promptness(attrs.evolve(CALM, latencies=(0.0, 0.02)), given_up, [wait], []) == Promptness((), 0)
+    # What the holder claims once more is written again, and may cross its release.
+    claim = Invoked(at=4.9, process="pi", number=1, kind=Kind.CLAIM, key="r", instance="i")
+    done = Returned(at=5.15, process="pi", number=1, answer=Answer.DONE, epoch=3)
+    freed = [it for it in given_up if it.at < 5.2]
+    assert judge_promptness(CALM, History([*freed, claim, done, began(5.19, "j", 4)]), [wait], []) == Promptness((), 0)
+    assert judge_promptness(CALM, History([*given_up, claim, attrs.evolve(done, epoch=2)]), [wait], []) == late
+    slow = History([*freed, began(8.0, "j", 4), claim, attrs.evolve(done, at=7.95)])
+    told = "nobody owns r from 5.100 s to 8.000 s, although p stands in line since 2.000 s"
+    assert judge_promptness(CALM, slow, [wait], []).late == (told,)
+    his = attrs.evolve(wait, process="pj")
+    assert judge_promptness(attrs.evolve(CALM, latencies=(0.0, 0.02)), given_up, [his], []) == Promptness((), 1)
+    cut = attrs.evolve(CALM, troubles=(Trouble(4.0, 20.0, "partition", ("a",)),))
+    assert judge_promptness(cut, given_up, [his], []) == Promptness((), 0)
+    assert judge_promptness(cut, given_up, [wait], []) == Promptness((), 0)
+
+
+def test_lease_that_is_lost_is_told_where_nothing_is_wrong() -> None:
+    """Nor was so shortly before. A crash of others is no excuse; a clock that jumps right afterwards is."""
+    history = History([began(1, "i", 3), attrs.evolve(ended(50, "i", 3), reason="EXPIRED")])
+    told = ["lost for nothing: i believed to hold r until 50.000 s (EXPIRED), and nothing is wrong"]
+    assert list(lost_for_nothing(CALM, history)) == told
+    for kind, at, is_told in (
+        ("crash", 45.0, True),
+        ("pause", 30.0, False),
+        ("pause", 10.0, True),
+        ("skew", 52.0, False),
+    ):
+        troubled = attrs.evolve(CALM, troubles=(Trouble(at, 10.0, kind, ("a",)),))
+        assert list(lost_for_nothing(troubled, history)) == (told if is_told else [])
+    assert list(lost_for_nothing(CALM, History([began(1, "i", 3), ended(50, "i", 3)]))) == []
+
+
+def test_what_was_lost_and_not_claimed_again_is_told() -> None:
+    """While its process lives, wants it still, and nobody else has had it."""
+    lost = [began(1, "i", 3), attrs.evolve(ended(50, "i", 3), reason="EXPIRED")]
+    claimed = {("pi", "r", 3)}
+    told = ["not claimed again: i had claimed r, lost it at 50.000 s, and nobody has had it since"]
+    assert list(not_claimed_again(CALM, History(lost), {"pi"}, claimed)) == told
+    assert list(not_claimed_again(CALM, History(lost), {"pi"}, set())) == []
+    assert list(not_claimed_again(CALM, History(lost), {"pj"}, claimed)) == []
+    assert list(not_claimed_again(CALM, History([*lost, began(60, "j", 4), ended(70, "j", 4)]), {"pi"}, claimed)) == []
+    unwanted = Invoked(at=55, process="pi", number=1, kind=Kind.RELEASE, key="r", instance="i")
+    assert list(not_claimed_again(CALM, History([*lost, unwanted]), {"pi"}, claimed)) == []
+    assert list(not_claimed_again(CALM, History([unwanted]), {"pi"}, claimed)) == []
+    # Another's claim stood in the store although it died before it believed.
+    taken = Invoked(at=45, process="pj", number=1, kind=Kind.CLAIM, key="r", instance="j")
+    assert list(not_claimed_again(CALM, History([taken, *lost, Died(at=52, process="pj")]), {"pi"}, claimed)) == []
+    # Long before, what another gave up without knowing what came of it cannot stand any more.
+    gone = Died(at=46 - CALM.ttl, process="pj")
+    early = attrs.evolve(taken, at=20)
+    assert list(not_claimed_again(CALM, History([early, *lost, gone]), {"pi"}, claimed)) == []
+    assert (
+        list(not_claimed_again(CALM, History([early, *lost, attrs.evolve(gone, at=gone.at - 2)]), {"pi"}, claimed))
+        == told
+    )
+    refused = Returned(at=51, process="pj", number=1, answer=Answer.HELD, owner="i")
+    assert list(not_claimed_again(CALM, History([taken, *lost, refused]), {"pi"}, claimed)) == told
+
+
+def test_promotion_out_of_turn_is_told() -> None:
+    """Where nothing goes wrong, messages take no time, and it was not given to whom it went."""
+    history = History([began(1, "i", 3), attrs.evolve(ended(9, "i", 3), reason="RELEASED"), began(10, "j", 4)])
+    waits = [Wait("pj", "r", 5.0, 10.0), Wait("pk", "r", 3.0, 30.0)]
+    told = [
+        "out of turn: pj stands in line for r since 5.000 s and has it at 10.000 s, although pk waits since 3.000 s"
     ]
-    assert late_promotions(CALM, history, [attrs.evolve(wait, ended=17.0)], []) == []
-    assert late_promotions(CALM, history, [wait], [17.0, 28.9]) == []
-    cut = attrs.evolve(CALM, troubles=(Trouble(10.0, 20.0, "partition", ("a",)),))
-    assert late_promotions(cut, history, [wait], []) == []
+    assert list(out_of_turn(CALM, history, waits)) == told
+    assert list(out_of_turn(CALM, history, [waits[0], Wait("pk", "r", 6.0, 30.0)])) == []
+    assert list(out_of_turn(attrs.evolve(CALM, latencies=(0.05, 0.0)), history, waits)) == []
+    cut = attrs.evolve(CALM, troubles=(Trouble(4.0, 20.0, "partition", ("a",)),))
+    assert list(out_of_turn(cut, history, waits)) == []
+    # Who claims besides takes what is free, whosever turn it is.
+    claim = Invoked(at=9.9, process="pj", number=1, kind=Kind.CLAIM, key="r", instance="j")
+    done = Returned(at=10.1, process="pj", number=1, answer=Answer.DONE, epoch=4)
+    assert list(out_of_turn(CALM, History([*history, claim, done]), waits)) == []
+    assert list(out_of_turn(CALM, History([*history, claim, attrs.evolve(done, epoch=2)]), waits)) == told
+    given = History([began(1, "i", 3), attrs.evolve(ended(9.9, "i", 3), reason="TRANSFERRED"), began(10, "j", 4)])
+    assert list(out_of_turn(CALM, given, waits)) == []
+
+
+def test_call_that_runs_twice_is_told_where_no_message_comes_twice() -> None:
+    """Nor did somebody ask again, with a key."""
+
+    def asked(*, once: bool) -> History:
+        call = Invoked(at=2, process="p", number=1, kind=Kind.CALL, key="r", call="c", once=once)
+        run = Handled(at=5, process="pi", instance="i", key="r", epoch=3, call="c", began=4)
+        return History([began(1, "i", 3), call, run, attrs.evolve(run, began=6, at=7)])
+
+    assert list(run_twice(CALM, asked(once=False))) == ["run twice: call c of r ran 2 times, and was sent once"]
+    assert list(run_twice(CALM, asked(once=True))) == []
+    doubled = attrs.evolve(CALM, troubles=(Trouble(3.0, 1.0, "duplicate", ("a", "b")),))
+    assert list(run_twice(doubled, asked(once=False))) == []
 
 
 def test_time_that_stands_still_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

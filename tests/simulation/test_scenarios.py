@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from aegis_pytest import simulation
-from aegis_pytest.simulation import TROUBLES, Act, Scenario, Trouble, draw_scenario, shrink
+from aegis_pytest.simulation import FOCUSES, TROUBLES, Act, Scenario, Trouble, draw_any, draw_scenario, shrink
 
 
 def test_seed_gives_one_scenario() -> None:
@@ -32,6 +32,41 @@ def test_everything_that_can_go_wrong_is_drawn() -> None:
     calm = draw_scenario("1", kinds=["crash"])
     assert {trouble.kind for trouble in calm.troubles} == {"crash"}
     assert draw_scenario("1", kinds=[]).troubles == ()
+    asked = draw_scenario("1", asks=["claim", "call"])
+    assert {act.kind for act in asked.acts} == {"claim", "call"}
+
+
+def test_drift_is_drawn_up_to_one_percent() -> None:
+    """Either way, near it, and never beyond."""
+    drawn = [draw_scenario(str(seed), kinds=["drift"], acts=0) for seed in range(200)]
+    rates = [trouble.size for scenario in drawn for trouble in scenario.troubles]
+    assert -0.01 <= min(rates) < -0.0095
+    assert 0.0095 < max(rates) <= 0.01
+
+
+def test_jitter_is_drawn_apart() -> None:
+    """Besides anything else that goes wrong, within as many troubles; alone, where nothing else may."""
+    with_jitter = [draw_scenario(str(seed)) for seed in range(60)]
+    without = [draw_scenario(str(seed), kinds=set(TROUBLES) - {"jitter"}) for seed in range(60)]
+    others = [
+        attrs.evolve(it, troubles=tuple(trouble for trouble in it.troubles if trouble.kind != "jitter"))
+        for it in with_jitter
+    ]
+    assert others == without
+    assert 10 <= sum(a != b for a, b in zip(with_jitter, without, strict=True)) <= 40
+    assert max(len(it.troubles) for it in with_jitter) == 8
+    alone = [draw_scenario(str(seed), kinds=["jitter"]) for seed in range(20)]
+    assert {trouble.kind for it in alone for trouble in it.troubles} == {"jitter"}
+
+
+def test_half_of_the_seeds_look_at_little_closely() -> None:
+    """Each in one of the ways in which planted bugs are looked for; the others are drawn from everything."""
+    drawn = [(str(seed), draw_any(str(seed))) for seed in range(200)]
+    whole = [scenario for seed, scenario in drawn if scenario == draw_scenario(seed)]
+    assert 70 <= len(whole) <= 130
+    for draw in FOCUSES.values():
+        assert any(scenario == draw(seed) for seed, scenario in drawn)
+    assert all(draw_any(seed) == scenario for seed, scenario in drawn[:5])
 
 
 def test_scenario_prints_as_the_python_that_makes_it() -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
+import attrs
 import pytest
 
 from aegis_core.node import lease
-from aegis_pytest.simulation import Tally
+from aegis_pytest.simulation import Evidence, Tally
 from tests.simulation import soak
 from tests.simulation.soak import CHUNK, Chunk, State
 
@@ -41,6 +46,54 @@ def run(state: State, path: Path, executor: Executor, *, seeds: int = 0, hours: 
     return soak.soak(state, path, executor, seeds=seeds, hours=hours, is_over=lambda: False, workers=2)
 
 
+def changed(folder: Path, changes: str) -> list[str]:
+    """The command of the program with *changes*, which its worker processes make, too: they load what it was started from."""
+    file = folder / "changed.py"
+    file.write_text(
+        f"import sys\n\nsys.path.insert(0, {str(Path(soak.__file__).parent)!r})\nimport soak\n\n{changes}\n"
+        'if __name__ == "__main__":\n    sys.exit(soak.main())\n',
+        encoding="utf-8",
+    )
+    return [sys.executable, str(file)]
+
+
+CHUNKS_OF_ONE = """
+soak.CHUNK = 1
+soak._PROGRESS_EVERY = 0.0
+soak.code_hash = lambda: "changed"
+"""
+"""What is done is told and kept after each seed."""
+
+BROKEN = """
+from aegis_core.node import lease
+from aegis_pytest.simulation import Act, Scenario, Trouble
+
+lease.margin = lambda ttl: -2 * ttl
+soak.draw_any = lambda seed: Scenario(
+    seed=seed,
+    nodes=("a", "b"),
+    seconds=40.0,
+    ttl=10.0,
+    acts=(Act(2.0, "a", "claim", "key"), Act(20.0, "b", "claim", "key")),
+    troubles=(Trouble(5.0, 25.0, "partition", ("a",)),),
+)
+"""
+"""Nodes believe in their leases for longer than the store keeps them, and each seed comes to it in a few steps."""
+
+COUNTERS = [field.name for field in attrs.fields(Evidence)]
+ALL_ONCE = Evidence(**dict.fromkeys(COUNTERS, 1))
+
+
+def test_all_that_was_counted_is_kept(tmp_path: Path) -> None:
+    """Each number as itself; it does not count for other code."""
+    path = tmp_path / "folder" / "state.json"
+    evidence = Evidence(**{name: number for number, name in enumerate(COUNTERS, 1)})
+    state = State("code", {0, 2 * CHUNK}, Tally(2 * CHUNK, 7.5, 300, evidence), 2.25, 1.125)
+    state.save(path)
+    assert State.load(path, "code") == state
+    assert State.load(path, "other code") == State("other code")
+
+
 def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
     """What is done is not done again, unless other code did it."""
     path, first, second = tmp_path / "folder" / "state.json", AtOnce(), AtOnce()
@@ -50,7 +103,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
     assert run(known, path, second, seeds=5 * CHUNK) is None
     assert second.asked == [3 * CHUNK, 4 * CHUNK]
     assert known.tally == Tally(5 * CHUNK, 5 * CHUNK * 360.0, 5 * CHUNK * 100)
-    assert str(known).startswith("100 seeds, 10.0 simulated hours, 10000 records checked; ")
+    assert str(known).startswith("100 seeds, 10.0 simulated hours, 10000 records checked (0 beliefs, ")
     assert str(known).endswith(", 3600 for one of a processor")
     assert State.load(path, "other code").done == set()
 
@@ -94,6 +147,87 @@ def test_program_whose_time_is_over_says_so(tmp_path: Path) -> None:
     over = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert over.returncode == 2
     assert over.stdout.endswith("not done; run it again to go on\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_program_that_is_stopped_keeps_what_is_done(tmp_path: Path, number: signal.Signals) -> None:
+    """With all that was counted, and status 2; it says how to go on."""
+    path = tmp_path / "state.json"
+    command = [*changed(tmp_path, CHUNKS_OF_ONE), "--workers", "1", "--minutes", "5", "--state", str(path)]
+    # As on a terminal, where all processes are told of an interrupt.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as program:
+        try:
+            assert program.stdout is not None
+            next(line for line in program.stdout if re.match(r"[1-9]\d* seeds, ", line))
+            before = State.load(path, "changed")
+            tell = os.killpg if number is signal.SIGINT else os.kill
+            tell(program.pid, number)
+            told, _ = program.communicate(timeout=60)
+        except BaseException:
+            # The workers, too: they outlive a program that is killed.
+            os.killpg(program.pid, signal.SIGKILL)
+            raise
+    known = State.load(path, "changed")
+    assert program.returncode == 2
+    assert told.endswith(f"{known}\nnot done; run it again to go on\n")
+    assert before.done
+    assert before.done <= known.done
+    assert known.tally.scenarios == len(known.done)
+    assert known.tally.evidence.beliefs >= before.tally.evidence.beliefs > 0
+
+
+def test_program_that_finds_something_fails(tmp_path: Path) -> None:
+    """With status 1, after it has shown what."""
+    command = [*changed(tmp_path, BROKEN), "--workers", "1", "--minutes", "5", "--state", str(tmp_path / "state.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert "\nseed '0' breaks a rule\nSINGLE_OWNER is broken for 'key'" in done.stdout
+    assert done.returncode == 1, done.stderr
+
+
+@pytest.fixture
+def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[State], int]]:
+    """The program's status after a state, in this process; it simulates nothing, as its time is over at once."""
+    disabled = logging.root.manager.disable
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    reactions = [signal.getsignal(number) for number in numbers]
+    monkeypatch.setattr(soak, "code_hash", lambda: "code")
+    path = tmp_path / "state.json"
+
+    def run_after(state: State) -> int:
+        state.save(path)
+        seeds = str(state.tally.scenarios)
+        return soak.main(["--seeds", seeds, "--minutes", "0", "--workers", "1", "--state", str(path)])
+
+    yield run_after
+    logging.disable(disabled)
+    for number, reaction in zip(numbers, reactions, strict=True):
+        signal.signal(number, reaction)
+
+
+def test_rules_that_were_put_to_the_test_are_a_success(
+    main: Callable[[State], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of few seeds it is not asked."""
+    assert main(State("code", {0}, Tally(2000, evidence=ALL_ONCE))) == 0
+    assert main(State("code", {0}, Tally(1999))) == 0
+    assert capsys.readouterr().out.count("done, and nothing was found\n") == 2
+
+
+@pytest.mark.parametrize("name", COUNTERS)
+def test_rule_that_was_never_put_to_the_test_is_no_success(
+    name: str, main: Callable[[State], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Late writes that were never refused, say: after so many seeds the generator is to blame."""
+    assert main(State("code", {0}, Tally(2000, evidence=attrs.evolve(ALL_ONCE, **{name: 0})))) == 1
+    assert capsys.readouterr().out.endswith(f"nothing was found, but it never came to: {name}\n")
+
+
+def test_all_rules_that_were_never_put_to_the_test_are_told(
+    main: Callable[[State], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the first alone."""
+    assert main(State("code", {0}, Tally(2000))) == 1
+    assert capsys.readouterr().out.endswith(f"never came to: {', '.join(COUNTERS)}\n")
 
 
 def test_what_is_found_is_shown_small(

@@ -47,7 +47,13 @@ async def open_managed(
 ) -> AsyncIterator[Managed]:
     """Serve the registry of a node in memory on loopback while the block runs."""
     async with open_node(f"memory://managed-{next(_numbers)}", plugins=plugins) as node, trio.open_nursery() as nursery:
-        app = RouterApp(node.runtime.store, Gate(node).commit, node.require, tokens=tokens, connections=connections)
+        app = RouterApp(
+            node.runtime.store,
+            Gate(node).commit,
+            node.runtime.plugins.authorize,
+            tokens=tokens,
+            connections=connections,
+        )
         rest = Rest(Management(Router(node)), app, ping=ping)
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port, stop = listener.socket.getsockname()[1], trio.Event()

@@ -133,6 +133,9 @@ REFUSED: dict[str, tuple[str, str, bytes, int]] = {
     "long key": ("GET", f"{wire.KEYS}/{'k' * 3501}", b"", 400),
     "revision that is none": ("GET", f"{wire.WATCH}?after=-1", b"", 400),
     "revision of foreign digits": ("GET", f"{wire.WATCH}?after=%D9%A1", b"", 400),
+    "history that is none": ("GET", f"{wire.WATCH}?after=1&generation=a%20b", b"", 400),
+    "name of a history that nobody can have told": ("GET", f"{wire.WATCH}?generation=a%0Ab", b"", 400),
+    "endless name of a history": ("GET", f"{wire.WATCH}?after=1&generation={'x' * 129}", b"", 400),
     "endless revision": ("GET", f"{wire.WATCH}?after={'1' * 5000}", b"", 400),
 }
 
@@ -253,6 +256,34 @@ async def test_who_knows_more_than_the_store_has_to_begin_anew(ahead: int) -> No
             said = await read_until(stream, codec.encode_plain("c"))
         told_anew = [part in said for part in (b"the store was set back", codec.encode_plain("a.b"))]
         assert told_anew == [ahead > 0] * 2
+
+
+async def test_who_knows_another_history_has_to_begin_anew() -> None:
+    """Although the store has come past what that one knew, and its changes since are all known."""
+    async with open_router() as router:
+        (revision,) = wire.revisions_from_bytes((await router.client.post(wire.COMMIT, content=PUT)).content, of=1)
+        await until(lambda: router.app.relay.level == revision)
+        async with await trio.open_tcp_stream("127.0.0.1", router.port) as stream:
+            router.app.relay.generation = "second"
+            target = f"{wire.WATCH}?after={revision - 1}&generation=before"
+            await stream.send_all(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            said = await read_until(stream, codec.encode_plain([revision, "second"]))
+        assert codec.encode_plain(["the store was set back"]) in said
+
+
+@pytest.mark.parametrize("target", [wire.WATCH, f"{wire.WATCH}?after=1"], ids=["first", "back"])
+async def test_client_that_is_older_than_histories_have_names_reads_on(target: str) -> None:
+    """It is told revisions alone, and not set back for naming none."""
+    async with open_router() as router:
+        (revision,) = wire.revisions_from_bytes((await router.client.post(wire.COMMIT, content=PUT)).content, of=1)
+        await until(lambda: router.app.relay.level == revision)
+        router.app.relay.generation = "second"
+        async with await trio.open_tcp_stream("127.0.0.1", router.port) as stream:
+            await stream.send_all(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            said = await read_until(stream, codec.encode_plain(revision))
+        assert codec.encode_plain("a.b") in said
+        assert b"set back" not in said
+        assert b"second" not in said
 
 
 async def test_head_of_a_watch_is_all_that_is_told() -> None:

@@ -110,7 +110,7 @@ async def test_call_in_messagepack_is_passed_on_as_it_is() -> None:
         serving.answer = refusal(ResourceNotFound(resource_id="a", service_name="b"))
         answer = await serving.client.post("/instances/one/tag", content=b"x")
         assert answer.status_code == 404
-        assert codec.decode_plain(answer.content, most=9)
+        assert codec.decode_plain(answer.content, most=11)
 
 
 REFUSED: dict[str, tuple[str, str, bytes, str, int]] = {

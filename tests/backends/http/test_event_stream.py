@@ -17,7 +17,7 @@ from aegis_backends.http.asgi import Message
 from aegis_backends.http.event_stream import PING, EventStreams
 from aegis_backends.http.rest import ADMIN
 from aegis_backends.http.stream import HttpStream, open_stream
-from aegis_core import Service
+from aegis_core import Service, StoreUnavailable
 from aegis_core.engine.decision import Write
 from aegis_core.events import Event, InstanceRegistered
 from aegis_core.router.management import Management
@@ -125,11 +125,21 @@ async def test_who_comes_back_is_told_when_something_was_missed(behind: int, kin
 
 @attrs.define
 class Scripted:
-    """Tells what a test says, all at once; then no more."""
+    """Tells what a test says, all at once; then no more. By a `sync` it comes to `level`, or (0) does not in time."""
 
     revision: int
     newest: int
     told: list[Event]
+    level: int = 20
+
+    async def sync(self) -> None:
+        """Come to the store's level."""
+        if not self.level:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        if self.level < self.revision:
+            raise StoreUnavailable(reason="the store was set back")
+        self.revision = self.newest = self.level
 
     @asynccontextmanager
     async def events(self, *_: object, **__: object) -> AsyncIterator[Scripted]:
@@ -212,6 +222,26 @@ async def test_what_was_told_ahead_is_missed_by_who_comes_later() -> None:
     for seen, missed in ((6, True), (7, True), (8, True), (9, False), (10, False)):
         body = await tell(Scripted(revision=7, newest=9, told=[]), last_seen=seen)
         assert ("event: resync" in body) is missed
+
+
+@pytest.mark.parametrize(("level", "missed"), [(15, False), (10, False), (9, True), (5, True), (0, True)])
+async def test_who_has_seen_more_than_the_store_knows_has_missed_that_it_was_set_back(
+    level: int,
+    missed: bool,  # noqa: FBT001
+    autojump_clock: MockClock,
+) -> None:
+    """But not who comes from a router that was ahead of this one; where that cannot be found out, it looks again."""
+    body = await tell(Scripted(revision=7, newest=7, told=[], level=level), last_seen=10)
+    assert ("event: resync" in body) is missed
+
+
+async def test_router_comes_to_its_stores_level_for_who_has_seen_more() -> None:
+    """A listener that comes back with what nobody can have told is told to look again, at once."""
+    async with open_managed() as router:
+        await router.node.registry.register("svc", "one")
+        seen = router.node.runtime.directory.snapshot.revision + 10**9
+        async with listening(router, last_seen=str(seen)) as listener:
+            assert (await listener.next()).kind == "resync"
 
 
 async def test_router_knows_what_it_told_ahead_of_its_watch() -> None:

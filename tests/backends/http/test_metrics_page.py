@@ -23,7 +23,7 @@ async def test_page_of_metrics_is_fetched_from_a_router() -> None:
         async def metrics() -> tuple[str, Sequence[bytes]]:
             return CONTENT_TYPE, await exposition_in_parts(node)
 
-        app = RouterApp(node.runtime.store, Gate(node).commit, node.require)
+        app = RouterApp(node.runtime.store, Gate(node).commit, node.runtime.plugins.authorize)
         add_metrics(app, metrics)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         async with (

@@ -5,52 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aegis_backends.http.relay import Relay
-from aegis_backends.http.wire import Item
-from aegis_core.backend import Capabilities, Change, DeleteReason, Entry, Resync, Synced, Transaction
-
-
-@attrs.define(eq=False)
-class ToldFeed:
-    """A feed that tells what a test says."""
-
-    told: trio.MemoryReceiveChannel[list[Item]]
-
-    async def receive(self) -> list[Item]:
-        """The next batch."""
-        return await self.told.receive()
-
-
-class ToldStore:
-    """A store of which only the watch matters."""
-
-    capabilities = Capabilities()
-
-    def __init__(self) -> None:
-        self.tell, self._told = trio.open_memory_channel[list[Item]](100)
-
-    @asynccontextmanager
-    async def watch(self) -> AsyncIterator[ToldFeed]:
-        """The one feed."""
-        await trio.lowlevel.checkpoint()
-        yield ToldFeed(self._told)
-
-    async def commit(self, transaction: Transaction) -> tuple[int, ...]:
-        """Not asked here."""
-        raise NotImplementedError
-
-    async def sync(self) -> int:
-        """Not asked here."""
-        raise NotImplementedError
-
-    async def get(self, key: str) -> Entry | None:
-        """Not asked here."""
-        raise NotImplementedError
+from aegis_core.backend import Change, DeleteReason, Resync, Synced
+from tests.node.told_store import ToldStore
 
 
 def put(key: str, revision: int) -> Change:
@@ -117,6 +78,99 @@ async def test_reader_that_comes_back_is_told_what_it_missed(autojump_clock: Moc
             assert await behind.receive() == [put("c", 4), Synced(4)]
             await store.tell.send([put("a", 8), put("b", 10), Synced(10)])
             assert await ahead.receive() == [put("b", 10), Synced(10)]
+
+
+async def test_reader_that_knows_another_history_begins_anew(autojump_clock: MockClock) -> None:
+    """Whatever revision it knows; also where the router is reading that history while the reader comes."""
+    store, anew = ToldStore(), Resync("the store was set back", recounted=True)
+    async with open_relay(store) as relay:
+        await store.tell.send([Resync("set back", recounted=True), put("a", 3), Synced(4, "second")])
+        await wait_all_tasks_blocked()
+        for after in (1, 4, 9):
+            with relay.open(after, "first") as feed:
+                assert await feed.receive() == [anew, put("a", 3), Synced(4, "second")]
+        with relay.open(4, "second") as feed:
+            await store.tell.send([put("b", 5), Synced(5, "second")])
+            assert await feed.receive() == [put("b", 5), Synced(5, "second")]
+            await store.tell.send([Resync("set back", recounted=True)])
+            await wait_all_tasks_blocked()
+            with relay.open(5, "second") as late, relay.open(5, "third") as at_home:
+                await store.tell.send([put("c", 6), Synced(6, "third")])
+                assert await late.receive() == [anew, put("c", 6), Synced(6, "third")]
+                first, *rest = await at_home.receive()
+                assert isinstance(first, Resync)
+                assert not first.recounted
+                assert rest == [put("c", 6), Synced(6, "third")]
+            assert await feed.receive() == [Resync("set back", recounted=True)]
+            assert await feed.receive() == [put("c", 6), Synced(6, "third")]
+
+
+async def test_reader_that_knows_no_history_is_believed_its_revision(autojump_clock: MockClock) -> None:
+    """It is older than histories have names, or comes from a router that is; its leases are worth no less."""
+    store = ToldStore()
+    async with open_relay(store) as relay:
+        await store.tell.send([Resync("anew"), put("a", 3), Synced(4, "second")])
+        await wait_all_tasks_blocked()
+        with relay.open(4) as feed, relay.open(3) as late:
+            first, *_ = await late.receive()
+            assert isinstance(first, Resync)
+            assert not first.recounted
+            await store.tell.send([put("b", 5), Synced(5, "second")])
+            assert await feed.receive() == [put("b", 5), Synced(5, "second")]
+
+
+async def test_reader_that_names_the_history_of_a_router_without_names_is_believed(autojump_clock: MockClock) -> None:
+    """That router's store may be one that is older."""
+    store = ToldStore()
+    async with open_relay(store) as relay:
+        await store.tell.send([put("a", 3), put("b", 4), Synced(4)])
+        await wait_all_tasks_blocked()
+        with relay.open(3, "second") as feed:
+            assert await feed.receive() == [put("b", 4), Synced(4)]
+
+
+async def test_reader_that_was_told_the_next_history_elsewhere_is_not_set_back_again(autojump_clock: MockClock) -> None:
+    """By a router that learns of it only then; but by one that then turns out to know yet another."""
+    store = ToldStore()
+    async with open_relay(store) as relay:
+        await store.tell.send([Resync("anew"), put("a", 3), Synced(4, "first")])
+        await wait_all_tasks_blocked()
+        with relay.open(7, "second", at_least=8) as ahead, relay.open(7, "other", at_least=8) as lost:
+            await store.tell.send([Resync("set back", recounted=True)])
+            await wait_all_tasks_blocked()
+            await store.tell.send([put("c", 6), Synced(9, "second")])
+            told = await ahead.receive()
+            assert [item.recounted for item in told if isinstance(item, Resync)] == [False]
+            assert told[1:] == [put("c", 6), Synced(9, "second")]
+            assert await lost.receive() == [Resync("the store was set back", recounted=True), *told[1:]]
+
+
+async def test_history_that_is_called_otherwise_goes_on_for_who_knows_it_from_here(autojump_clock: MockClock) -> None:
+    """Who brought what it knew from elsewhere may know another one."""
+    store = ToldStore()
+    async with open_relay(store) as relay:
+        await store.tell.send([Resync("anew"), put("a", 3), Synced(4, "first")])
+        await wait_all_tasks_blocked()
+        with (
+            relay.open(None) as begun,
+            relay.open(4, "first") as resumed,
+            relay.open(4) as unnamed,
+            relay.open(1, "first") as anew,
+        ):
+            assert await begun.receive() == [put("a", 3), Synced(4, "first")]
+            assert (await anew.receive())[1:] == [put("a", 3), Synced(4, "first")]
+            await store.tell.send([put("b", 5), Synced(5, "second")])
+            for feed in (begun, unnamed):
+                assert await feed.receive() == [put("b", 5), Synced(5, "second")]
+            for feed in (resumed, anew):
+                assert await feed.receive() == [Resync("the store was set back", recounted=True)]
+                assert await feed.receive() == [put("a", 3), put("b", 5), Synced(5, "second")]
+            await store.tell.send([Resync("lost"), put("c", 6), Synced(6, "second")])
+            for feed in (begun, resumed):
+                first, *rest = await feed.receive()
+                assert isinstance(first, Resync)
+                assert not first.recounted
+                assert rest == [put("c", 6), Synced(6, "second")]
 
 
 async def test_reader_that_was_away_for_long_begins_anew(autojump_clock: MockClock) -> None:

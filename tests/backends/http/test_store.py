@@ -227,10 +227,54 @@ async def test_watch_that_breaks_is_resumed(caplog: pytest.LogCaptureFixture) ->
         assert "revision 1" in repr(feed)
         assert await feed.receive() == [Change("b", b"2", 2)]
         assert await feed.receive() == [Change("a", b"3", 3), Synced(3)]
-        assert queries == [b"", b"", b"after=1", b"after=1", b"after=1"]
+        assert queries == [b"generation="] * 2 + [b"after=1&generation="] * 3
         assert store._routers.reconnects == 3
     lost = [record for record in caplog.records if record.getMessage().startswith(f"lost {store._routers.current}")]
     assert {record.levelname for record in lost[:1]} == {"WARNING"}
+
+
+async def test_watch_is_resumed_in_the_history_that_was_told() -> None:
+    """The last one, whatever characters its name has."""
+    queries: list[bytes] = []
+    router = Scripted()
+    watches = [
+        stream(told(Synced(1, "a+b&c"))),
+        stream(told(Resync("set back", recounted=True))),
+        stream(told(Change("a", b"1", 7), Synced(8, "d")), then=PATIENCE),
+    ]
+
+    async def watch(scope: Scope, receive: Receive, send: Send) -> None:
+        queries.append(scope["query_string"])
+        await watches.pop(0)(scope, receive, send)
+
+    router.answers[wire.WATCH] = watch
+    async with open_store(router) as store, store.watch() as feed:
+        assert await feed.receive() == [Synced(1, "a+b&c")]
+        assert await feed.receive() == [Resync("set back", recounted=True)]
+        assert await feed.receive() == [Change("a", b"1", 7), Synced(8, "d")]
+        assert queries == [b"generation=", b"after=1&generation=a%2Bb%26c", b"generation="]
+
+
+async def test_nothing_is_told_of_a_snapshot_that_breaks_off() -> None:
+    """Or what was deleted before the next one would stay: that one says nothing of what it lacks."""
+    router = Scripted()
+    snapshot: list[wire.Item] = [Change(f"k{number}", b"v", number) for number in range(1, 1200)]
+    *most, last = wire.frames([*snapshot, Synced(1200)])
+    assert len(most) == 2
+    watches = [
+        stream(*most, last[:-1]),
+        stream(told(Resync("set back", recounted=True)), *most),
+        stream(told(Change("b", b"1", 7), Synced(8)), then=PATIENCE),
+    ]
+
+    async def watch(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["query_string"] == b"generation="
+        await watches.pop(0)(scope, receive, send)
+
+    router.answers[wire.WATCH] = watch
+    async with open_store(router) as store, store.watch() as feed:
+        assert await feed.receive() == [Resync("set back", recounted=True)]
+        assert await feed.receive() == [Change("b", b"1", 7), Synced(8)]
 
 
 async def test_watch_that_begins_anew_is_told_as_such() -> None:

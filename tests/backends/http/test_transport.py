@@ -15,6 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 from aegis_backends.http import transport as transport_module
 from aegis_backends.http.asgi import Receive, Scope, Send, respond
 from aegis_backends.http.calls import ANSWERED, SIGN_OF_LIFE, answer_frame
+from aegis_backends.http.server import Limits
 from aegis_backends.http.transport import HttpTransport
 from aegis_core import codec
 from aegis_core.backend import TransportUnavailable
@@ -132,7 +133,11 @@ async def test_caller_that_has_nothing_to_ask_shows_that_it_lives(monkeypatch: p
         heard.set()
         await trio.sleep_forever()
 
-    async with open_transport() as transport, open_server(listen) as served, trio.open_nursery() as nursery:
+    async with (
+        open_transport() as transport,
+        open_server(listen, Limits(grace=0.1)) as served,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(expect_failure, transport, endpoint(served), Outcome.MAYBE_EXECUTED)
         await heard.wait()
         served.server.stop()

@@ -35,6 +35,7 @@ BATCH = [
     Change("b", None, 2, DeleteReason.EXPIRED),
     Change("c", None, 3),
     Synced(3),
+    Synced(4, "2026-01-01T00:00:00Z0123456789abcdef"),
 ]
 
 
@@ -126,6 +127,12 @@ def test_batches_are_whole_however_the_bytes_come(size: int) -> None:
     assert found == [BATCH, [Synced(4)]]
 
 
+def test_histories_are_named_to_those_alone_who_ask() -> None:
+    """Who is older reads what it always read."""
+    (part,) = wire.frames([Synced(4, "second")], with_generations=False)
+    assert [part] == list(wire.frames([Synced(4)]))
+
+
 def test_long_batches_come_in_frames_of_bounded_size() -> None:
     """And are one batch again at the reader's."""
     batch: list[wire.Item] = [Change(f"k.{n}", b"x" * 1000, n) for n in range(1, 1300)]
@@ -141,6 +148,7 @@ NO_FRAMES: dict[str, tuple[bytes, str]] = {
     "no MessagePack": (b"\x00\x00\x00\x01\xc1", "not MessagePack"),
     "no list": (b"\x00\x00\x00\x01\x01", "expected a part of a batch"),
     "no change": (b"\x00\x00\x00\x05\x92\xc2\x91\x91\x01", "expected a change"),
+    "name of a history that is none": (b"\x00\x00\x00\x08\x92\xc2\x91\x92\x01\xa2 a", "expected a change"),
     "unknown reason": (b"\x00\x00\x00\x0a\x92\xc2\x91\x94\xa1k\xc0\x01\xa1X", "not a valid DeleteReason"),
 }
 

@@ -48,7 +48,7 @@ class Peer:
 
     async def _told(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while b"\n" not in self._held:
                 more = await self.process.stdout.receive_some()
                 assert more, "the peer has ended"

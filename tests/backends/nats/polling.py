@@ -7,7 +7,7 @@ from collections.abc import Callable
 import trio
 
 
-async def until(condition: Callable[[], object], *, within: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, within: float = 60.0) -> None:
     """Look every 2 ms whether *condition* holds; fails after *within* seconds."""
     with trio.fail_after(within):
         while True:

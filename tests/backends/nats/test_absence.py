@@ -5,6 +5,7 @@ It is one file, past 400 lines, because all of its tests need the cluster that i
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -34,27 +35,10 @@ from aegis_core.backend import (
 )
 from tests.backends.nats.polling import until
 from tests.backends.nats.scripted import INFO, Client, open_scripted
+from tests.backends.nats.shifted import ShiftedClock
 
+NO_MESSAGE: dict[str, object] = {"error": {"code": 404, "err_code": 10037, "description": "no message found"}}
 SETTINGS = BucketSettings(name="cut", replicas=3)
-
-
-@attrs.define(eq=False)
-class ShiftedClock:
-    """Trio's time, and `ahead` more seconds."""
-
-    ahead: float = 0.0
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-        return trio.current_time() + self.ahead
-
-    def trio_time(self, at: float) -> float:
-        """The time *at* on Trio's clock."""
-        return at - self.ahead
-
-    async def sleep_until(self, at: float) -> None:
-        """Wait until `now` is *at*."""
-        await trio.sleep_until(self.trio_time(at))
 
 
 @attrs.define(eq=False)
@@ -69,7 +53,9 @@ class Cluster:
         fences: How many were asked for.
         is_stalled: The consumer's server hears nothing new, and says that there is nothing; the next consumer's does.
         withheld: How many of the last messages the next consumer does not deliver.
+        generation: What is under the key that names the bucket's history, where that is there.
         old_answers: How often one that was the leader before still answers what the bucket is.
+        old_names: How often one answers that knows of no such name.
     """
 
     contents: dict[str, int] = attrs.Factory(lambda: {"kept": 101, "ghost": 102})
@@ -80,7 +66,9 @@ class Cluster:
     fences: int = 0
     is_stalled: bool = False
     old_answers: int = 0
+    old_names: int = 0
     withheld: int = 0
+    generation: bytes = b""
     client: Client | None = None
     sid: int = 0
     inbox: str = ""
@@ -122,6 +110,14 @@ class Cluster:
             coming = waiting[: len(waiting) - self.withheld]
             for left, (key, revision) in zip(range(len(waiting) - 1, -1, -1), coming, strict=False):
                 await self._deliver(key, revision, left)
+        elif operation.startswith("STREAM.MSG.GET"):
+            subject = json.loads(event.payload)["last_by_subj"]
+            assert subject == "$KV.cut.~generation"
+            told = {"subject": subject, "seq": self.contents.get("~generation"), "time": "", "hdrs": ""}
+            message = {**told, "data": base64.b64encode(self.generation).decode()}
+            is_there = "~generation" in self.contents and not self.old_names
+            self.old_names = max(0, self.old_names - 1)
+            await self._answer(event, {"message": message} if is_there else NO_MESSAGE)
         elif event.subject.startswith("$KV.cut."):
             key = event.subject.removeprefix("$KV.cut.")
             self.fences += key.startswith("~")
@@ -129,7 +125,9 @@ class Cluster:
                 await self._answer(event, {"error": {"code": 503, "err_code": 10008, "description": "no leader"}})
                 return
             self.last += 1
-            if not key.startswith("~"):
+            if key == "~generation":
+                self.generation = event.payload
+            if not key.startswith("~") or key == "~generation":
                 self.contents[key] = self.last
             await self._answer(event, {"stream": SETTINGS.stream, "seq": self.last})
             if not self.is_stalled:
@@ -150,7 +148,8 @@ class Cluster:
         assert self.client is not None
         self.delivered += 1
         reply = f"$JS.ACK.KV_cut.c.1.{revision}.{self.delivered}.{revision}.{pending}"
-        await self.client.say(Message(f"$KV.cut.{key}", self.sid, reply, b"v"))
+        value = self.generation if key == "~generation" else b"v"
+        await self.client.say(Message(f"$KV.cut.{key}", self.sid, reply, value))
 
     def heartbeat(self) -> Message:
         """What the consumer says when it has nothing to say."""
@@ -161,7 +160,7 @@ class Cluster:
 @asynccontextmanager
 async def open_cluster(cluster: Cluster, clock: ShiftedClock) -> AsyncIterator[NatsStore]:
     """A store on *cluster*."""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with (
             open_scripted(cluster.serve) as url,
             open_connection([url]) as connection,
@@ -303,6 +302,91 @@ async def test_that_a_bucket_was_set_back_is_proven_by_a_fence(is_set_back: bool
             batch = await feed.receive()
 
 
+@pytest.mark.parametrize(("name", "recounts"), [(b"", 1), (b"another", 2)], ids=["the same", "another"])
+async def test_history_of_another_name_is_no_continuation(name: bytes, recounts: int) -> None:
+    """Although the bucket has come past what the view knew, and nothing is left that is both old and unknown."""
+    cluster = Cluster()
+    async with open_cluster(cluster, ShiftedClock()) as store, store.watch() as feed:
+        assert told(await feed.receive()) == ["kept", "ghost"]
+        watch, made = store._watch, len(cluster.made)
+        cluster.contents, cluster.last, cluster.generation = {"new": 900}, 900, name
+        if name:
+            cluster.contents = {"~generation": 80, "new": 900}
+        watch._end_life()
+        await until(lambda: len(cluster.made) > made and watch.mirror.level and not watch.mirror.behind)
+        assert (watch.recounts, watch.mirror.named) == (recounts, name)
+        assert list(watch.mirror.records) == (["new"] if name else ["kept", "ghost", "new"])
+        assert watch.mirror.generation.startswith("then")
+        assert (watch.mirror.generation == "then") == (name == b"")
+
+
+@pytest.mark.parametrize("ahead", [None, 0.0, 1.1 * LONGEST], ids=["has just begun", "goes on", "was read anew"])
+async def test_name_of_a_history_that_comes_late_is_a_proof_too(ahead: float | None) -> None:
+    """Whoever looked before somebody else had proof goes on with the wrong view until then; who knows nothing of before does not."""
+    cluster, clock = Cluster(), ShiftedClock()
+    async with open_cluster(cluster, clock) as store, store.watch() as feed:
+        assert told(await feed.receive()) == ["kept", "ghost"]
+        watch, made = store._watch, len(cluster.made)
+        goes_on = ahead is not None
+        if ahead is not None:
+            clock.ahead = ahead
+            watch._end_life()
+            await until(lambda: len(cluster.made) > made and watch.mirror.level and not watch.mirror.behind)
+            assert watch.mirror.loads == 1 + (ahead > 0)
+        if ahead:
+            assert told(await snapshot(feed)) == ["kept", "ghost"]
+        cluster.generation, cluster.last = b"another", cluster.last + 1
+        cluster.contents["~generation"] = cluster.last
+        await cluster._deliver("~generation", cluster.last, 0)
+        if goes_on:
+            (first,) = await snapshot(feed)
+            assert isinstance(first, Resync)
+            assert first.recounted
+            assert told(await feed.receive()) == ["kept", "ghost"]
+        else:
+            await until(lambda: watch.mirror.named == b"another")
+            last = (await feed.receive())[-1]
+            assert last == Synced(watch.mirror.revision, watch.mirror.generation)
+        assert (watch.mirror.named, watch.recounts) == (b"another", 1 + goes_on)
+
+
+async def test_name_that_a_former_leader_does_not_know_is_not_gone() -> None:
+    """Nor that one who leads by now has yet to learn: it is asked again behind a fence."""
+    cluster = Cluster(contents={"~generation": 100, "kept": 101}, generation=b"second")
+    async with open_cluster(cluster, ShiftedClock()) as store, store.watch() as feed:
+        assert told(await feed.receive()) == ["kept"]
+        watch, made = store._watch, len(cluster.made)
+        cluster.old_names = 1
+        watch._end_life()
+        await until(lambda: len(cluster.made) > made and watch.mirror.level and not watch.mirror.behind)
+        assert (cluster.old_names, watch.recounts, watch.mirror.named) == (0, 1, b"second")
+
+
+async def test_name_that_went_with_a_set_back_is_followed_by_another() -> None:
+    """Nobody deletes it; and who knows the history from before that name was put would take this one for it."""
+    cluster = Cluster(contents={"~generation": 100, "kept": 101}, generation=b"second")
+    async with open_cluster(cluster, ShiftedClock()) as store, store.watch() as feed:
+        assert told(await feed.receive()) == ["kept"]
+        watch = store._watch
+        cluster.contents, cluster.last = {"new": 900}, 900
+        watch._end_life()
+        await until(lambda: watch.recounts == 2 and watch.mirror.level)
+        assert watch.mirror.named == cluster.generation
+        assert watch.mirror.named not in {b"", b"second"}
+
+
+async def test_name_is_nothing_but_told_apart_whatever_was_put_there() -> None:
+    """By whoever may write to the bucket: what is told of it has a few plain characters."""
+    cluster, found = Cluster(contents={"~generation": 100, "kept": 101}), set()
+    for name in (b"set back by hand", b"x" * 1000, b"\xff\x00\r\n", b"plain"):
+        cluster.generation = name
+        async with open_cluster(cluster, ShiftedClock()) as store:
+            found.add(store._watch.mirror.generation)
+    assert len(found) == 4
+    assert all(name.startswith("then~") and len(name) < 30 and name.isprintable() for name in found)
+    assert all(name.isascii() and " " not in name for name in found)
+
+
 async def test_bucket_that_is_set_back_while_it_is_read_anew_is_noticed() -> None:
     """By what the view showed before that; what had been read until then is part of no view."""
     cluster, clock = Cluster(), ShiftedClock()
@@ -319,6 +403,25 @@ async def test_bucket_that_is_set_back_while_it_is_read_anew_is_noticed() -> Non
         first = batch[0]
         assert isinstance(first, Resync)
         assert (first.recounted, len(batch)) == (True, 1)
+        assert (told(await feed.receive()), watch.recounts) == (["new"], 2)
+
+
+async def test_another_name_is_noticed_while_the_bucket_is_read_anew() -> None:
+    """By the one that the view had before that, as revisions prove nothing any more."""
+    cluster, clock = Cluster(), ShiftedClock()
+    async with open_cluster(cluster, clock) as store, store.watch() as feed:
+        assert told(await feed.receive()) == ["kept", "ghost"]
+        watch, made = store._watch, len(cluster.made)
+        cluster.withheld = 1
+        clock.ahead = 1.1 * LONGEST
+        await until(lambda: len(cluster.made) > made and watch.mirror.applied == 101)
+        assert watch.mirror.loading
+        cluster.contents, cluster.last, cluster.withheld = {"~generation": 800, "new": 900}, 900, 0
+        cluster.generation = b"another"
+        watch._end_life()
+        (first,) = await snapshot(feed)
+        assert isinstance(first, Resync)
+        assert first.recounted
         assert (told(await feed.receive()), watch.recounts) == (["new"], 2)
 
 

@@ -111,7 +111,7 @@ async def test_idle_bucket_does_not_grow(one_server: NatsServers) -> None:
             await store.commit(Transaction(f"del-{number}", [Delete(key, put), Delete("other", ABSENT)]))
             await store.sync()
         await store.commit(Transaction("lease", [Put("lease", b"1", ABSENT, ttl=1.0)]))
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while True:
                 if await messages(connection, bucket) == 12:
                     break
@@ -138,7 +138,7 @@ async def test_what_a_deletion_leaves_goes_without_a_trace(one_server: NatsServe
         for number in range(20):
             await connection.request(f"$KV.{bucket}.k.{number}", b"1", timeout=5.0)
             await connection.request(f"$KV.{bucket}.k.{number}", headers=short, timeout=5.0)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while True:
                 state = (await info(connection, bucket))["state"]
                 if state["messages"] == 0:

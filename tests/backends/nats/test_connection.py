@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from aegis_backends.nats.connection import Connection, ConnectionState, open_connection
+from aegis_backends.nats.dialing import Dialed
 from aegis_backends.nats.errors import (
     ConnectionClosed,
     ConnectionFailed,
@@ -19,6 +20,7 @@ from aegis_backends.nats.errors import (
 from aegis_backends.nats.headers import Headers
 from aegis_backends.nats.options import ConnectOptions
 from aegis_backends.nats.protocol import Connect, Event, Message, Pong, Publish, Unsubscribe
+from aegis_backends.nats.supervisor import Supervisor
 from tests.backends.nats.processes import ServerProcess
 from tests.backends.nats.scripted import Client, open_scripted
 
@@ -157,7 +159,7 @@ async def test_back_pressure_waits_and_then_refuses() -> None:
             await connection.ready()
         assert waiting.cancelled_caught
         go_on.set()
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await connection.ready()
         assert connection.statistics().pending_bytes < 1_000_000
         connection.publish("much")
@@ -269,7 +271,7 @@ async def test_block_that_ends_sends_what_was_published(shared_server: ServerPro
         async with open_connection([shared_server.url]) as writer:
             for _ in range(1000):
                 writer.publish("last", b"x" * 1000)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             for _ in range(1000):
                 await subscription.receive()
     with pytest.raises(ConnectionClosed, match="its block was left"):
@@ -348,11 +350,40 @@ async def test_cancelled_block_leaves_nothing_behind(shared_server: ServerProces
     assert len(trio.lowlevel.current_root_task().child_nurseries) == tasks
 
 
+async def test_connect_that_is_cancelled_as_it_succeeds_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has let us in, and sees us go."""
+    connect, left = Supervisor.connect, trio.Event()
+    dialed: list[Dialed] = []  # kept, or Python would close it
+
+    async def connect_and_cancel(supervisor: Supervisor) -> Dialed:
+        dialed.append(await connect(supervisor))
+        scope.cancel()
+        return dialed[0]
+
+    async def script(client: Client) -> None:
+        await client.log_in()
+        try:
+            while True:
+                await client.receive()
+        except EOFError:
+            left.set()
+
+    monkeypatch.setattr(Supervisor, "connect", connect_and_cancel)
+    with trio.fail_after(20):
+        async with open_scripted(script) as url:
+            with trio.CancelScope() as scope:
+                async with open_connection([url]):
+                    pytest.fail("it was not cancelled")
+            assert scope.cancelled_caught
+            await left.wait()
+    assert len(dialed) == 1
+
+
 async def test_closed_connection_answers_nobody(shared_server: ServerProcess) -> None:
     """Whatever is asked of it afterwards says so, and waits for nothing."""
     async with open_connection([shared_server.url]) as connection:
         pass
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         for work in (
             connection.ready,
             connection.flush,
@@ -388,7 +419,7 @@ async def test_draining_lets_everything_be_dealt_with(shared_server: ServerProce
         answers: list[bytes] = []
 
         async def ask(owner: Connection, subject: str) -> None:
-            answers.append((await owner.request(subject, timeout=5)).payload)
+            answers.append((await owner.request(subject, timeout=60)).payload)
 
         async with trio.open_nursery() as nursery:
             await nursery.start(answer, connection, "theirs")
@@ -411,7 +442,7 @@ async def test_draining_does_not_wait_for_ever(shared_server: ServerProcess) -> 
     options = ConnectOptions(drain_timeout=0.05)
     async with open_connection([shared_server.url], options) as connection, connection.subscribe("stuck") as stuck:
         connection.publish("stuck")
-        with trio.fail_after(5):
+        with trio.fail_after(20):  # less than what it gets by default
             await connection.drain()
         assert connection.state is ConnectionState.CLOSED
         assert len([message async for message in stuck]) == 1

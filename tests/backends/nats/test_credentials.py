@@ -144,7 +144,7 @@ async def test_server_that_starts_late_is_waited_for_though_another_one_refuses(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(start_late)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 async with open_connection([closed.url, opened.url], options) as connection:
                     await assert_works(connection)
 

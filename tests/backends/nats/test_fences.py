@@ -40,7 +40,7 @@ async def test_who_waits_for_a_fence_is_told_when_the_store_is_left(shared_serve
         fences = Fences(
             connection, mirror, prefix=prefix, stored=lambda *_: None, clock=TrioClock(), random=random.Random(1)
         )
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery, trio.open_nursery() as running:
                 running.start_soon(fences.run)
                 nursery.start_soon(wait)

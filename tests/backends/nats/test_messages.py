@@ -107,7 +107,7 @@ async def test_expired_message_leaves_nothing_behind(server: ServerProcess) -> N
     async with open_store(server) as store:
         for number in range(20):
             await store.commit(Transaction(f"t{number}", [Put(f"messages.{number}", b"1", ABSENT, ttl=1.0)]))
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while True:
                 if not await stored(store):
                     break

@@ -189,7 +189,7 @@ async def test_store_survives_its_server() -> None:
             with pytest.raises(StoreUnavailable):
                 await store.sync()
             await server.start()
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 (revision,) = await commit_through(store, Transaction("t2", [Put("b", b"1", ABSENT)]))
                 await mirror.wait_revision(revision)
             assert mirror.values == {"a": b"1", "b": b"1"}
@@ -205,7 +205,7 @@ async def test_bucket_that_is_gone_is_made_anew_and_told() -> None:
             (before,) = await store.commit(Transaction("t1", [Put("a", b"1", ABSENT)]))
             await server.kill()
             await server.start()
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 (after,) = await commit_through(store, Transaction("t2", [Put("b", b"1", ABSENT)]))
                 await mirror.wait_revision(after)
             assert after > before

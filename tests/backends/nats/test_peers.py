@@ -98,7 +98,7 @@ async def test_neither_side_waits_for_nobody(shared_server: ServerProcess) -> No
             while True:
                 await connection.request("peers.leaves", timeout=20)
 
-        with pytest.raises(NoResponders), trio.fail_after(20):
+        with pytest.raises(NoResponders), trio.fail_after(60):
             await nobody_is_left()
 
 
@@ -136,4 +136,4 @@ async def test_a_flood_from_the_peer_arrives_whole(shared_server: ServerProcess)
         open_peer(shared_server.url) as peer,
     ):
         await peer.do("publish", "peers.flood", payload="x" * 1000, times=20_000)
-        await until(lambda: size == 20_000_000, within=30)
+        await until(lambda: size == 20_000_000, within=60)

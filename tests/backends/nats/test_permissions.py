@@ -66,7 +66,7 @@ async def test_documented_permissions_are_enough_for_a_node(server: ServerProces
             pass
     async with open_nats(parse_backend(url(server, "admin"))):
         pass
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with (
             open_node(url(server, "app")) as one,
             open_node(url(server, "app")) as other,
@@ -112,7 +112,7 @@ async def test_permission_that_is_missing_is_named_at_once(subject: str, tmp_pat
         async with open_nats(parse_backend(url(server, "admin"))):
             pass
         named = re.escape(subject.removesuffix(">"))
-        with trio.fail_after(30), pytest.raises(ConfigError, match=f"does not allow this user to .*{named}"):
+        with trio.fail_after(60), pytest.raises(ConfigError, match=f"does not allow this user to .*{named}"):
             async with open_node(url(server, "app")):
                 pass
 
@@ -123,7 +123,7 @@ async def test_documented_permissions_are_enough_for_a_router_and_its_clients(se
         pass
     settings = read_address(parse_backend(url(server, "client")))
     heard: list[str] = []
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with (
             open_node(url(server, "router")) as node,
             open_router(node) as router,
@@ -206,7 +206,7 @@ class Clients:
 async def clients(folder: Path) -> AsyncIterator[Clients]:
     """On a server that is configured as the page of the subjects says, and has a router with all permissions."""
     users = documented(SUBJECTS, "clients").replace("users: [", "users: [{user: router, password: secret}", 1)
-    with running(folder, f'jetstream {{ store_dir: "{folder}" }}\n{users}') as server, trio.fail_after(30):
+    with running(folder, f'jetstream {{ store_dir: "{folder}" }}\n{users}') as server, trio.fail_after(60):
         opened = {}
         async with AsyncExitStack() as stack:
             backend = f"{server.url}?storage=memory&user=router&password=secret"
@@ -267,7 +267,7 @@ async def test_documented_permissions_let_clients_hear_no_more(user: str, subjec
 async def refused(user: str, folder: Path, act: Callable[[Connection], Awaitable[object]]) -> None:
     """The server denies *user* what *act* does."""
     inbox = {"rooms-caller": "_INBOX_caller", "room-1": "_INBOX_room_1"}[user]
-    with running(folder / "server", documented(SUBJECTS, "clients")) as server, trio.fail_after(30):
+    with running(folder / "server", documented(SUBJECTS, "clients")) as server, trio.fail_after(60):
         settings = read_address(parse_backend(f"{server.url}?user={user}&password=secret&inbox_prefix={inbox}"))
         async with open_connection(settings.servers, settings.options) as connection:
             with pytest.raises(PermissionDenied):

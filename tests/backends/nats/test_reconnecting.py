@@ -33,7 +33,7 @@ async def test_killed_server_that_comes_back_is_connected_to_again(tmp_path: Pat
                 assert connection.server.version  # the last one's
                 async with connection.subscribe("c") as later:
                     server.start()
-                    with trio.fail_after(10):
+                    with trio.fail_after(60):
                         assert await connection.wait_connects(1) == 2
                     assert connection.state is ConnectionState.CONNECTED
                     connection.publish("c")
@@ -55,7 +55,7 @@ async def test_subscription_that_ends_by_number_counts_on_over_reconnects(tmp_pa
             for number in range(1, 10):
                 connection.publish("few", b"%d" % number)
             server.start()
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 assert [message.payload async for message in subscription] == [b"1", b"2", b"3"]
 
 
@@ -74,7 +74,7 @@ async def test_what_is_published_while_there_is_no_server_is_bounded(tmp_path: P
                 await connection.ready()
             assert waiting.cancelled_caught
             server.start()
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 await connection.ready()
                 await connection.flush()
             assert connection.statistics().pending_bytes == 0
@@ -88,7 +88,7 @@ async def test_another_server_of_the_cluster_takes_over_though_only_one_was_name
             answerer.listen("echo", lambda message: answerer.publish(message.reply, message.payload), queue="q"),
             open_connection([servers[0].url], QUICK) as asker,
         ):
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 await until(lambda: len(asker.server.connect_urls) >= 3 and len(answerer.server.connect_urls) >= 3)
                 first = asker.server.server_id
                 servers[0].kill()
@@ -96,7 +96,7 @@ async def test_another_server_of_the_cluster_takes_over_though_only_one_was_name
                 assert asker.server.server_id != first
                 while True:
                     try:
-                        assert (await asker.request("echo", b"x", timeout=5)).payload == b"x"
+                        assert (await asker.request("echo", b"x", timeout=60)).payload == b"x"
                         break
                     except (Disconnected, NoResponders):
                         await trio.sleep(0.01)
@@ -145,7 +145,7 @@ async def test_lost_connection_is_given_up_after_its_rounds(tmp_path: Path) -> N
 
             nursery.start_soon(wait)
             server.kill()
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 assert (await subscription.receive()).payload == b"read before the end"
                 with pytest.raises(ConnectionClosed, match="refused"):
                     await subscription.receive()
@@ -162,7 +162,7 @@ async def test_frozen_server_is_found_out_and_left(tmp_path: Path) -> None:
             connection.subscribe("a") as subscription,
             connection.subscribe("unanswered"),
         ):
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 await until(lambda: len(connection.server.connect_urls) >= 2)
                 servers[0].send(signal.SIGSTOP)
                 try:
@@ -208,7 +208,7 @@ async def test_server_that_fails_is_left_for_the_next(said: bytes, reason: str) 
         await client.stream.send_eof()
 
     async with open_scripted(script) as url, open_connection([url], QUICK) as connection:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             with pytest.raises(Disconnected, match=reason):
                 await connection.request("a", timeout=60)
             assert await connection.wait_connects(1) == 2
@@ -226,7 +226,7 @@ async def test_harmless_errors_are_counted_and_the_connection_stays(caplog: pyte
             await client.receive()
 
     async with open_scripted(script) as url, open_connection([url], QUICK) as connection:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await until(lambda: connection.statistics().server_errors >= 2)
         await connection.flush()
         assert connection.connects == 1
@@ -258,7 +258,7 @@ async def test_new_server_is_told_all_that_the_old_one_knew() -> None:
             one.auto_unsubscribe(7)
             await connection.flush()
             first.cancel()
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await connection.wait_connects(1)
                 await connection.flush()
             sids = [event.sid for event in told[1] if isinstance(event, Subscribe)]
@@ -295,7 +295,7 @@ async def test_error_before_the_first_pong_is_the_reason_told() -> None:
         await client.say(Error("maximum connections exceeded"))
 
     async with open_scripted(script) as url, open_connection([url], QUICK) as connection:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await connection.wait_connects(1)
 
 
@@ -306,7 +306,7 @@ async def test_draining_while_there_is_no_server_ends_in_time(tmp_path: Path) ->
         async with open_connection([server.url], options) as connection, connection.subscribe("a") as subscription:
             server.kill()
             await connection.wait_state(ConnectionState.RECONNECTING)
-            with trio.fail_after(5):
+            with trio.fail_after(20):  # less than it may take by default
                 await connection.drain()
             with pytest.raises(trio.EndOfChannel):
                 await subscription.receive()
@@ -314,7 +314,7 @@ async def test_draining_while_there_is_no_server_ends_in_time(tmp_path: Path) ->
 
 async def test_no_server_at_the_first_connect_fails_in_time() -> None:
     """Rounds with back-off, then the error."""
-    with trio.fail_after(5), pytest.raises(ConnectionFailed):
+    with trio.fail_after(60), pytest.raises(ConnectionFailed):
         async with open_connection(["nats://127.0.0.1:1"], QUICK):
             pass
 
@@ -323,7 +323,7 @@ async def test_goodbye_is_said_to_nobody_where_there_is_no_server(tmp_path: Path
     """Nothing can be on the way, so that nothing is waited for."""
     with running(tmp_path) as server:
         async with open_connection([server.url]) as connection:
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 async with connection.listen("a", lambda _: None, goodbye=3600.0):
                     server.kill()
                     await connection.wait_state(ConnectionState.RECONNECTING)

@@ -166,7 +166,7 @@ def is_listening(port: int) -> bool:
 
 async def wait_until(is_so: Callable[[], bool]) -> None:
     """Look until it is, for half a minute at most."""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not is_so():  # noqa: ASYNC110 - no event tells of it
             await trio.sleep(0.01)
 

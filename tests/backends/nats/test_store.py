@@ -6,13 +6,14 @@ import json
 import random
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-import attrs
 import pytest
 import trio
 
+from aegis_backends.nats import background
 from aegis_backends.nats.background import open_background
 from aegis_backends.nats.bucket import BucketSettings, new_config
 from aegis_backends.nats.connection import ConnectionState, open_connection
@@ -36,6 +37,8 @@ from aegis_core.backend import (
 from aegis_pytest.conformance.steps import open_mirror
 from tests.backends.nats.polling import until
 from tests.backends.nats.processes import ServerProcess, running
+from tests.backends.nats.shifted import ShiftedClock
+from tests.interrupting import Interrupt, interrupt_everywhere
 
 
 async def test_deletions_that_only_one_side_remembers_are_sorted_out() -> None:
@@ -115,29 +118,10 @@ async def test_watch_whose_consumer_is_gone_makes_another() -> None:
                 names = await connection.request("$JS.API.CONSUMER.NAMES.KV_service-registry", timeout=5.0)
                 (name,) = json.loads(names.payload)["consumers"]
                 await connection.request(f"$JS.API.CONSUMER.DELETE.KV_service-registry.{name}", timeout=5.0)
-                with trio.fail_after(30):
+                with trio.fail_after(60):
                     (revision,) = await store.commit(Transaction("t1", [Put("a", b"1", ABSENT)]))
                     await mirror.wait_revision(revision)
                 assert mirror.values == {"a": b"1"}
-
-
-@attrs.define(eq=False)
-class ShiftedClock:
-    """Trio's time, and `ahead` more seconds."""
-
-    ahead: float = 0.0
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-        return trio.current_time() + self.ahead
-
-    def trio_time(self, at: float) -> float:
-        """The time *at* on Trio's clock."""
-        return at - self.ahead
-
-    async def sleep_until(self, at: float) -> None:
-        """Wait until `now` is *at*."""
-        await trio.sleep_until(self.trio_time(at))
 
 
 async def test_view_is_loaded_again_after_a_long_absence(tmp_path: Path) -> None:
@@ -165,7 +149,7 @@ async def test_view_is_loaded_again_after_a_long_absence(tmp_path: Path) -> None
             await connection.wait_state(ConnectionState.RECONNECTING)
             clock.ahead = 400.0
             server.start()
-            await until(lambda: store._watch.mirror.loads == 2, within=30.0)
+            await until(lambda: store._watch.mirror.loads == 2, within=60)
             (revision,) = await store.commit(Transaction("last", [Put("last", b"v", ABSENT)]))
             await mirror.wait_revision(revision)
             assert len(mirror.values) == keys + 1
@@ -219,7 +203,7 @@ async def test_bucket_that_counts_anew_leaves_nothing_of_before(
             assert watch.mirror.applied < lost
             async with store.watch() as earlier_reader:
                 await strike(server, earlier)
-                await until(lambda: watch.mirror.loads == 2, within=30.0)
+                await until(lambda: watch.mirror.loads == 2, within=60)
                 assert watch.mirror.revision < lost
                 async with store.watch() as reader:
                     for feed in (earlier_reader, reader):
@@ -271,3 +255,27 @@ async def test_block_before_a_background_raises_as_itself() -> None:
         await raise_before()
     with pytest.raises(LookupError, match="behind"):
         await wait_before()
+
+
+def test_ctrl_c_ends_a_block_before_a_background_wherever_it_hits() -> None:
+    """The tasks behind it are shielded from everything else."""
+
+    async def end(interrupt: Interrupt) -> None:
+        async with open_background() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            interrupt.arm(nursery.cancel_scope.cancel)
+
+    async def fail(interrupt: Interrupt) -> None:
+        async with open_background() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            interrupt.arm(nursery.cancel_scope.cancel)
+            raise KeyError("before")
+
+    async def fail_before(interrupt: Interrupt) -> None:
+        with suppress(KeyError):
+            await fail(interrupt)
+
+    for program in (end, fail_before):
+        interrupts = interrupt_everywhere(program, background)
+        assert [interrupt.place for interrupt in interrupts if interrupt.hung] == []
+        assert "if body is not None:" in [interrupt.place for interrupt in interrupts]

@@ -41,7 +41,7 @@ def be_router(commands: Commands) -> None:
 
     async def main() -> None:
         async with open_node("memory://bench") as node, trio.open_nursery() as nursery:
-            app = RouterApp(node.runtime.store, Gate(node).commit, node.require)
+            app = RouterApp(node.runtime.store, Gate(node).commit, node.runtime.plugins.authorize)
             listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
             port: int = listeners[0].socket.getsockname()[1]
             await nursery.start(serve_router, app, listeners)

@@ -59,16 +59,23 @@ async def open_sqlite(address: BackendAddress) -> AsyncIterator[Backend]:
     body: BaseException | None = None
     try:
         async with open_http_transport(address) as transport, trio.open_nursery() as nursery:
-            await nursery.start(store.follow)
+            following = trio.CancelScope(shield=True)
+            nursery.start_soon(_follow, store, following)
             try:
                 yield Backend(store=store, transports=(transport,))
             except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised again below, where no nursery wraps it
                 body = exc
-            nursery.cancel_scope.cancel()
+            following.cancel()
     finally:
         await store.aclose()
     if body is not None:
         raise body
+
+
+async def _follow(store: SqliteStore, scope: trio.CancelScope) -> None:
+    # Shielded: a node whose program is cancelled still commits on its way out, and needs to see what came of that.
+    with scope:
+        await store.follow()
 
 
 def _number(address: BackendAddress, name: str, default: str) -> float:

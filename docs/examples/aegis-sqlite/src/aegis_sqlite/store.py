@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -27,12 +26,12 @@ from aegis_core.backend import (
     Entry,
     Feed,
     Indeterminate,
-    Put,
     Resync,
     StoreUnavailable,
     Synced,
     Transaction,
 )
+from aegis_core.validation import validate_transaction
 from aegis_sqlite.connection import Locked
 from aegis_sqlite.reading import Reader, Sight, Watcher
 from aegis_sqlite.writing import SETTLE_FOR, Writer
@@ -44,8 +43,6 @@ _log = logging.getLogger("aegis.sqlite")
 CAPABILITIES: Final = Capabilities(min_ttl=0.001, settle_for=SETTLE_FOR, durable=True)
 """What the store can do."""
 
-_KEY: Final = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*")
-_MAX_KEY: Final = 3500
 _TRY_AGAIN_AFTER: Final = 0.5
 
 Result = TypeVar("Result")
@@ -76,24 +73,6 @@ async def in_turn(
             if trio.current_time() >= deadline:
                 raise StoreUnavailable(reason=f"another connection has locked the file for {patience:g} s") from exc
         await trio.sleep(random.uniform(0.001, 0.01))
-
-
-def _check(transaction: Transaction) -> None:
-    """Refuse what no state of the store could take.
-
-    Raises:
-        ValueError: It cannot.
-    """
-    if len(transaction.operations) > CAPABILITIES.max_transaction:
-        raise ValueError(f"a transaction has at most {CAPABILITIES.max_transaction} operations")
-    for op in transaction.operations:
-        if len(op.key) > _MAX_KEY or not _KEY.fullmatch(op.key):
-            raise ValueError(f"{op.key[:80]!r} is not a key: tokens of A-Z a-z 0-9 _ = / - joined by dots")
-        if isinstance(op, Put):
-            if len(op.value) > CAPABILITIES.max_value:
-                raise ValueError(f"a value has at most {CAPABILITIES.max_value} bytes, that of {op.key!r} has more")
-            if op.ttl is not None and not CAPABILITIES.min_ttl <= op.ttl < math.inf:
-                raise ValueError(f"a TTL is at least {CAPABILITIES.min_ttl:g} s, that of {op.key!r} {op.ttl:g}")
 
 
 class SqliteFeed:
@@ -182,7 +161,7 @@ class SqliteStore:
             StoreUnavailable: The file cannot be written, or others had it for too long; or the backend has been left.
             ValueError: No state of the store could take it.
         """
-        _check(transaction)
+        validate_transaction(transaction, CAPABILITIES)
         self._insist_on_being_open()
         revisions = await in_turn(self._write_turn, self._patience, self._writer.commit, transaction)
         self.see(max(revisions))
@@ -219,9 +198,8 @@ class SqliteStore:
         self._insist_on_being_open()
         return await in_turn(self._read_turn, self._patience, self._reader.get, key)
 
-    async def follow(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def follow(self) -> None:
         """Tell the feeds what others change, and end what is due, until cancelled; whatever happens to the file."""
-        task_status.started()
         was_well = True
         while True:
             try:

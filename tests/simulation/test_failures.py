@@ -1,0 +1,157 @@
+"""What a simulation says that fails: at most forty lines, kept in ``golden`` as people see them, and all of it in files.
+
+Whoever changes a message on purpose changes the file, and looks at it: would you know at once what is wrong?
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import attrs
+import pytest
+
+from aegis_core.node import lease
+from aegis_pytest import simulation
+from aegis_pytest.history import Answer, History
+from aegis_pytest.simulation import Act, Outcome, Scenario, Simulation, Trouble, draw_scenario, simulate
+from aegis_pytest.simulation.failure import tell_failure
+from tests.history.writing import believes, claim, history, owner, release
+
+GOLDEN: Final = Path(__file__).parent / "golden"
+MOST_LINES: Final = 40
+LONGEST_LINE: Final = 250
+
+SMALL: Final = Scenario(
+    seed="17",
+    nodes=("p1", "p2", "p9"),
+    seconds=60.0,
+    ttl=10.0,
+    latencies=(0.0, 0.005, 0.0),
+    acts=tuple(Act(2.0 + number, f"p{1 + number % 2}", "claim", "r") for number in range(6)),
+    troubles=(
+        Trouble(3.5, 4.0, "crash", ("p1",)),
+        Trouble(5.0, 14.0, "partition", ("p1",)),
+        Trouble(6.0, 1.0, "drop", ("p1", "p2")),
+    ),
+)
+LARGE: Final = attrs.evolve(
+    SMALL,
+    seed="18",
+    acts=tuple(
+        Act(2.125 + number / 4, f"p{1 + number % 2}", "own", f"key-{number % 3}", "", 2.5) for number in range(38)
+    ),
+)
+LOST_RELEASE: Final = history(
+    claim(100, 101, "i1", 3),
+    believes(100.5, 101.5, "i1", 3, reason="RELEASED"),
+    release(101.6, 102, "i1"),
+    claim(101.7, 103, "i2", answer=Answer.UNKNOWN),
+    owner(104, 105, "i1", 3),
+)
+TRACEBACK: Final = """\
+Traceback (most recent call last):
+  File "rooms.py", line 26, in main
+    await bank.pay(claim.epoch)
+  File "till.py", line 12, in pay
+    assert epoch >= self.epoch, f"epoch {epoch} pays after epoch {self.epoch}"
+AssertionError: epoch 3 pays after epoch 4"""
+
+OUTCOMES: Final = {
+    "violation": Outcome(
+        scenario=SMALL, history=LOST_RELEASE, violations=LOST_RELEASE.check(), problems=(), seconds=90.0
+    ),
+    "problem": Outcome(scenario=SMALL, history=History(), violations=(), problems=(TRACEBACK,), seconds=90.0),
+    "crowd": Outcome(
+        scenario=LARGE,
+        history=History(),
+        violations=(),
+        problems=("all is lost " * 50, *[TRACEBACK] * 5),
+        seconds=90.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_failure_says_what_is_wrong_and_how_to_run_it_again(name: str, tmp_path: Path) -> None:
+    """As it stands in the file, in at most forty lines; what it says to paste makes the scenario."""
+    part = OUTCOMES[name]
+    whole = attrs.evolve(part, scenario=attrs.evolve(part.scenario, acts=(*part.scenario.acts, *LARGE.acts)))
+    told = tell_failure(whole, part, tmp_path, has_setup=False)
+    assert told.replace(str(tmp_path), "FOLDER") == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
+    lines = told.splitlines()
+    assert len(lines) <= MOST_LINES
+    assert max(map(len, lines)) <= LONGEST_LINE
+    assert eval(told[told.index("Scenario(") :], vars(simulation)) == part.scenario
+
+
+@pytest.mark.parametrize(("acts", "troubles"), [(0, 1), (14, 1), (28, 3), (90, 8), (500, 40)])
+def test_scenario_is_whole_however_many_steps_it_has(acts: int, troubles: int, tmp_path: Path) -> None:
+    """Many share a line, so that what is wrong has its place."""
+    scenario = draw_scenario("many", acts=acts, troubles=troubles)
+    problems = tuple(f"problem {number}" for number in range(100))
+    outcome = Outcome(scenario=scenario, history=History(), violations=(), problems=problems, seconds=1.0)
+    told = tell_failure(outcome, outcome, tmp_path, has_setup=False)
+    assert len(told.splitlines()) == MOST_LINES
+    assert sum(line.startswith("problem") for line in told.splitlines()) >= 14
+    assert eval(told[told.index("Scenario(") :], vars(simulation)) == scenario
+
+
+def test_what_does_not_fail_again_is_told_without_a_scenario_to_paste(tmp_path: Path) -> None:
+    """That would not show it; the file has it, for who looks for what decides it."""
+    outcome = OUTCOMES["crowd"]
+    told = tell_failure(outcome, None, tmp_path, has_setup=False)
+    assert "it did not fail in this way when it was run again" in told.splitlines()[-1]
+    assert len(told.splitlines()) <= MOST_LINES
+    assert (tmp_path / "failure.txt").read_text(encoding="utf-8").endswith(f"\n\n{outcome.scenario.code()}\n\n")
+
+
+@pytest.mark.parametrize("has_setup", [False, True])
+def test_setup_is_advised_to_who_has_none(tmp_path: Path, *, has_setup: bool) -> None:
+    """Where a scenario without steps fails, and where one does not fail again."""
+    outcome = OUTCOMES["problem"]
+    empty = attrs.evolve(outcome, scenario=attrs.evolve(SMALL, acts=(), troubles=()))
+    for smallest, what in (
+        (empty, "although nothing goes wrong"),
+        (None, "not fail in this way when it was run again"),
+    ):
+        told = tell_failure(outcome, smallest, tmp_path, has_setup=has_setup)
+        assert what in told
+        assert ("make it anew by setup=" in told) is not has_setup
+
+
+def test_all_of_it_is_in_the_files(tmp_path: Path) -> None:
+    """What is wrong, whole, with a scenario of one step a line; the history, to be read; a picture of each violation."""
+    problems = tuple(f"problem {number}" for number in range(100))
+    outcome = attrs.evolve(OUTCOMES["violation"], problems=problems)
+    told = tell_failure(outcome, outcome, tmp_path, has_setup=False)
+    assert f"all of it in {tmp_path}: failure.txt, history.jsonl, violation-1.svg\n" in told
+    text = (tmp_path / "failure.txt").read_text(encoding="utf-8")
+    (violation,) = outcome.violations
+    assert text.split("\n\n") == [violation.text(), *problems, outcome.scenario.code(), ""]
+    assert list(History.read(tmp_path / "history.jsonl")) == list(outcome.history)
+    assert (tmp_path / "violation-1.svg").read_text(encoding="utf-8") == violation.svg()
+    twice = attrs.evolve(outcome, violations=(violation, violation))
+    assert "violation-1.svg to violation-2.svg" in tell_failure(twice, twice, tmp_path, has_setup=False)
+
+
+def test_large_scenario_is_replayed_from_what_its_failure_says(
+    aegis_simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not made smaller, so that no step is said to be needed; pasted it fails in the same way."""
+    monkeypatch.setattr(lease, "margin", lambda ttl: -2 * ttl)
+    looks = tuple(Act(2.5 + number / 4, "a", "get_owner", "other") for number in range(60))
+    scenario = Scenario(
+        seed="cut off",
+        nodes=("a", "b"),
+        seconds=40.0,
+        ttl=10.0,
+        acts=(Act(2.0, "a", "claim", "key"), *looks, Act(20.0, "b", "claim", "key")),
+        troubles=(Trouble(5.0, 25.0, "partition", ("a",)),),
+    )
+    with pytest.raises(pytest.fail.Exception, match="SINGLE_OWNER") as caught:
+        aegis_simulation.replay(scenario)
+    told = str(caught.value.msg)
+    assert len(told.splitlines()) <= MOST_LINES
+    assert "to run it again: aegis_simulation.replay(...)" in told
+    assert simulate(eval(told[told.index("Scenario(") :], vars(simulation))).kind() == "SINGLE_OWNER"

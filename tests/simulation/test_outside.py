@@ -1,0 +1,120 @@
+"""What a simulation makes of things that are outside of it: state that decides a failure, garbage, a setup that does nothing, other TTLs."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+
+import pytest
+import trio
+
+from aegis_backends.memory.store import StoreState
+from aegis_core import ResourceConflict, Service, open_node
+from aegis_core.backend import Change
+from aegis_pytest.simulation import Application, Scenario, Trouble, simulate
+from tests.plugin.conftest import RunTests, run_tests
+
+__all__ = ["run_tests"]
+
+
+def test_failure_that_does_not_repeat_is_shown_as_it_came(run_tests: RunTests) -> None:
+    """And said to be one; no run is spent to make it smaller."""
+    result = run_tests(
+        """
+runs = []
+
+async def fail_once(node, chance):
+    runs.append(node)
+    if len(runs) == 1:
+        raise ValueError("only the first time")
+
+def test_once(aegis_simulation):
+    with pytest.raises(pytest.fail.Exception) as caught:
+        aegis_simulation(work=fail_once, seeds=[1], seconds=30.0, faults=[], acts=20)
+    told = caught.value.msg.splitlines()
+    assert told[0] == "seed '1' breaks a rule"
+    assert "ValueError: only the first time" in told
+    assert told[-1].startswith("it did not fail in this way when it was run again: something outside of the simulation")
+    assert len(runs) <= 2 * 3  # of each of the nodes, in two runs
+"""
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_garbage_of_an_earlier_test_breaks_no_rule(run_tests: RunTests) -> None:
+    """What nobody awaited is collected before the first seed, though it may be known to itself only."""
+    result = run_tests(
+        """
+import gc
+
+class Circle:
+    pass
+
+async def forgotten(circle):
+    pass
+
+def leave_garbage():
+    gc.disable()
+    circle = Circle()
+    circle.coroutine = forgotten(circle)
+
+async def collect(node, chance):
+    gc.collect()
+
+def test_simulated(aegis_simulation):
+    leave_garbage()
+    with pytest.warns(RuntimeWarning, match="'forgotten' was never awaited"):
+        aegis_simulation(work=collect, seeds=[1], seconds=30.0, faults=[], acts=1)
+    gc.enable()
+"""
+    )
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("how", ["aegis_simulation(seeds=[1], ", "aegis_simulation.replay(scenario, "])
+def test_async_setup_is_refused(run_tests: RunTests, how: str) -> None:
+    """Else it would do nothing; it says what to write."""
+    result = run_tests(
+        f"""
+from aegis_pytest.simulation import Scenario
+
+async def forget():
+    raise AssertionError
+
+scenario = Scenario(seed="1", nodes=("a",), seconds=10.0, ttl=3.0, acts=(), troubles=())
+
+def test_it(aegis_simulation):
+    {how}setup=forget)
+"""
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*UsageError: setup= takes a synchronous function*: write 'def forget()' instead of 'async def forget()'*"]
+    )
+
+
+def test_resource_of_a_dead_owner_with_a_ttl_of_its_own_falls_free_when_that_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not with the TTL of the scenario, which is for instances without one."""
+    service = Service("rooms")
+
+    async def main() -> None:
+        async with open_node() as node, node.serve(service, ttl=40.0) as instance:
+            with suppress(ResourceConflict):
+                await instance.claim("room")
+            await trio.sleep_forever()
+
+    crashes = (Trouble(10.0, 1.0, "crash", ("a",)), Trouble(15.0, 1.0, "crash", ("b",)))  # b owns it
+    dies = Scenario(seed="held", nodes=("a", "b"), seconds=40.0, ttl=3.0, acts=(), troubles=crashes)
+    good = simulate(dies, Application(main))
+    assert good.is_good, good.text()
+    assert good.evidence.freed == 1
+    keep = StoreState._keep
+
+    def keep_longer(self: StoreState, change: Change, transaction: str, ttl: float | None, now: float) -> None:
+        keep(self, change, transaction, None if ttl is None else ttl + 15.0, now)
+
+    monkeypatch.setattr(StoreState, "_keep", keep_longer)
+    late = simulate(dies, Application(main))
+    assert re.search(r"still takes b, dead since 15\.000 s, for the owner of room at 56\.010 s$", late.text())
