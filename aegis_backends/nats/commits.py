@@ -130,9 +130,9 @@ class Commits:
 
         A revision that is expected must be known to be a put's: to the server, a deletion's would do as well.
         """
-        records, own = self._watch.mirror.records, self._own
+        records = self._watch.mirror.records
         for op in transaction.operations:
-            if op.expect != ANY and (op.key not in own or op.expect != own[op.key][0]):
+            if op.expect != ANY and op.expect != self._unseen(op.key):
                 record = records.get(op.key)
                 if op.expect != (ABSENT if record is None else record.change.revision):
                     return op.key
@@ -147,8 +147,13 @@ class Commits:
                 self._own[op.key] = (revision, transaction.id)
         return found
 
+    def _unseen(self, key: str) -> int | None:
+        """The revision of *key* that was acknowledged here, if the view shows neither it nor a later one yet."""
+        own = self._own.get(key)
+        return None if own is None or own[0] <= self._watch.mirror.applied else own[0]
+
     def _forget_own(self) -> None:
-        """Drop what the view shows by now; the oldest come first."""
+        """Drop what the view shows by now, or most of it: acknowledgements may come in another order than revisions."""
         own, applied = self._own, self._watch.mirror.applied
         while own and (first := next(iter(own.items())))[1][0] <= applied:
             del own[first[0]]
@@ -160,8 +165,8 @@ class Commits:
         for op in transaction.operations:
             if op.expect > ABSENT:
                 expected.append(op.expect)
-            elif op.expect == ANY and op.key in self._own:
-                expected.append(self._own[op.key][0])
+            elif op.expect == ANY and (unseen := self._unseen(op.key)) is not None:
+                expected.append(unseen)
             elif op.expect == ANY and (record := mirror.records.get(op.key)) is not None:
                 expected.append(record.change.revision)
             else:
@@ -177,7 +182,7 @@ class Commits:
             StoreUnavailable: No answer.
         """
         mirror = self._watch.mirror
-        if self._settled(transaction) or self._failed(transaction) or self._expected(transaction) != expected:
+        if self._knows_better(transaction, expected):
             return
         keys = [op.key for op in transaction.operations]
         if last == 0 and mirror.forget_oldest(keys):
@@ -187,9 +192,13 @@ class Commits:
                 found = await self._jetstream.message(self._settings.stream, last)
             except NatsError as exc:
                 raise StoreUnavailable(reason=exc.message) from exc
-            if found is None:
+            if found is None or self._knows_better(transaction, expected):
                 return
             key = found.subject.removeprefix(self._settings.prefix)
             if key in keys and mirror.recall(key, found.headers, last):
                 return
         raise Conflict
+
+    def _knows_better(self, transaction: Transaction, expected: Sequence[int]) -> bool:
+        """Whether the view tells by now why the server refused *expected*."""
+        return bool(self._settled(transaction) or self._failed(transaction) or self._expected(transaction) != expected)

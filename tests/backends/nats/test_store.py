@@ -17,7 +17,7 @@ from aegis_backends.nats import background
 from aegis_backends.nats.background import open_background
 from aegis_backends.nats.bucket import BucketSettings, new_config
 from aegis_backends.nats.connection import ConnectionState, open_connection
-from aegis_backends.nats.jetstream import Consumer, JetStream
+from aegis_backends.nats.jetstream import Consumer, JetStream, StoredMessage
 from aegis_backends.nats.mirror import Grave
 from aegis_backends.nats.opening import open_nats
 from aegis_backends.nats.server import open_servers
@@ -105,6 +105,55 @@ async def test_own_transaction_is_known_again_before_the_watch_tells_it() -> Non
             revisions = await store.commit(once)
             assert store._watch.mirror.applied < revisions[0]
             assert await store.commit(once) == revisions
+
+
+async def test_key_that_others_put_since_is_put_again_though_the_view_was_behind() -> None:
+    """What was acknowledged is forgotten as soon as the view shows more: who expects nothing never gets a conflict."""
+    async with open_servers() as servers, open_connection([servers.url]) as connection:
+        address = BackendAddress(servers.url, "nats", servers.location, {"storage": "memory"})
+        async with open_nats(address) as backend:
+            store = backend.store
+            assert isinstance(store, NatsStore)
+            names = await connection.request("$JS.API.CONSUMER.NAMES.KV_service-registry", timeout=5.0)
+            (name,) = json.loads(names.payload)["consumers"]
+            await connection.request(f"$JS.API.CONSUMER.DELETE.KV_service-registry.{name}", timeout=5.0)
+            (mine,) = await store.commit(Transaction("t1", [Put("a", b"1", ANY)]))
+            async with open_nats(address) as others:
+                assert others.store is not None
+                (theirs,) = await others.store.commit(Transaction("t2", [Put("a", b"2", ANY)]))
+            assert store._watch.mirror.applied < mine < theirs
+            (again,) = await store.commit(Transaction("t3", [Put("a", b"3", ANY)]))
+            assert theirs < again
+            with pytest.raises(Conflict):
+                await store.commit(Transaction("t4", [Put("a", b"4", mine)]))
+
+
+async def test_key_that_others_put_while_its_end_is_looked_up_is_put_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server speaks of a deletion that the view has forgotten, and before that was read the key is there again."""
+    async with open_servers() as servers:
+        address = BackendAddress(servers.url, "nats", servers.location, {"storage": "memory"})
+        async with open_nats(address) as backend, open_nats(address) as others:
+            store = backend.store
+            assert isinstance(store, NatsStore)
+            assert others.store is not None
+            theirs = others.store
+            (put,) = await store.commit(Transaction("t1", [Put("a", b"1", ABSENT)]))
+            (gone,) = await store.commit(Transaction("t2", [Delete("a", put)]))
+            await store._watch.wait_level(gone)
+            store._watch.mirror.graves.clear()
+            read = JetStream.message
+            looked_up: list[int] = []
+
+            async def read_slowly(self: JetStream, stream: str, sequence: int) -> StoredMessage | None:
+                found = await read(self, stream, sequence)
+                (revision,) = await theirs.commit(Transaction("t3", [Put("a", b"2", ANY)]))
+                await store._watch.wait_level(revision)
+                looked_up.append(revision)
+                return found
+
+            monkeypatch.setattr(JetStream, "message", read_slowly)
+            (again,) = await store.commit(Transaction("t4", [Put("a", b"3", ANY)]))
+            assert again > looked_up[0]
 
 
 async def test_watch_whose_consumer_is_gone_makes_another() -> None:
