@@ -1,4 +1,4 @@
-"""Buckets that are set back more than once, to a history that has a name: nobody takes that for a new one."""
+"""Buckets that are set back, once or again, also to a history that has a name: who comes late takes nothing for a new one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.backends.nats.polling import until
 from tests.backends.nats.processes import ServerProcess, running
 from tests.backends.nats.shifted import ShiftedClock
 from tests.backends.nats.test_absence import Cluster, open_cluster
-from tests.backends.nats.test_set_back import open_router, write
+from tests.backends.nats.test_set_back import counts_anew, open_router, write
 from tests.backends.nats.test_store import set_back
 
 SETTINGS = BucketSettings()
@@ -34,10 +34,11 @@ FIRST = "0123456789abcdef"
 
 
 async def back_up(server: ServerProcess, url: str, earlier: Path, *names: str) -> None:
-    """Make the bucket, and a copy of it within a history of the first of *names*; it goes on, and has the others one by one."""
+    """Make the bucket, and a copy of it within a history of the first of *names*, if any; it goes on, and has the others one by one."""
     async with open_connection([url]) as connection, open_store(connection, SETTINGS, random=random.Random()) as store:
         await write(store, "kept", 1)
-        await name_generation(connection, SETTINGS, names[0], 0)
+        for name in names[:1]:
+            await name_generation(connection, SETTINGS, name, 0)
     server.kill()
     shutil.copytree(server.folder / "jetstream", earlier)
     server.start()
@@ -60,19 +61,18 @@ def keep_away(store: NatsStore) -> trio.Event:
     return may_look
 
 
-async def counts_anew(store: NatsStore, times: int) -> None:
-    """Wait until *store* has noticed that many set-backs, and has read the bucket anew."""
-    await until(lambda: store._watch.recounts == 1 + times and store._watch.mirror.level, within=60)
-
-
-async def test_restoring_the_same_backup_twice_is_noticed_by_who_saw_neither(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("before", "times"), [((), 1), ((FIRST,), 2)])
+async def test_restoring_a_backup_is_noticed_by_who_comes_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: tuple[str, ...], times: int
 ) -> None:
-    """When the bucket is past what that one knew; those who saw both name the second, one of them, and once."""
+    """When the bucket is past what that one knew, and all that could tell was overwritten, also if it happened twice.
+
+    Those who saw it name the new history, one of them, and once.
+    """
     monkeypatch.setattr("aegis_backends.nats.mirror._OVERLAP", 8)
     folder, earlier = tmp_path / "server", tmp_path / "earlier"
     with running(folder, f'jetstream {{ store_dir: "{folder}" }}') as server, trio.fail_after(60):
-        await back_up(server, server.url, earlier, FIRST)
+        await back_up(server, server.url, earlier, *before)
         async with AsyncExitStack() as stack:
             stores = []
             for _ in range(3):
@@ -83,14 +83,14 @@ async def test_restoring_the_same_backup_twice_is_noticed_by_who_saw_neither(
             known = await write(one, "often", 30)
             for store in stores:
                 await store._watch.wait_level(known)
-            may_look, names = keep_away(late), [FIRST.encode()]
-            for times in (1, 2):
+            may_look, names = keep_away(late), [one._watch.mirror.named]
+            for time in range(1, times + 1):
                 await set_back(server, earlier)
                 for store in (one, two):
-                    await counts_anew(store, times)
+                    await counts_anew(store, time)
                 assert one._watch.mirror.named == two._watch.mirror.named
                 names.append(one._watch.mirror.named)
-            assert len(set(names)) == 3
+            assert len(set(names)) == 1 + times
             assert all(is_no_newer(older, names[-1]) for older in names)
             last = await write(one, "often", 60)
             assert last > known + 8
@@ -104,7 +104,7 @@ async def test_restoring_the_same_backup_twice_is_noticed_by_who_saw_neither(
             last = await write(one, "often", 1)
             for store in stores:
                 await store._watch.wait_level(last)
-            assert [store._watch.recounts for store in stores] == [3, 3, 2]
+            assert [store._watch.recounts for store in stores] == [1 + times, 1 + times, 2]
             assert {store._watch.mirror.named for store in stores} == {names[-1]}
 
 
