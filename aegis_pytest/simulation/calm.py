@@ -11,7 +11,7 @@ from aegis_core.models import EndReason
 from aegis_pytest.history import History
 from aegis_pytest.history.operations import Operation, Story, tell
 from aegis_pytest.history.records import Answer, Kind
-from aegis_pytest.simulation.promptness import RECOVERY, Wait, calm
+from aegis_pytest.simulation.promptness import RECOVERY, Wait, calm, places
 from aegis_pytest.simulation.scenario import ENDS, Scenario
 
 __all__ = ["lost_for_nothing", "not_claimed_again", "out_of_turn", "run_twice"]
@@ -82,11 +82,14 @@ def out_of_turn(scenario: Scenario, history: History, waits: Collection[Wait]) -
     """The promotions of somebody who came later than one who waits as well, where nothing goes wrong but that nodes end.
 
     What travels for longer than the turns of a line last may be overtaken; and whom the holder gives it to has no turn to wait.
+    A task that comes while another of its instance stands in line has the turn of that one, and keeps it when that one goes.
     """
     if any(it.kind not in ENDS for it in scenario.troubles) or max(scenario.latencies, default=0.0) > _SHORT:
         return
     stories = {story.key: story for story in tell(history)}
-    for wait in waits:
+    # Who comes in the moment in which another task of its instance leaves may come too late to have its place.
+    sure = places(waits, overlap=_LATER)
+    for wait in places(waits):
         story = stories.get(wait.key)
         beliefs = () if story is None else story.beliefs
         is_given = any(
@@ -100,7 +103,7 @@ def out_of_turn(scenario: Scenario, history: History, waits: Collection[Wait]) -
         )
         if not is_promoted or is_given:
             continue
-        for other in waits:
+        for other in sure:
             if other.key == wait.key and other.began + _LATER < wait.began and wait.ended + _LATER < other.ended:
                 yield (
                     f"out of turn: {wait.process} stands in line for {wait.key} since {wait.began:.3f} s and has it at "

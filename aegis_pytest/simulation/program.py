@@ -98,10 +98,8 @@ class Program:
         is_punctual: bool = False,
     ) -> None:
         self.service: Final = Service(SERVICE, version="1.0.0")
-        self.waiting: dict[str, float] = {}
-        """The resources in whose lines it stands, with the time since which it does."""
         self.waits: list[Wait] = []
-        """Where it stood in line before."""
+        """When its tasks stood in line, and do no more."""
         self.claimed: set[tuple[str, str, int]] = set()
         """What it claimed, as `aegis_pytest.simulation.calm.not_claimed_again` wants it told."""
         self._recorder = recorder
@@ -112,6 +110,9 @@ class Program:
         # What runs now, by the handler's number: a process that dies leaves it as it is.
         self._running: dict[int, Run] = {}
         self._runs = itertools.count()
+        # The tasks that stand in line now, by number: for which resource, and since when.
+        self._waiting: dict[int, tuple[str, float]] = {}
+        self._tasks = itertools.count()
         self._is_over = False
         self._calls = itertools.count(1)
         self._node: Node | None = None
@@ -147,8 +148,8 @@ class Program:
 
     def stop(self) -> None:
         """It died: it stands in no line any more, and what ran has run as far as it came."""
-        for key in tuple(self.waiting):
-            self._waited(key)
+        for number in tuple(self._waiting):
+            self._waited(number)
         for number in tuple(self._running):
             self._ran(number)
         self._is_over = True
@@ -221,20 +222,22 @@ class Program:
                     raise ValueError(f"a program does not know the act {act.kind!r}")
 
     async def _own(self, recorded: RecordedInstance, act: Act) -> None:
-        self.waiting.setdefault(act.key, trio.current_time())
+        number = next(self._tasks)
+        self._waiting[number] = act.key, trio.current_time()
         try:
             async with recorded.own(act.key, wait=_WAIT) as claim:
-                self._waited(act.key)
+                self._waited(number)
                 try:
                     await self._sleep(act.lasts)
                 finally:
                     self._check_in_time(claim, "a block")
         finally:
-            self._waited(act.key)
+            self._waited(number)
 
-    def _waited(self, key: str) -> None:
-        began = self.waiting.pop(key, None)
-        if began is not None:
+    def _waited(self, number: int) -> None:
+        waiting = self._waiting.pop(number, None)
+        if waiting is not None:
+            key, began = waiting
             self.waits.append(Wait(self._recorder.process, key, began, trio.current_time()))
 
     async def _call(self, node: Node, act: Act) -> None:

@@ -19,7 +19,7 @@ from aegis_pytest.history.operations import Belief, Story, tell
 from aegis_pytest.history.records import Answer, Kind
 from aegis_pytest.simulation.scenario import ENDS, Scenario
 
-__all__ = ["FREED", "PROMOTED", "RECOVERY", "Promptness", "Wait", "calm", "judge_promptness", "troubled"]
+__all__ = ["FREED", "PROMOTED", "RECOVERY", "Promptness", "Wait", "calm", "judge_promptness", "places", "troubled"]
 
 FREED: Final = 1.0
 """Seconds beyond the TTL within which the resources of a dead instance are free."""
@@ -38,12 +38,29 @@ _Span = tuple[float, float]
 
 @attrs.frozen
 class Wait:
-    """Process *process* stood in line for *key* from *began* to *ended*, in seconds."""
+    """A task of *process*, or several by turns, stood in line for *key* from *began* to *ended*, in seconds."""
 
     process: str
     key: str
     began: float
     ended: float
+
+
+def places(waits: Iterable[Wait], *, overlap: float = 0.0) -> list[Wait]:
+    """How long processes stood in lines: an instance stands there once, and tasks of it that wait leave their place to each other.
+
+    Args:
+        waits: When tasks stood in line.
+        overlap: Seconds for which two of them waited, at least, if the one took over the place of the other.
+    """
+    found: dict[tuple[str, str], list[Wait]] = {}
+    for wait in sorted(waits, key=lambda it: it.began):
+        before = found.setdefault((wait.process, wait.key), [])
+        if before and wait.began + overlap <= before[-1].ended:
+            before[-1] = attrs.evolve(before[-1], ended=max(before[-1].ended, wait.ended))
+        else:
+            before.append(wait)
+    return [place for of_one in found.values() for place in of_one]
 
 
 @attrs.frozen
@@ -65,7 +82,7 @@ def judge_promptness(
     Args:
         scenario: What went wrong, and when.
         history: Who believed to hold what.
-        waits: Who stood in line.
+        waits: When tasks stood in line.
         deaths: When processes died.
     """
     stories = {story.key: story for story in tell(history)}
@@ -77,7 +94,7 @@ def judge_promptness(
     stirred = [*troubled(scenario), *((at, at + scenario.ttl + FREED) for at in deaths)]
     late: list[str] = []
     promotions = 0
-    for wait in waits:
+    for wait in places(waits):
         beliefs = stories[wait.key].beliefs if wait.key in stories else ()
         turns = (it.began for it in beliefs if it.process == wait.process and wait.began < it.began <= wait.ended)
         promotions += sum(not any(start <= at <= end for start, end in stirred) for at in turns)

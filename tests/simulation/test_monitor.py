@@ -91,6 +91,11 @@ def test_nobody_where_somebody_waits_is_late() -> None:
     late = Promptness(("nobody owns r from 5.000 s to 5.200 s, although p stands in line since 2.000 s",), 1)
     assert judge_promptness(CALM, given_up, [wait], []) == late
     assert judge_promptness(attrs.evolve(CALM, latencies=(0.0, 0.02)), given_up, [wait], []) == Promptness((), 0)
+    # What several tasks of one process wait for is owed to it once.
+    tasks = [wait, attrs.evolve(wait, began=4.0, ended=50.0)]
+    assert judge_promptness(CALM, given_up, tasks, []) == late
+    promoted = [attrs.evolve(it, process="pj") for it in tasks]
+    assert judge_promptness(attrs.evolve(CALM, latencies=(0.0, 0.02)), given_up, promoted, []) == Promptness((), 1)
     # What the holder claims once more is written again, and may cross its release.
     claim = Invoked(at=4.9, process="pi", number=1, kind=Kind.CLAIM, key="r", instance="i")
     done = Returned(at=5.15, process="pi", number=1, answer=Answer.DONE, epoch=3)
@@ -169,6 +174,38 @@ def test_promotion_out_of_turn_is_told() -> None:
     assert list(out_of_turn(CALM, History([*history, claim, attrs.evolve(done, epoch=2)]), waits)) == told
     given = History([began(1, "i", 3), attrs.evolve(ended(9.9, "i", 3), reason="TRANSFERRED"), began(10, "j", 4)])
     assert list(out_of_turn(CALM, given, waits)) == []
+
+
+def test_turn_is_that_of_the_tasks_before() -> None:
+    """As long as any of an instance stands in line it keeps its place, for others to be promoted after it."""
+    history = History([began(1, "i", 3), attrs.evolve(ended(9, "i", 3), reason="RELEASED"), began(10, "j", 4)])
+    last, other = Wait("pj", "r", 6.0, 10.0), Wait("pk", "r", 3.0, 30.0)
+    told = "out of turn: pj stands in line for r since {} s and has it at 10.000 s, although pk waits since 3.000 s"
+    for before, since in (
+        ([Wait("pj", "r", 1.0, 7.0)], None),
+        ([Wait("pj", "r", 1.0, 5.0), Wait("pj", "r", 2.0, 6.5)], None),
+        ([Wait("pj", "r", 1.0, 5.5)], "6.000"),
+        ([Wait("pj", "r", 1.0, 4.5), Wait("pj", "r", 5.0, 7.0)], "5.000"),
+        ([Wait("pj", "q", 1.0, 7.0), Wait("pl", "r", 1.0, 7.0)], "6.000"),
+    ):
+        judged = list(out_of_turn(CALM, history, [*before, last, other]))
+        assert judged == ([] if since is None else [told.format(since)])
+    kept = [Wait("pk", "r", 3.0, 9.8), Wait("pk", "r", 9.0, 30.0)]
+    assert list(out_of_turn(CALM, history, [last, *kept])) == [told.format("6.000")]
+    # It came in the moment in which the other one left, perhaps too late.
+    assert list(out_of_turn(CALM, history, [last, kept[0], attrs.evolve(kept[1], began=9.7)])) == []
+
+
+def test_each_task_that_waits_is_noted() -> None:
+    """Who comes when the first of several has given up has the turn of the others, and so comes before who came between."""
+    owns = [Act(at, "b", "own", "key", "", 3.0) for at in (5.0, 50.0, 70.0)]
+    between = Act(30.0, "c", "own", "key", "", 3.0)
+    acts = (Act(2.0, "a", "claim", "key"), *owns, between, Act(80.0, "a", "release", "key"))
+    waits = attrs.evolve(CALM, nodes=("a", "b", "c"), acts=tuple(sorted(acts, key=lambda it: it.at)))
+    outcome = simulate(waits)
+    assert outcome.is_good, outcome.text()
+    believed = [it.process for it in outcome.history if isinstance(it, BeliefBegan)]
+    assert believed[:3] == ["a", "b", "c"]
 
 
 def test_call_that_runs_twice_is_told_where_no_message_comes_twice() -> None:
