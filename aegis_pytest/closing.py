@@ -18,6 +18,7 @@ __all__ = ["close_lives", "tell_leftovers"]
 
 _MOST_OF_A_KIND: Final = 6
 _MOST_TASKS: Final = 6
+_LOOK: Final = 0.1
 
 
 async def close_lives(lives: Sequence[Life]) -> list[Leftover]:
@@ -50,7 +51,7 @@ async def _leaked_claims(lives: Iterable[Life]) -> list[Leftover]:
     # What was abandoned a moment ago is being given back.
     with trio.move_on_after(PATIENCE):
         while any(_unknown_claims(life) for life in lives):  # noqa: ASYNC110 - of several views, which do not tell
-            await trio.sleep(0.1)
+            await trio.sleep(_LOOK)
     found: list[Leftover] = []
     for life in lives:
         leaks = [
@@ -82,22 +83,22 @@ def _unknown_claims(life: Life) -> list[tuple[Instance, str]]:
 
 
 async def _unanswered_calls(lives: Iterable[Life]) -> list[Leftover]:
+    """The calls that had come before this, and have no answer when the drain time is over: others may go on calling."""
+    began = trio.current_time()
     busy = [
         (life.node.runtime.settings.drain, instance.incarnation.server, f"{instance.instance_id} on node {life.name}")
         for life in lives
         for instance in life.instances
-        if life.node is not None and instance.incarnation is not None and instance.incarnation.server.running
+        if life.node is not None and instance.incarnation is not None
     ]
     with trio.move_on_after(max((drain for drain, _, _ in busy), default=0.0)):  # they drain at the same time
-        for _, server, _ in busy:
-            await server.drained()
+        while any(server.running_since(began) for _, server, _ in busy):  # noqa: ASYNC110 - of several, which do not tell
+            await trio.sleep(_LOOK)
+    left = [(server.running_since(began), who) for _, server, who in busy]
     return _with_places(
-        Leftover(
-            "unanswered_calls",
-            f"{'a call' if server.running == 1 else f'{server.running} calls'} to {who} without an answer",
-        )
-        for _, server, who in busy
-        if server.running
+        Leftover("unanswered_calls", f"{'a call' if count == 1 else f'{count} calls'} to {who} without an answer")
+        for count, who in left
+        if count
     )
 
 

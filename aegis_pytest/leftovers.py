@@ -6,7 +6,7 @@ time of a drain to be answered, applications are cancelled, instances leave thei
 - ``leaked_claims``: a claim that nobody would ever have released: of an ``own`` block that was entered and never left, or
   one that the store keeps for a live instance that does not know of it. Claims that end with their instance (all of
   `Instance.claim`, all of a killed node) are no leaks.
-- ``unanswered_calls``: a handler that has not answered when the drain time (10 s, virtual) is over.
+- ``unanswered_calls``: a call that had come before, and has no answer when the drain time (10 s, virtual) is over.
 - ``tasks_left``: a background task, an application or a ``serve`` block that ends more than `PATIENCE` seconds after it
   was told to.
 """

@@ -193,6 +193,11 @@ class Server:
         for worker in tuple(self.idle):
             worker.scope.cancel()
 
+    def running_since(self, at: float) -> int:
+        """How many of the requests that run had been received by *at*, on Trio's clock."""
+        jobs = (job for worker in self._workers for job in (worker.job, *worker.jobs))
+        return sum(job is not None and job.received <= at for job in jobs)
+
     async def drained(self) -> None:
         """Wait until nothing runs or is queued."""
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -162,3 +162,40 @@ async def test_application(aegis_cluster):
 """)
     result.assert_outcomes(passed=3)
     result.stdout.no_fnmatch_line("*WARNING*")
+
+
+def test_calls_that_come_while_a_node_ends_are_no_leftovers(run_tests: RunTests) -> None:
+    """Others call on until it takes none any more: only what had come before is to be answered when the drain time is over."""
+    source = """
+from aegis_core import AegisError
+
+async def call_for_ever(node, seconds=0.5):
+    while True:
+        try:
+            await node.call("rooms", "enter", {"seconds": seconds}, timeout=50)
+        except AegisError:
+            await trio.sleep(0.1)
+
+async def call_by_turns(cluster):
+    caller = await cluster.node("b")
+    await cluster.run("b", call_for_ever, caller)
+    await trio.sleep(0.2)
+    await cluster.run("b", call_for_ever, caller)
+    await trio.sleep(3)
+
+async def test_answered(aegis_cluster):
+    await aegis_cluster.serve("a", rooms)
+    await call_by_turns(aegis_cluster)
+    began = trio.current_time()
+    assert await aegis_cluster.stop("a") == []
+    assert trio.current_time() < began + 1.5
+
+async def test_unanswered(aegis_cluster):
+    await aegis_cluster.serve("a", rooms, instance_id="rooms-1")
+    caller = await aegis_cluster.node("b")
+    await aegis_cluster.run("b", call_for_ever, caller, 25.0)
+    await call_by_turns(aegis_cluster)
+    (left,) = await aegis_cluster.stop("a")
+    assert left.what == "a call to rooms-1 on node a without an answer"
+"""
+    run_tests(source).assert_outcomes(passed=2)
