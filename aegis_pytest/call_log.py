@@ -8,7 +8,7 @@ attempt it answers; what stands there in the end is *lost*.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -98,14 +98,10 @@ class CallLog:
     Iterating over it gives every `HandledCall` in the order in which they were received. What an instance refused before a
     handler began is none (the call went elsewhere, or its caller was told so), and neither is what the library asks for
     itself. The last 100,000 are kept.
-
-    Args:
-        services: Those of which the cluster has had instances, at any time.
     """
 
-    def __init__(self, services: Collection[str] = ()) -> None:
-        self._services = services
-        self._named: set[str] = set()
+    def __init__(self) -> None:
+        self._services: set[str] = set()
         self._began = trio.current_time()
         self._received: deque[HandledCall] = deque(maxlen=_MOST)
         self._taken: set[HandledCall] = set()
@@ -267,7 +263,7 @@ class CallLog:
     def _check(self, service_name: str | None) -> None:
         """Refuse the name of a service that is none here: nothing could be lost of it, nor recorded."""
         __tracebackhide__ = True
-        known = sorted({*self._services, *self._named})
+        known = sorted(self._services)
         if service_name is not None and service_name not in known:
             raise pytest.UsageError(
                 f"the cluster has had no instance of service {service_name!r}, and no call names it; known here: "
@@ -300,11 +296,15 @@ class CallLog:
 
     # -- for the transports -----------------------------------------------------------------------------------
 
+    def serves(self, service_name: str) -> None:
+        """Take note that the cluster has an instance of that service, registered or not."""
+        self._services.add(service_name)
+
     def received(self, node: str, instance_id: str, request: RequestEnvelope) -> HandledCall:
         """Take note that an instance was asked."""
         call = HandledCall(node, instance_id, request, trio.current_time())
         self._received.append(call)
-        self._named.add(call.service_name)
+        self._services.add(call.service_name)
         sent = self._sent.get(call.message_id)
         if sent is not None:
             sent.attempts.append(call)
@@ -320,7 +320,7 @@ class CallLog:
     def sent(self, node: str, request: RequestEnvelope, is_dead: Callable[[], bool]) -> SentCall:
         """Take note that a node asks, for the first time or again."""
         call = SentCall(node, request, trio.current_time(), is_dead)
-        self._named.add(request.service_name)
+        self._services.add(request.service_name)
         known = self._sent.get(call.message_id)
         if known is None:
             self._sent[call.message_id] = known = call

@@ -85,7 +85,7 @@ class Cluster:
         self, nursery: trio.Nursery, harness: Harness, plane: FaultPlane, seed: str, ttl: float | None
     ) -> None:
         self.events: Final = EventLog(DEFAULT_WITHIN if ttl is None else max(_LEAST_WITHIN, 2 * ttl))
-        self.calls: Final = CallLog(plane.services)
+        self.calls: Final = CallLog()
         self.plane: Final = plane
         self._nursery = nursery
         self._harness = harness

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 import attrs
 import trio
 
 from aegis_core.backend import Backend, Inbound, Transport, TransportUnavailable
+from aegis_core.served import Served
 from aegis_pytest.call_log import CallLog, read_call
 from aegis_pytest.faults.member import Member
 from aegis_pytest.handled_call import HandledCall
@@ -19,10 +20,15 @@ __all__ = ["TappedTransport", "tap"]
 
 
 def tap(backend: Backend, log: CallLog, member: Member | None) -> Backend:
-    """*backend* as its node *member* has it, with its calls entered in *log*."""
+    """*backend* as its node *member* has it, with what it serves and its calls entered in *log*."""
     assert member is not None, "it is attached"
     transports = (TappedTransport(it, log, member) for it in backend.transports)
-    return attrs.evolve(backend, transports=tuple(transports))
+
+    def announce(served: Served) -> AbstractContextManager[None]:
+        log.serves(served.instance.service_name)
+        return nullcontext() if backend.announce is None else backend.announce(served)
+
+    return attrs.evolve(backend, transports=tuple(transports), announce=announce)
 
 
 @attrs.frozen(eq=False)

@@ -24,12 +24,9 @@ class Member:
         store: The store without faults, None where there is none.
         clock: The node's clock, which stops and ends with it.
         cable: What connects it to its servers, None where there is none.
-        services: Gets the name of every service of which it registers an instance.
     """
 
-    def __init__(
-        self, name: str, store: Store | None, clock: NodeClock, cable: Cable | None, services: set[str]
-    ) -> None:
+    def __init__(self, name: str, store: Store | None, clock: NodeClock, cable: Cable | None) -> None:
         self.name: Final = name
         self.store: Final = store
         self.clock: Final = clock
@@ -37,7 +34,6 @@ class Member:
         self.is_dead = False
         self.is_stopped = False
         self.instances: dict[str, str] = {}
-        self._services = services
         self._waiting: list[Callable[[], None]] = []
         self._scopes: dict[trio.CancelScope, None] = {}
 
@@ -95,4 +91,3 @@ class Member:
                     self.instances.pop(key.instance_id, None)
                 else:
                     self.instances[key.instance_id] = op.key
-                    self._services.add(key.service_name)

@@ -65,8 +65,6 @@ class FaultPlane:
         self.store_timeout: Final = store_timeout
         self.store: Final = store
         self.noted: deque[Noted] = deque(maxlen=_MOST_NOTED)
-        self.services: Final[set[str]] = set()
-        """Of which its nodes have registered instances, whatever became of them."""
         self.conflicts = 0
         """Commits of its nodes that the store refused, because what they expected did not hold."""
         self._faults: list[Fault] = []
@@ -93,7 +91,7 @@ class FaultPlane:
         if name == STORE or (living is not None and not living.is_dead):
             raise ValueError(f"{name!r} is taken: nodes need names of their own")
         clock = NodeClock(backend.clock)
-        member = self._members[name] = Member(name, backend.store, clock, cable, self.services)
+        member = self._members[name] = Member(name, backend.store, clock, cable)
         self._settle()
         return attrs.evolve(
             backend,
