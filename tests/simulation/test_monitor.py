@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import attrs
 import pytest
 import trio
 
+from aegis_core.node.holdings import Holdings
+from aegis_core.node.line import Place, leave
 from aegis_pytest.history import (
     Answer,
     BeliefBegan,
@@ -206,6 +211,33 @@ def test_each_task_that_waits_is_noted() -> None:
     assert outcome.is_good, outcome.text()
     believed = [it.process for it in outcome.history if isinstance(it, BeliefBegan)]
     assert believed[:3] == ["a", "b", "c"]
+
+
+def test_place_that_is_not_handed_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits on when another task of its instance has given up has lost its turn to one who came between."""
+    owns = [Act(at, "b", "own", "key", "", 3.0) for at in (5.0, 60.0)]
+    acts = (
+        Act(2.0, "a", "claim", "key"),
+        *owns,
+        Act(62.0, "c", "own", "key", "", 3.0),
+        Act(80.0, "a", "release", "key"),
+    )
+    waits = attrs.evolve(CALM, nodes=("a", "b", "c"), acts=acts)
+    outcome = simulate(waits)
+    assert outcome.is_good, outcome.text()
+    stand = Holdings.place
+
+    @asynccontextmanager
+    async def stand_alone(self: Holdings, target: str) -> AsyncIterator[Place]:
+        async with stand(self, target) as place:
+            try:
+                yield place
+            finally:
+                await leave(self._committer, self.lease.tag, place)  # noqa: ASYNC102 - it shields itself
+
+    monkeypatch.setattr(Holdings, "place", stand_alone)
+    told = simulate(waits).text()
+    assert re.fullmatch(r"out of turn: c stands .* since 62\.000 s .*, although b waits since 5\.000 s", told), told
 
 
 def test_call_that_runs_twice_is_told_where_no_message_comes_twice() -> None:
