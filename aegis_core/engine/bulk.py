@@ -16,7 +16,7 @@ Plan, batches, undoing and report are in one file, just past 400 lines, because 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import attrs
@@ -335,8 +335,16 @@ def claim_batch(
     return Decision(tuple(writes), answer, refuses=len(written) < len(batch))
 
 
-def release_batch(view: View, plan: BulkPlan, batch: Sequence[BulkItem]) -> Decision[BatchOutcome]:
+def release_batch(
+    view: View, plan: BulkPlan, batch: Sequence[BulkItem], *, busy: Collection[str] = ()
+) -> Decision[BatchOutcome]:
     """Release one batch of *plan* in one transaction.
+
+    Args:
+        view: The view.
+        plan: The plan.
+        batch: One of its batches.
+        busy: Ids that fail, if they are the instance's, because other tasks of it are claiming them.
 
     Raises:
         InstanceNotFound, NotOwner: The instance may not release any more; see `failed_batch`.
@@ -348,6 +356,9 @@ def release_batch(view: View, plan: BulkPlan, batch: Sequence[BulkItem]) -> Deci
     failed: list[Failure] = []
     for item in batch:
         found = owned_by(view, plan.service_name, plan.instance_id, item.resource_id, "bulk_release", admin=plan.admin)
+        if isinstance(found, Ownership) and item.resource_id in busy:
+            why = "another task claims it at the moment"
+            found = ResourceConflict(resource_id=item.resource_id, owner=plan.instance_id, reason=why)
         if isinstance(found, Ownership):
             records.append(found)
         else:

@@ -9,9 +9,9 @@ Past 400 lines, because claims and releases are undone by the same means.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import attrs
 
@@ -25,6 +25,7 @@ from aegis_core.errors import (
     LeaseLost,
     NotOwner,
     ResourceNotFound,
+    StoreUnavailable,
     Unavailable,
 )
 from aegis_core.models import EndReason, Outcome, ServiceInstance
@@ -48,6 +49,14 @@ __all__ = ["BatchClaims", "BatchReleases", "Batches"]
 _log = logging.getLogger("aegis.bulk")
 
 A = TypeVar("A")
+
+_Decide = Callable[[Snapshot], Decision[BatchOutcome]]
+
+
+class _Deciding(Protocol):
+    def __call__(self, items: Sequence[BulkItem], busy: Callable[[], Collection[str]] = ...) -> _Decide:
+        """How *items* are released, but for those that are *busy* by then."""
+        ...
 
 
 class _Party:
@@ -104,12 +113,6 @@ class _Party:
         part = attrs.evolve(outcome, undo=writes)
         if writes:
             await self._decide(lambda view: bulk.undo(view, part))
-
-    async def _ask_release(self, record: ServiceInstance, ids: Sequence[str]) -> None:
-        """Have the instance's node release *ids*, which it owns."""
-        runtime = self._runtime
-        until = runtime.request_deadline() + runtime.settings.drain
-        await self._node.errands.ask(record, "release", {"resource_ids": list(ids)}, until=until)
 
     def _take_back(self, holdings: Holdings, targets: Iterable[str]) -> None:
         """Hold *targets* again, as far as their records name the lease of *holdings*; they become ready by and by."""
@@ -243,7 +246,7 @@ class BatchClaims(_Party):
             table = hosted.claims_table
             await hosted.give_up_now([c for i in acquired if (c := table.get(i)) and c.epoch == outcome.epochs[i]])
         elif remote is not None:
-            await self._ask_release(remote, acquired)
+            await self._node.releases.ask(remote, acquired)
         else:
             restoring = outcome.undo
         await self._undo(outcome, restoring)
@@ -289,19 +292,22 @@ class BatchReleases(_Party):
         """Let running calls finish, then release one batch. Cancelled, that goes on where a node serves the instance."""
         seen: dict[str, Write] = {}
 
-        def decide(view: Snapshot) -> Decision[BatchOutcome]:
-            decision = bulk.release_batch(view, plan, batch)
-            seen.update(decision.answer(()).undo)
-            return decision
+        def deciding(items: Sequence[BulkItem], busy: Callable[[], Collection[str]] = frozenset) -> _Decide:
+            def decide(view: Snapshot) -> Decision[BatchOutcome]:
+                decision = bulk.release_batch(view, plan, items, busy=busy())
+                seen.update(decision.answer(()).undo)
+                return decision
+
+            return decide
 
         remote = self._remote()
         try:
             if self._hosted is not None:
-                outcome = await self._runtime.shelter(self._release_here, self._hosted, batch, decide)
+                outcome = await self._runtime.shelter(self._release_here, self._hosted, batch, deciding)
             elif remote is not None:
-                outcome = await self._release_there(remote, decide)
+                outcome = await self._release_there(remote, batch, deciding)
             else:
-                outcome = await self._decide(decide)
+                outcome = await self._decide(deciding(batch))
         except Unavailable as exc:
             if exc.outcome is Outcome.MAYBE_EXECUTED:
                 self._in_doubt.update(map(target_key, seen))
@@ -310,44 +316,63 @@ class BatchReleases(_Party):
             self._seen.update(seen)
         return self._settled(outcome)
 
-    async def _release_here(
-        self,
-        hosted: Instance,
-        batch: Sequence[BulkItem],
-        decide: Callable[[Snapshot], Decision[BatchOutcome]],
-    ) -> BatchOutcome:
+    async def _release_here(self, hosted: Instance, batch: Sequence[BulkItem], deciding: _Deciding) -> BatchOutcome:
         holdings = (await hosted.membership.wait_registered()).holdings
-        if any(item.resource_id not in holdings.table for item in batch):
-            wanted = await self._decide(_without_writes(decide), writes=False)
+        ids = [item.resource_id for item in batch]
+        moving = frozenset(_claims(holdings, ids))
+
+        def busy() -> Collection[str]:
+            """What other tasks claim: its record must not go while they may believe in it."""
+            return [target for target in ids if holdings.is_taken(target, moving=moving)]
+
+        if len(moving) < len(ids):
+            wanted = await self._decide(_without_writes(deciding(batch, busy)), writes=False)
             if not wanted.done:
                 return wanted  # before anything is ended
-        claims = [claim for item in batch if (claim := holdings.table.get(item.resource_id)) is not None]
+        claims = _claims(holdings, ids)
         while others := [claim for claim in claims if claim.moving and claim.ended is None]:
             await others[0].wait_moved()
-        moving = holdings.begin(claims)
+        begun = holdings.begin(claims)
+        moving = frozenset(begun)
         until = self._runtime.clock.now() + self._runtime.settings.drain
-        await holdings.wind_down(moving, until=until, reason=EndReason.RELEASED)
+        await holdings.wind_down(begun, until=until, reason=EndReason.RELEASED)
+        for claim in begun:
+            claim.deleted = None
         try:
-            outcome = await self._decide(decide)
+            outcome = await self._decide(deciding(batch, busy))
         except InstanceNotFound:  # of an instance of this node: the record of its lease is gone
-            outcome = lost([item.resource_id for item in batch], holdings.lease)
+            outcome = lost(ids, holdings.lease)
+        except StoreUnavailable as exc:  # what has ended is released when the store answers
+            raise attrs.evolve(exc, outcome=Outcome.MAYBE_EXECUTED) from exc
         else:
             if holdings.lease.ended is not None:
-                outcome = telling_lost(outcome, moving)
+                outcome = telling_lost(outcome, begun)
+            done = frozenset(outcome.done)
+            for claim in begun:
+                in_doubt = target_key(claim.resource_id) in self._in_doubt
+                claim.deleted = claim.resource_id in done or (None if in_doubt else False)
         finally:
-            for claim in moving:
+            for claim in begun:
                 holdings.finish(claim, EndReason.RELEASED)
         done = frozenset(outcome.done)
-        self._take_back(holdings, [c.resource_id for c in moving if c.resource_id not in done])
+        self._take_back(holdings, [claim.resource_id for claim in begun if claim.resource_id not in done])
         return outcome
 
     async def _release_there(
-        self, remote: ServiceInstance, decide: Callable[[Snapshot], Decision[BatchOutcome]]
+        self, remote: ServiceInstance, batch: Sequence[BulkItem], deciding: _Deciding
     ) -> BatchOutcome:
-        wanted = await self._decide(_without_writes(decide), writes=False)
-        if wanted.done:
-            await self._ask_release(remote, wanted.done)
-        return wanted
+        wanted = await self._decide(_without_writes(deciding(batch)), writes=False)
+        if not wanted.done:
+            return wanted
+        left = frozenset(await self._node.releases.ask(remote, wanted.done))
+        if not left:
+            return wanted
+        items = [item for item in batch if item.resource_id in left]
+        try:  # whose they are now; what is its own all the same, its other tasks claim
+            told = await self._decide(_without_writes(deciding(items, lambda: left)), writes=False)
+        except Unavailable as exc:
+            raise attrs.evolve(exc, outcome=Outcome.MAYBE_EXECUTED) from exc
+        return without(wanted, told.failed)
 
     def _settled(self, outcome: BatchOutcome) -> BatchOutcome:
         """*outcome*, with what an earlier attempt had released without knowing it among what is done."""
@@ -394,9 +419,13 @@ async def _prepare(
     return failed
 
 
+def _claims(holdings: Holdings, ids: Iterable[str]) -> list[Claim]:
+    return [claim for target in ids if (claim := holdings.table.get(target)) is not None]
+
+
 def _without_writes(
-    decide: Callable[[Snapshot], Decision[BatchOutcome]],
-) -> Callable[[Snapshot], Decision[BatchOutcome]]:
+    decide: _Decide,
+) -> _Decide:
     return lambda view: answered(decide(view).answer(()))
 
 

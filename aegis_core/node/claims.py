@@ -80,7 +80,7 @@ class Claim:
         self.state: object = None
         self.keep = keep
         self.is_ready = False
-        self.deleted: bool | None = False  # None: a release may have deleted its record, nobody knows
+        self.deleted: bool | None = False  # by a release; None: it may have been, or is later, nobody knows
         self.released = False
         self._is_leaving = False
         self.moving = False

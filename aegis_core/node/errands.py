@@ -96,8 +96,8 @@ class Errands:
                 asked_by = _asked_by(params, principal)
                 return _plain(await node.moves.transfer(instance, ids, to=to, reason=reason, requested_by=asked_by))
             case "release":
-                gone = await node.moves.release_here(instance, ids)
-                return [target for target in ids if target not in gone]
+                left = await node.releases.release_here(instance, ids)
+                return [target for target in ids if target not in left]
             case "set_role":
                 changed = await node.roles.carry_out(
                     instance.service.name,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
@@ -23,10 +23,11 @@ from aegis_core import names
 from aegis_core.engine import resources
 from aegis_core.engine.decision import Decision
 from aegis_core.engine.snapshot import Snapshot
-from aegis_core.errors import AegisError, LeaseLost, StoreUnavailable
-from aegis_core.models import EndReason, Outcome, Ownership
+from aegis_core.errors import AegisError, LeaseLost
+from aegis_core.models import EndReason, Ownership
 from aegis_core.node.claims import Claim
-from aegis_core.node.commit import Attempt, Committer
+from aegis_core.node.commit import Committer
+from aegis_core.node.deletions import Deleted, Deletions
 from aegis_core.node.lease import Lease
 from aegis_core.node.line import Place, leave
 from aegis_core.node.overrun import watch_overrun
@@ -78,6 +79,7 @@ class Holdings:
         self._runtime = runtime
         self._committer = committer
         self._instance = instance
+        self._deletions = Deletions(runtime, committer, lease.tag, lambda target: self._stray(target) is not None)
         self._attempting: Counter[str] = Counter()
         self._given_up: dict[str, int] = {}
         self._places: WeakValueDictionary[str, Place] = WeakValueDictionary()
@@ -298,8 +300,8 @@ class Holdings:
             adopted: list[Claim] = []
             for target in suspects:
                 record = self._stray(target)
-                if record is None:
-                    continue
+                if record is None or self._deletions.is_under_way(target):
+                    continue  # who deletes it has it looked at again
                 if record.reason in OWN_ACTS or self._given_up.get(target) == record.epoch or self._is_unwanted(record):
                     strays.append(target)
                     continue
@@ -317,17 +319,17 @@ class Holdings:
 
     async def _delete_strays(self, targets: Sequence[str]) -> None:
         """Delete the records of *targets*, as far as they are strays still when that is decided; what fails, again later."""
-        shown = ", ".join(map(names.describe_target, targets))
-        fields = {"instance_id": self._instance.instance_id}
-        try:
-            await self._commit_release(targets, timeout=self._runtime.settings.request_timeout, strays=True)
-        except AegisError as exc:
-            _log.debug("what was left of %s is released later: %s", shown, exc, extra=fields)
-            await self._committer.pause(_RETRY)
-            for target in targets:
-                self.touched(target)
-        else:
+        timeout = self._runtime.settings.request_timeout
+        told = await self._deletions.delete_strays(targets, timeout=timeout, asked=False)
+        done = [target for target, is_deleted in told.items() if is_deleted]
+        if done:
+            shown = ", ".join(map(names.describe_target, done))
+            fields = {"instance_id": self._instance.instance_id}
             _log.warning("an attempt or a release that had been given up left %s: released now", shown, extra=fields)
+        if None in told.values():
+            await self._committer.pause(_RETRY)
+        for target in targets:
+            self.touched(target)
 
     # -- claims go ----------------------------------------------------------------------------------------------
 
@@ -348,20 +350,14 @@ class Holdings:
         while left := [claim for claim in asked if claim.ended is None]:
             mine = self.begin(left)
             await self.wind_down(mine, until=until, reason=reason)
+            for claim in mine:
+                claim.deleted = None
             try:
                 timeout = max(_LAST_CHANCE, until - self._runtime.clock.now())
                 timeout = min(timeout, self._runtime.settings.request_timeout)
-                attempt = Attempt()
-                targets = [claim.resource_id for claim in mine]
-                gone = frozenset(await self._commit_release(targets, timeout=timeout, attempt=attempt))
+                told = await self._deletions.delete([claim.resource_id for claim in mine], timeout=timeout)
                 for claim in mine:
-                    in_doubt = attempt.doubts(claim.resource_id)
-                    claim.deleted = claim.resource_id in gone or (None if in_doubt else False)
-            except AegisError as exc:
-                if isinstance(exc, StoreUnavailable) and exc.outcome is Outcome.MAYBE_EXECUTED:
-                    for claim in mine:
-                        claim.deleted = None
-                _log.warning("a release is not recorded yet: %s", exc)
+                    claim.deleted = told[claim.resource_id]
             finally:
                 for claim in mine:
                     self.finish(claim, reason)
@@ -477,23 +473,27 @@ class Holdings:
         record = self._runtime.directory.snapshot.held(target)
         return record is not None and record.lease == self.lease.tag
 
-    async def release_records(self, targets: Sequence[str]) -> Mapping[str, bool | None]:
+    def is_taken(self, target: str, *, moving: Collection[Claim]) -> bool:
+        """Whether somebody here has *target*, or is about to, other than by those claims that the caller is *moving*."""
+        claim = self.table.get(target)
+        return target in self._attempting if claim is None else claim not in moving
+
+    async def release_records(self, targets: Sequence[str], *, asked: bool = False) -> Deleted:
         """Delete the records of *targets* that still name this lease; if the store does not answer, later.
 
-        Only those that nobody here has taken, or is taking, meanwhile: what is believed must not be deleted. Tells of each
-        whether this deleted it; None where nobody knows.
+        Only those that nobody here has taken, or is taking, meanwhile: what is believed must not be deleted. For *asked*
+        and what is told see `Deletions.delete_strays`.
         """
         for target in targets:
             record = self._runtime.directory.snapshot.held(target)
             if record is not None:
                 self._given_up[target] = record.epoch  # nor is it to be adopted meanwhile
-        attempt, gone = Attempt(), frozenset[str]()
+        timeout = self._runtime.settings.request_timeout
         try:
-            timeout = self._runtime.settings.request_timeout
-            gone = frozenset(await self._commit_release(targets, timeout=timeout, strays=True, attempt=attempt))
-        except AegisError as exc:
-            _log.warning("a release is not recorded yet: %s", exc)
-        return {target: target in gone or (None if attempt.doubts(target) else False) for target in targets}
+            return await self._deletions.delete_strays(targets, timeout=timeout, asked=asked)
+        finally:
+            for target in targets:
+                self.touched(target)
 
     async def expire(self, claim: Claim) -> None:
         """End *claim* because the resource's own time to live has passed, and delete its record."""
@@ -537,19 +537,3 @@ class Holdings:
                 self._instance.role_moved()
             if claim.busy:
                 self._runtime.nursery.start_soon(watch_overrun, self._runtime, claim)
-
-    async def _commit_release(
-        self, targets: Sequence[str], *, timeout: float, strays: bool = False, attempt: Attempt | None = None
-    ) -> Sequence[str]:
-        """Delete the records of *targets* that name this lease; those that were there to be deleted."""
-        most = self._runtime.store.capabilities.max_transaction
-        gone: list[str] = []
-        for at in range(0, len(targets), most):
-            part = targets[at : at + most]
-
-            def decide(view: Snapshot, part: Sequence[str] = part) -> Decision[tuple[str, ...]]:
-                chosen = [target for target in part if self._stray(target) is not None] if strays else part
-                return resources.give_up(view, chosen, lease=self.lease.tag)
-
-            gone += await self._committer.decide(decide, timeout=timeout, what="the release", attempt=attempt)
-        return gone

@@ -1,25 +1,23 @@
-"""Taking ownership off instances: release, transfer, rebalance.
+"""Moving ownership between instances: transfer, rebalance.
 
 The owner carries a move out, because only it can end what runs under its claims before anybody else may own them:
 check first, then no new work, let the running finish, ``on_release`` while the lease still holds; then one transaction.
 For an instance of this node that is done here, another node's is asked (`aegis_core.node.errands`), and for one that was
 merely registered the transaction is all there is.
-
-It is one long file because releases and transfers wait for each other, and end claims by the same steps.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from aegis_core import codec, names
-from aegis_core.engine import instances, resources, transfers
+from aegis_core.engine import instances, transfers
 from aegis_core.engine.balancing import plan_rebalance
 from aegis_core.engine.decision import Audit, Decision, answered
-from aegis_core.engine.requests import authentic, checked_ids, failure_of
+from aegis_core.engine.requests import authentic, failure_of
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import (
     AegisError,
@@ -28,9 +26,8 @@ from aegis_core.errors import (
     LeaseLost,
     NotOwner,
     ResourceConflict,
-    StoreUnavailable,
 )
-from aegis_core.models import EndReason, Failure, Outcome, ReleaseReply, ServiceInstance, TransferReply, ids_in_order
+from aegis_core.models import EndReason, Failure, ServiceInstance, TransferReply, ids_in_order
 from aegis_core.node.asking import asker_for
 from aegis_core.node.claims import Claim
 from aegis_core.node.errands import has_scopes
@@ -48,7 +45,7 @@ _log = logging.getLogger("aegis.transfer")
 
 
 class Moves:
-    """Moves off instances, as one node carries them out or asks for them."""
+    """Moves between instances, as one node carries them out or asks for them."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -81,91 +78,6 @@ class Moves:
             what=f"finding {instance_id}",
             writes=False,
         )
-
-    # -- release ------------------------------------------------------------------------------------------------
-
-    async def release(
-        self, service_name: str, instance_id: str, resource_ids: Sequence[str], *, lease: str | None
-    ) -> ReleaseReply:
-        """See `Registry.release`; *lease* is the tag of the lease that was shown."""
-        runtime, ids = self._runtime, checked_ids(resource_ids)
-        until = runtime.request_deadline()
-        decide = _releasing(service_name, instance_id, ids, lease)
-        hosted = self._node.hosted_by(service_name, instance_id, lease)
-        if hosted is None:
-            record = await self.find(service_name, instance_id, lease=lease, until=until)
-            if not has_scopes(record):
-                return await self._node.committer.decide(
-                    decide, timeout=runtime.left(until), what="the release", asked_by=instance_id
-                )
-            left: Sequence[str] = ids
-            while left:  # what went to another and came back meanwhile is asked for again
-                check, decide = self._node.committer.check, _releasing(service_name, instance_id, left, lease)
-                await check(decide, timeout=runtime.left(until), what="the release", asked_by=instance_id)
-                params = {"resource_ids": list(left)}
-                told = await self._node.errands.ask(record, "release", params, until=until + runtime.settings.drain)
-                left = tuple(target for target in left if not (isinstance(told, list) and target in told))
-            return ReleaseReply(released=ids)
-        gone = await self._wait_released(hosted, ids)
-        left = [target for target in ids if target not in gone]
-        if left:
-            await self._release_left(hosted, left)
-        return ReleaseReply(released=ids)
-
-    async def _wait_released(self, instance: Instance, ids: Sequence[str]) -> frozenset[str]:
-        """Wait for what is leaving already; those that were released by that: this is the same release."""
-        claims = [claim for target in ids if (claim := instance.claims_table.get(target)) is not None]
-        leaving = [claim for claim in claims if claim.moving and not claim.is_mine]
-        for claim in leaving:
-            await claim.wait_moved()
-        _check_known({claim.resource_id: claim.deleted for claim in leaving})
-        return frozenset(claim.resource_id for claim in leaving if claim.deleted)
-
-    async def _release_left(self, instance: Instance, ids: Sequence[str]) -> None:
-        """Release *ids*, which an instance of this node is expected to own."""
-        what, timeout = "the release", self._runtime.settings.request_timeout
-
-        async def check(targets: Sequence[str]) -> None:
-            decide = _releasing(instance.service.name, instance.instance_id, targets, None)
-            await self._node.committer.check(decide, timeout=timeout, what=what, asked_by=instance.instance_id)
-
-        only = instance.claims_table.get(ids[0]) if len(ids) == 1 else None
-        if only is None or not only.held:
-            await check(ids)
-        moved = await self.release_here(instance, ids)
-        if not moved and only is not None and not only.deleted and not only.is_mine:
-            _check_known({only.resource_id: only.deleted})
-            # Nothing was asked before, because releasing the only one proves that it was held; this did not.
-            await check(ids)
-        while moved:  # a transfer was quicker: whose they are now, is told
-            await check(moved)
-            moved = await self.release_here(instance, moved)
-
-    async def release_here(self, instance: Instance, ids: Sequence[str]) -> Sequence[str]:
-        """Release those of *ids* that an instance of this node owns, letting calls finish within the drain time.
-
-        Returns those that had gone to somebody else when it was their turn.
-
-        Raises:
-            StoreUnavailable: They have ended, and are deleted when the store answers (MAYBE_EXECUTED).
-        """
-        holdings = (await instance.membership.wait_registered()).holdings
-        claims = [claim for target in ids if (claim := holdings.table.get(target)) is not None]
-        # Given to it a moment ago, and about to be adopted: that there is no need to begin with.
-        unborn = [target for target in ids if target not in holdings.table and holdings.is_recorded(target)]
-        await instance.give_up_all(claims)
-        deleted = await holdings.release_records(unborn)
-        # What another task of the instance has claimed meanwhile is held: it is wound down before its record goes.
-        born = {target: claim for target in unborn if (claim := holdings.table.get(target)) is not None}
-        await instance.give_up_all([*born.values()])
-        stuck = [target for target in ids if target not in holdings.table and holdings.is_recorded(target)]
-        if stuck:
-            reason = f"the release of {', '.join(stuck[:3])} is not recorded yet"
-            raise StoreUnavailable(reason=reason, outcome=Outcome.MAYBE_EXECUTED)
-        left = {target: is_deleted for target, is_deleted in deleted.items() if target not in born}
-        _check_known(left)
-        given = [claim.resource_id for claim in (*claims, *born.values()) if claim.ended is EndReason.TRANSFERRED]
-        return [*given, *(target for target, is_deleted in left.items() if not is_deleted)]
 
     # -- transfer -----------------------------------------------------------------------------------------------
 
@@ -377,24 +289,6 @@ class Moves:
                     reply = TransferReply(transfer_id="", failed=tuple(failure_of(i, exc) for i in part))
                 replies.append(reply)
         return tuple(replies)
-
-
-def _releasing(
-    service_name: str, instance_id: str, ids: Sequence[str], lease: str | None
-) -> Callable[[Snapshot], Decision[ReleaseReply]]:
-    return lambda view: resources.release(view, service_name, instance_id, ids, lease=lease)
-
-
-def _check_known(deleted: Mapping[str, bool | None]) -> None:
-    """Refuse to tell who owns what was to be deleted, where that may be so because it was: where *deleted* is None.
-
-    Raises:
-        StoreUnavailable: Nobody knows whether the store carried a release of one of them out (MAYBE_EXECUTED).
-    """
-    lost = [target for target, is_deleted in deleted.items() if is_deleted is None]
-    if lost:
-        reason = f"the release of {', '.join(lost[:3])} had no answer, and others have changed the same since"
-        raise StoreUnavailable(reason=reason, outcome=Outcome.MAYBE_EXECUTED)
 
 
 def transfer_reply(answer: object) -> TransferReply:

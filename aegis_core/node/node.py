@@ -37,6 +37,7 @@ from aegis_core.node.moves import Moves
 from aegis_core.node.options import InstanceOptions
 from aegis_core.node.reading import Reading
 from aegis_core.node.registry import Registry
+from aegis_core.node.releases import Releases
 from aegis_core.node.role_changes import RoleChanges
 from aegis_core.node.runtime import Runtime
 from aegis_core.node.service import Service
@@ -77,6 +78,7 @@ class Node:
         self.bind = self.client.bind
         self.errands = Errands(self)
         self.moves = Moves(self)
+        self.releases = Releases(self)
         self.roles = RoleChanges(self)
         self.janitor = Janitor(runtime, self.committer, self.hosted)
         self._registry = Registry(self)

@@ -355,14 +355,15 @@ class Registry:
 
         Raises:
             ResourceNotFound: Nobody owns one of them; also where somebody else, not through this node, was quicker.
-            NotOwner: Another instance does; names it.
+            NotOwner: Another instance does, perhaps since a moment ago; names it. Others may have been released then.
+            ResourceConflict: Other tasks of the instance keep claiming one of them.
             InstanceNotFound, InvalidRequest: As they say.
-            StoreUnavailable: With MAYBE_EXECUTED the work has ended, and they are freed when the store answers.
+            StoreUnavailable: With MAYBE_EXECUTED work has ended, and is freed when the store answers, or has been.
 
         Cancelled, it goes on in the background where a node serves the instance.
         """
         lease = self._shown(service_name, instance_id, lease_id)
-        return await self._node.moves.release(service_name, instance_id, resource_ids, lease=lease)
+        return await self._node.releases.release(service_name, instance_id, resource_ids, lease=lease)
 
     async def bulk_register(
         self,
