@@ -484,16 +484,24 @@ class Holdings:
         Only those that nobody here has taken, or is taking, meanwhile: what is believed must not be deleted. For *asked*
         and what is told see `Deletions.delete_strays`.
         """
+        marked: list[str] = []
         for target in targets:
             record = self._runtime.directory.snapshot.held(target)
-            if record is not None:
+            if record is not None and self._given_up.get(target) != record.epoch:
                 self._given_up[target] = record.epoch  # nor is it to be adopted meanwhile
-        timeout = self._runtime.settings.request_timeout
+                marked.append(target)
+        told: Deleted = {}
         try:
-            return await self._deletions.delete_strays(targets, timeout=timeout, asked=asked)
+            told = await self._deletions.delete_strays(
+                targets, timeout=self._runtime.settings.request_timeout, asked=asked
+            )
         finally:
+            for target in marked:
+                if told.get(target) is False:  # somebody here is about to have it: who asked is told that it stays
+                    self._given_up.pop(target, None)
             for target in targets:
                 self.touched(target)
+        return told
 
     async def expire(self, claim: Claim) -> None:
         """End *claim* because the resource's own time to live has passed, and delete its record."""

@@ -241,6 +241,7 @@ class Instance:
         Raises:
             ResourceNotFound: Nobody owns one of them.
             NotOwner: Another instance does.
+            AegisError: See `Registry.release`.
         """
         await self._node.registry.release(self._service.name, self.instance_id, *ids)
 

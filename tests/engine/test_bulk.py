@@ -309,6 +309,16 @@ def test_a_bulk_release_that_continues_lists_what_it_cannot(cluster: Driver) -> 
     assert {f.error_code for f in reply.failed} == {"VALIDATION_ERROR", "NOT_OWNER"}
 
 
+def test_a_bulk_release_leaves_what_is_busy(cluster: Driver) -> None:
+    """It is told as the instance's own; what is another's all the same is told as that."""
+    cluster.run(claim(cluster, "a", "x", "y"))
+    plan = cluster.run(bulk.plan_bulk_release(cluster.view, "svc", "a", ["x", "y", "taken"], continue_on_error=True))
+    outcome = cluster.run(bulk.release_batch(cluster.view, plan, plan.batches[0], busy=("x", "taken")))
+    told = [(f.resource_id, f.error_code, f.current_owner) for f in outcome.failed]
+    assert told == [("x", "RESOURCE_CONFLICT", "a"), ("taken", "NOT_OWNER", "b")]
+    assert (outcome.done, owner(cluster, "x"), owner(cluster, "y")) == (("y",), "a", None)
+
+
 def test_an_admin_releases_in_bulk_what_anybody_holds(cluster: Driver) -> None:
     """Without naming a live instance."""
     plan = cluster.run(bulk.plan_bulk_release(cluster.view, "svc", "gone", ["taken"], admin=True))

@@ -302,6 +302,21 @@ async def test_what_comes_again_while_it_is_being_deleted_is_adopted(autojump_cl
         assert it.owner.claims["x"].held
 
 
+@ASKED
+async def test_what_others_of_its_tasks_keep_claiming_stays(asked: str, autojump_clock: MockClock) -> None:
+    """The release gives up then, and what has come is adopted after all."""
+    async with world(request_timeout=1) as it, trio.open_nursery() as nursery:
+        holdings = (await it.owner.membership.wait_registered()).holdings
+        with holdings.attempt(("x",)):
+            await it.there.registry.claim("svc", "owner", "x")
+            nursery.start_soon(it.note, partial(it.release, asked, "x"))
+            await trio.sleep(2)
+            assert it.told == ["RESOURCE_CONFLICT"]
+        await trio.sleep(1)
+        assert it.owner.claims["x"].held
+        assert it.owners("x") == ["owner"]
+
+
 # -- a store that does not answer -----------------------------------------------------------------------------------
 
 
