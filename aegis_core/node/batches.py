@@ -323,7 +323,7 @@ class BatchReleases(_Party):
 
         def busy() -> Collection[str]:
             """What other tasks claim: its record must not go while they may believe in it."""
-            return [target for target in ids if holdings.is_taken(target, moving=moving)]
+            return [target for target in ids if holdings.is_taken(target, moving)]
 
         if len(moving) < len(ids):
             wanted = await self._decide(_without_writes(deciding(batch, busy)), writes=False)

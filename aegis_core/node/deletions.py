@@ -8,8 +8,8 @@ one's who asks for it; the others find that it is gone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
@@ -21,6 +21,9 @@ from aegis_core.errors import AegisError
 from aegis_core.models import Shown
 from aegis_core.node.commit import Attempt, Committer
 from aegis_core.node.runtime import Runtime
+
+if TYPE_CHECKING:
+    from aegis_core.node.claims import Claim
 
 __all__ = ["Deleted", "Deletions"]
 
@@ -52,26 +55,25 @@ class Deletions:
         runtime: The node.
         committer: How decisions reach the store.
         tag: Of the lease that the records name.
-        is_stray: Whether nobody here has the target, or is about to.
+        is_taken: Whether somebody here has a target, or is about to, other than by claims that are being moved: what is
+            believed must not be deleted.
     """
 
-    def __init__(self, runtime: Runtime, committer: Committer, tag: str, is_stray: Callable[[str], bool]) -> None:
+    def __init__(
+        self, runtime: Runtime, committer: Committer, tag: str, is_taken: Callable[[str, Collection[Claim]], bool]
+    ) -> None:
         self._most: Final = runtime.store.capabilities.max_transaction
         self._committer = committer
         self._tag = tag
-        self._is_stray = is_stray
+        self._is_taken = is_taken
         self._under_way: dict[str, _Deletion] = {}
 
     def __repr__(self) -> str:
         return f"<Deletions of {self._tag}: {len(self._under_way)} strays>"
 
-    def is_under_way(self, target: str) -> bool:
-        """Whether the record of *target* is being deleted as a stray."""
-        return target in self._under_way
-
-    async def delete(self, targets: Sequence[str], *, timeout: float) -> Deleted:
-        """Delete the records of *targets*, whose claims the caller has wound down, within *timeout* seconds."""
-        return await self._delete(targets, timeout, strays=False)
+    async def delete(self, moving: Collection[Claim], *, timeout: float) -> Deleted:
+        """Delete the records of claims that the caller has wound down, within *timeout* seconds."""
+        return await self._delete([claim.resource_id for claim in moving], timeout, moving)
 
     async def delete_strays(self, targets: Sequence[str], *, timeout: float, asked: bool) -> Deleted:
         """Delete the records of *targets*, as far as they are strays still when that is decided.
@@ -90,7 +92,7 @@ class Deletions:
         self._under_way.update(dict.fromkeys(own, deletion))
         try:
             if own:
-                deletion.told = await self._delete(own, timeout, strays=True)
+                deletion.told = await self._delete(own, timeout, ())
         finally:
             for target in own:
                 del self._under_way[target]
@@ -102,19 +104,19 @@ class Deletions:
             told[target] = False if is_deleted and target not in first else is_deleted
         return told
 
-    async def _delete(self, targets: Sequence[str], timeout: float, *, strays: bool) -> Deleted:
+    async def _delete(self, targets: Sequence[str], timeout: float, moving: Collection[Claim]) -> Deleted:
         told: Deleted = dict.fromkeys(targets)
         for at in range(0, len(targets), self._most):
             part, attempt = targets[at : at + self._most], Attempt()
 
             def decide(view: Snapshot, part: Sequence[str] = part) -> Decision[tuple[str, ...]]:
-                chosen = [target for target in part if self._is_stray(target)] if strays else part
+                chosen = [target for target in part if not self._is_taken(target, moving)]
                 return resources.give_up(view, chosen, lease=self._tag)
 
             try:
                 gone = await self._committer.decide(decide, timeout=timeout, what="the release", attempt=attempt)
             except AegisError as exc:
-                _log.log(logging.DEBUG if strays else logging.WARNING, "a release is not recorded yet: %s", exc)
+                _log.log(logging.WARNING if moving else logging.DEBUG, "a release is not recorded yet: %s", exc)
                 break
             for target in part:
                 told[target] = target in gone or (None if attempt.doubts(target) else False)

@@ -79,7 +79,7 @@ class Holdings:
         self._runtime = runtime
         self._committer = committer
         self._instance = instance
-        self._deletions = Deletions(runtime, committer, lease.tag, lambda target: self._stray(target) is not None)
+        self._deletions = Deletions(runtime, committer, lease.tag, self.is_taken)
         self._attempting: Counter[str] = Counter()
         self._given_up: dict[str, int] = {}
         self._places: WeakValueDictionary[str, Place] = WeakValueDictionary()
@@ -300,8 +300,8 @@ class Holdings:
             adopted: list[Claim] = []
             for target in suspects:
                 record = self._stray(target)
-                if record is None or self._deletions.is_under_way(target):
-                    continue  # who deletes it has it looked at again
+                if record is None:
+                    continue
                 if record.reason in OWN_ACTS or self._given_up.get(target) == record.epoch or self._is_unwanted(record):
                     strays.append(target)
                     continue
@@ -355,7 +355,7 @@ class Holdings:
             try:
                 timeout = max(_LAST_CHANCE, until - self._runtime.clock.now())
                 timeout = min(timeout, self._runtime.settings.request_timeout)
-                told = await self._deletions.delete([claim.resource_id for claim in mine], timeout=timeout)
+                told = await self._deletions.delete(dict.fromkeys(mine), timeout=timeout)
                 for claim in mine:
                     claim.deleted = told[claim.resource_id]
             finally:
@@ -473,7 +473,7 @@ class Holdings:
         record = self._runtime.directory.snapshot.held(target)
         return record is not None and record.lease == self.lease.tag
 
-    def is_taken(self, target: str, *, moving: Collection[Claim]) -> bool:
+    def is_taken(self, target: str, moving: Collection[Claim]) -> bool:
         """Whether somebody here has *target*, or is about to, other than by those claims that the caller is *moving*."""
         claim = self.table.get(target)
         return target in self._attempting if claim is None else claim not in moving

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from aegis_core.errors import NotOwner, ResourceConflict, ResourceNotFound, StoreUnavailable
-from aegis_core.models import Failure, Outcome
+from aegis_core.models import EndReason, Failure, Outcome
 from aegis_core.node.claims import Claim
 from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node, open_node
@@ -130,7 +130,7 @@ async def test_what_is_taken_by_force_meanwhile_was_not_released(
 
 
 async def test_what_came_back_meanwhile_is_released_again(autojump_clock: MockClock) -> None:
-    """Taken by force and given back: it was not freed by that, so it is now."""
+    """Taken by force and given back: it is held anew, and freed only after its work has ended."""
     async with world(seconds=1.0) as it, trio.open_nursery() as nursery:
         await it.owner.claim("x", "y")
         nursery.start_soon(it.note, partial(it.release, "here", "x", "y"))
@@ -138,7 +138,10 @@ async def test_what_came_back_meanwhile_is_released_again(autojump_clock: MockCl
         await it.force("x")
         it.seconds = 0.0
         await it.taker.transfer("x", to="owner")
+        await trio.sleep(0.1)
+        anew = it.owner.claims["x"]
         await trio.sleep(3)
+        assert anew.ended is EndReason.RELEASED
         assert it.told == ["done"]
         assert it.owners("x", "y") == ["", ""]
 
@@ -356,7 +359,7 @@ async def test_who_waits_for_a_release_without_an_answer_is_told_the_same(autoju
         await it.owner.claim("x")
         for _ in range(2):
             nursery.start_soon(it.note, partial(it.release, "here", "x"))
-        await trio.sleep(0.5)
+            await trio.sleep(0.2)
         it.faults.refusing = True
         await trio.sleep(6)
         assert it.told == [Outcome.MAYBE_EXECUTED.value] * 2
