@@ -46,6 +46,9 @@ _LOOKS: Final = 5
 _CLOCKS_APART: Final = 1.0
 _SLOW: Final = 1 / 20
 _BRIEF_TTL: Final = 5.0
+# As long as a backend itself tries, and a little longer: only it can say what is wrong. On NATS that is three rounds of
+# two seconds to connect, and five for JetStream.
+_PATIENCE: Final = 15.0
 
 
 class Verdict(enum.Enum):
@@ -94,7 +97,7 @@ class _GivenUpError(Exception):
     """Nothing else can be checked."""
 
 
-async def doctor(*, backend: BackendUrl = None, timeout: Timeout = 5.0, as_json: AsJson = False) -> int:
+async def doctor(*, backend: BackendUrl = None, timeout: Timeout = _PATIENCE, as_json: AsJson = False) -> int:
     """Check configuration, server, capabilities, clock and latency, and whether one can register, claim, renew and call.
 
     For a moment it registers instances of a service of its own, aegis-doctor. Exit status 1 if a check failed; a warning

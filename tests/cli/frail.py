@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from aegis_core.backend import Capabilities, Transaction
-from aegis_core.errors import Forbidden
-from aegis_core.hookspecs import hookimpl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from aegis_core.backend import Backend, BackendAddress, Capabilities, Transaction
+from aegis_core.errors import Forbidden, StoreUnavailable
+from aegis_core.hookspecs import BackendRegistrar, hookimpl
 from aegis_core.models import ServiceInstance
 from tests.node.faulty import Faults, names_key
 
-__all__ = ["frugal", "narrow", "shut", "silent", "slow"]
+__all__ = ["frugal", "late", "narrow", "shut", "silent", "slow"]
 
 frugal = Faults(capabilities=Capabilities(min_ttl=60.0, durable=True))
 """Offers ``faulty://``: a durable store that keeps nothing for less than a minute."""
@@ -39,3 +44,21 @@ class Shut:
 
 
 shut = Shut()
+
+
+class Late:
+    """Offers ``late://``, which gives up in the end, as a server without JetStream has it do."""
+
+    @hookimpl
+    def aegis_register_backends(self, register: BackendRegistrar) -> None:
+        """Offer it."""
+        register("late", self._open)
+
+    @asynccontextmanager
+    async def _open(self, address: BackendAddress) -> AsyncIterator[Backend]:
+        await trio.sleep(12)
+        raise StoreUnavailable(reason="it is not enabled there")
+        yield Backend()
+
+
+late = Late()

@@ -86,6 +86,16 @@ async def test_a_server_that_is_not_there_is_said(capsys: pytest.CaptureFixture[
     assert "secret" not in str(checks)
 
 
+async def test_why_a_backend_gives_up_is_said(
+    autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a program would learn it: the doctor waits for longer than a backend tries."""
+    monkeypatch.setenv("AEGIS_PLUGINS_ENABLED", "tests.cli.frail:late")
+    checks = await checked(capsys, backend="late://there", status=1)
+    assert verdicts(checks, "failed") == ["server"]
+    assert "it is not enabled there" in str(checks["server"]["detail"])
+
+
 async def test_leases_too_short_for_the_store_are_warned_of(
     autojump_clock: MockClock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
