@@ -39,6 +39,7 @@ from aegis_core.node.holdings import Holdings
 from aegis_core.node.lease import Lease
 from aegis_core.node.line import Place, wait_turn
 from aegis_core.node.server import Server
+from aegis_core.observe.outages import Repeats
 
 if TYPE_CHECKING:
     from aegis_core.node.instance import Instance
@@ -390,7 +391,7 @@ class Incarnation:
     async def _claim_again(self, again: Mapping[str, ResourceMetadata]) -> None:
         """Claim what was lost with the old lease, as far as nobody else has it."""
         instance, runtime = self._instance, self._runtime
-        self._wanted = dict(again)
+        self._wanted, repeats = dict(again), Repeats()
         while self._wanted and not instance.draining:
             some = dict(itertools.islice(self._wanted.items(), runtime.store.capabilities.max_transaction))
             try:
@@ -405,7 +406,8 @@ class Incarnation:
                     )
                     fresh = self.holdings.take(reply.registered, keep=True)
             except (Forbidden, Unavailable) as exc:  # it is UNHEALTHY, or the store is away: that may pass
-                _log.warning("what was lost is claimed again later: %s", exc, extra=instance.log_fields())
+                level = repeats.level(exc)
+                _log.log(level, "what was lost is claimed again later: %s", exc, extra=instance.log_fields())
                 await self._node.committer.pause(1.0)
                 continue
             except AegisError as exc:
@@ -424,6 +426,7 @@ class Incarnation:
         hook = self._instance.service.health_hook
         assert hook is not None
         clock, interval = self._runtime.clock, self._instance.options.heartbeat_interval
+        repeats = Repeats()
         while True:
             health, reason = Health.UNHEALTHY, f"the health check took longer than {interval:g} s"
             with trio.CancelScope(deadline=clock.trio_time(clock.now() + interval)):
@@ -437,7 +440,10 @@ class Incarnation:
             try:
                 await self._instance.set_health(health, reason)
             except AegisError as exc:
-                _log.warning("the health of %s is told later: %s", self._instance.instance_id, exc)
+                level = repeats.level(exc)
+                _log.log(level, "the health of %s is told later: %s", self._instance.instance_id, exc)
+            else:
+                repeats.over()
             await clock.sleep_until(clock.now() + interval)
 
     async def _release_idle(self, seconds: float) -> None:

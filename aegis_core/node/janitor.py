@@ -18,6 +18,7 @@ from aegis_core.events import OrphanSwept
 from aegis_core.node.claims import Claim
 from aegis_core.node.commit import Committer
 from aegis_core.node.runtime import Runtime
+from aegis_core.observe.outages import Repeats
 
 __all__ = ["Janitor"]
 
@@ -43,6 +44,7 @@ class Janitor:
         self._most = _SLACK
         self._order = itertools.count()
         self._sleeping = trio.CancelScope()
+        self._repeats = Repeats()
 
     @property
     def watched(self) -> int:
@@ -106,9 +108,10 @@ class Janitor:
                 what="the sweep",
             )
         except AegisError as exc:
-            _log.warning("what a dead instance left is swept later: %s", exc)
+            _log.log(self._repeats.level(exc), "what a dead instance left is swept later: %s", exc)
             await self._committer.pause(1.0)
             return True
+        self._repeats.over()
         gone = tuple(target for target in swept.resource_ids if not names.is_role(target))
         if gone:
             runtime.emit(

@@ -32,6 +32,7 @@ from aegis_core.errors import AegisError, Forbidden
 from aegis_core.models import EndReason, ServiceInstance
 from aegis_core.node.commit import Committer
 from aegis_core.node.runtime import Runtime
+from aegis_core.observe.outages import HEARD, is_away
 from aegis_core.observe.refusals import tell_failed_heartbeat
 
 __all__ = ["Lease", "margin"]
@@ -214,11 +215,13 @@ class Lease:
         pause = _FIRST_PAUSE
         sent = clock.now()
         is_told = False
+        away_since: float | None = None
 
         def failed(error: AegisError) -> None:
-            nonlocal is_told
+            nonlocal is_told, away_since
             if not is_told:
                 tell_failed_heartbeat(record.service_name, record.instance_id, error)
+                away_since = clock.now() if is_away(error) else None
             is_told = True
 
         while True:
@@ -243,6 +246,15 @@ class Lease:
         self.deadline = max(self.deadline, sent + self.record.ttl - margin(self.record.ttl))
         self._due = self._next_renewal(sent)
         self._sleeping.cancel()
+        if away_since is not None:
+            fields = {"service_name": record.service_name, "instance_id": record.instance_id, "operation": "heartbeat"}
+            seconds = clock.now() - away_since
+            _log.warning(
+                "the heartbeats of %s are answered again, after %.1f s",
+                record.instance_id,
+                seconds,
+                extra=fields | HEARD,
+            )
         if self.suspended and clock.now() < self.body_deadline:
             self.suspended = False
             self._resume()

@@ -25,6 +25,7 @@ from aegis_core.errors import AegisError, Held
 from aegis_core.models import Ownership, ResourceMetadata, Shown
 from aegis_core.node.commit import Committer
 from aegis_core.node.runtime import Runtime
+from aegis_core.observe.outages import Repeats
 
 if TYPE_CHECKING:
     from aegis_core.node.holdings import Holdings
@@ -89,6 +90,7 @@ async def wait_turn(
     def join(view: Snapshot) -> Decision[int]:
         return roles.join_line(view, target, lease=lease.tag, priority=priority)
 
+    repeats = Repeats()
     while True:
         changed = runtime.directory.watch_target(target)
         view = runtime.directory.snapshot
@@ -120,9 +122,10 @@ async def wait_turn(
                     traceparent=runtime.trace_of(record) if mine and record is not None else "",
                 )
             except Held:
-                pass  # somebody was quicker: wait for the next turn
+                repeats.over()  # somebody was quicker: wait for the next turn
             except AegisError as exc:
-                _log.warning("promotion for %s is tried again: %s", names.describe_target(target), exc)
+                level = repeats.level(exc)
+                _log.log(level, "promotion for %s is tried again: %s", names.describe_target(target), exc)
                 await committer.pause(1.0)
             else:
                 await leave(committer, lease.tag, place)
@@ -132,8 +135,11 @@ async def wait_turn(
             try:
                 await committer.decide(join, timeout=timeout, what=f"joining the line for {target}")
             except AegisError as exc:
-                _log.warning("joining the line for %s is tried again: %s", names.describe_target(target), exc)
+                level = repeats.level(exc)
+                _log.log(level, "joining the line for %s is tried again: %s", names.describe_target(target), exc)
                 await committer.pause(1.0)
+            else:
+                repeats.over()
             continue
         owned = runtime.directory.snapshot.owner(target)
         if owned is not None and owned[0].lease != lease.tag:

@@ -12,6 +12,7 @@ from aegis_core import events
 from aegis_core.errors import AegisError, Forbidden, InstanceConflict, StoreUnavailable, Unavailable
 from aegis_core.models import EndReason, Health, Outcome, ResourceMetadata, Role
 from aegis_core.node.incarnation import Incarnation
+from aegis_core.observe.outages import HEARD, Repeats
 
 if TYPE_CHECKING:
     from aegis_core.node.claims import Claim
@@ -70,9 +71,11 @@ class Membership:
                 self._runtime.nursery.start_soon(incarnation.retire)
                 self._instance.role_moved()
                 self._tell_lease_ended(await incarnation.lease.wait_ended())
+                since = self._runtime.clock.now()
                 anew = await self._begin_anew()
                 if anew is None:
                     return
+                self._tell_registered_anew(self._runtime.clock.now() - since)
                 incarnation = anew
                 if (
                     self._instance.health is Health.OFFLINE
@@ -134,15 +137,15 @@ class Membership:
         """Register until it succeeds, under one lease id; None when the instance is closed meanwhile."""
         role = None if self._options.role is None else Role.STANDBY
         lease_id, last, instance = self._runtime.new_id(16), self.incarnation, self._instance
-        pause = 0.05
+        pause, repeats = 0.05, Repeats()
         try:
             with trio.CancelScope() as self._anew:
                 while not self.closing:
                     try:
                         return await self._begin(role, lease_id)
                     except AegisError as exc:
-                        why = "cannot register %s anew yet: %s"
-                        _log.warning(why, instance.instance_id, exc, extra=instance.log_fields())
+                        why, fields = "cannot register %s anew yet, trying on: %s", instance.log_fields(**HEARD)
+                        _log.log(repeats.level(exc), why, instance.instance_id, exc, extra=fields)
                         if isinstance(exc, InstanceConflict) and last is not None:
                             await last.bury()
                     await self._node.committer.pause(pause)
@@ -166,6 +169,11 @@ class Membership:
                 reason=reason.value,
             )
         )
+
+    def _tell_registered_anew(self, seconds: float) -> None:
+        instance = self._instance
+        why = "%s is registered anew, %.1f s after its lease ended"
+        _log.warning(why, instance.instance_id, seconds, extra=instance.log_fields(**HEARD))
 
     # -- handing over -------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from aegis_core.names import resource_id_problem
 from aegis_core.node.claiming import Acquisition, check_stays
 from aegis_core.node.claims import Claim
 from aegis_core.node.runtime import Runtime
+from aegis_core.observe.outages import Repeats
 
 if TYPE_CHECKING:
     from aegis_core.node.instance import Instance
@@ -120,13 +121,17 @@ async def _take_in_turn(
     clock = runtime.clock
     _check_may_wait(instance)
     deadline = math.inf if wait == math.inf else clock.trio_time(clock.now() + wait)
+    repeats = Repeats()
     with trio.CancelScope(deadline=deadline):
         while not instance.draining:
             try:
                 incarnation = await instance.membership.wait_registered()
             except StoreUnavailable as exc:
-                _log.warning("waiting for %s goes on: %s", resource_id, exc, extra=instance.log_fields())
+                _log.log(
+                    repeats.level(exc), "waiting for %s goes on: %s", resource_id, exc, extra=instance.log_fields()
+                )
                 continue
+            repeats.over()
             holdings = incarnation.holdings
             with incarnation.while_eligible():
                 async with holdings.place(resource_id) as place:

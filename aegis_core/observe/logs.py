@@ -1,8 +1,9 @@
 """Structured logs through the standard library.
 
 The library logs to loggers named ``aegis.*`` with fields as ``extra``, and by itself sets nothing up: without the
-settings ``log.*`` that is the program's choice, and only errors are shown where it made none. Events are logged to ``aegis.events`` by a built-in observer, which can
-be left out as ``aegis_core.observe.logs``. No field ever holds a lease id, a password or the content of a call.
+settings ``log.*`` that is the program's choice, and where it made none only errors are shown, and that an instance is away
+from the store and back. Events are logged to ``aegis.events`` by a built-in observer, which can be left out as
+``aegis_core.observe.logs``. No field ever holds a lease id, a password or the content of a call.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from aegis_core.events import Event
 from aegis_core.hookspecs import ObserverRegistrar, hookimpl
 from aegis_core.models import Health
 from aegis_core.node.call import current_call
+from aegis_core.observe.outages import HEARD
 
 __all__ = [
     "FIELDS",
@@ -55,17 +57,19 @@ _library: Final = logging.getLogger("aegis")
 class _Unheard(logging.Handler):
     """Errors where nobody configured logging: on standard error, as the standard library does it.
 
-    A hook or handler of the program's that fails must not do so in silence. Warnings tell of the cluster, not of a
-    mistake, and many nodes tell the same: they wait to be asked for.
+    A hook or handler of the program's that fails must not do so in silence, nor an instance that loses all it has because
+    the store is away. Other warnings tell of the cluster, and many nodes tell the same: they wait to be asked for.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand *record* on, unless the program has handlers of its own."""
+        if record.levelno < logging.ERROR and not getattr(record, "is_heard", False):
+            return
         if logging.lastResort is not None and not logging.root.handlers and _library.handlers == [self]:
             logging.lastResort.handle(record)
 
 
-_library.addHandler(_Unheard(logging.ERROR))
+_library.addHandler(_Unheard(logging.WARNING))
 
 
 class JsonFormatter(logging.Formatter):
@@ -240,6 +244,7 @@ class EventLog:
                 "resource_id": event.resource_id,
                 "role": said.get("new") if isinstance(event, events.RoleChanged) else None,
                 "operation": event.kind,
+                **(HEARD if isinstance(event, events.LeaseEnded) else {}),
             },
         )
 
@@ -249,6 +254,8 @@ def _level(event: Event) -> int:
         return logging.INFO if event.new is Health.ONLINE else logging.WARNING
     if isinstance(event, events.CircuitStateChanged) and event.new == "closed":
         return logging.INFO
+    if isinstance(event, events.CircuitStateChanged) and "half-open" in (event.old, event.new):
+        return logging.DEBUG  # a peer that stays away is tried now and then
     return _LEVELS.get(type(event), logging.INFO)
 
 

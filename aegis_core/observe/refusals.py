@@ -9,6 +9,7 @@ from typing import Final
 from aegis_core.errors import AegisError, Held, NotFound, NotOwner, ResourceConflict, VersionConflict
 from aegis_core.models import Failure
 from aegis_core.names import describe_target
+from aegis_core.observe.outages import HEARD, is_away
 
 __all__ = ["tell_conflicts", "tell_failed_heartbeat", "tell_failures", "tell_refusal", "tell_unknown"]
 
@@ -72,6 +73,7 @@ def tell_failed_heartbeat(service_name: str, instance_id: str, error: AegisError
             "instance_id": instance_id,
             "operation": "heartbeat",
             "error_code": error.code,
+            **(HEARD if is_away(error) else {}),
         },
     )
 

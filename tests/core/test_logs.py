@@ -100,6 +100,11 @@ TOLD: tuple[tuple[Event, int, str], ...] = (
         logging.WARNING,
         "circuit state changed (what store, old closed, new open)",
     ),
+    (
+        events.CircuitStateChanged(what="store", old="half-open", new="open", at=AT),
+        logging.DEBUG,
+        "circuit state changed (what store, old half-open, new open)",
+    ),
     (events.Resync(reason="gap", at=AT), logging.WARNING, "resync (reason gap)"),
 )
 
