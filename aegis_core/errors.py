@@ -559,9 +559,9 @@ class LeaseLost(Unavailable):
 
     @property
     def message(self) -> str:
-        """Which claim, and why it ended; one that never came to be has no epoch."""
+        """Which claim, why it ended, and the outcome; one that never came to be has no epoch."""
         epoch = f" (epoch {self.epoch})" if self.epoch else ""
-        return f"the claim of {self.resource_id!r}{epoch} ended: {self.reason.value}"
+        return f"the claim of {self.resource_id!r}{epoch} ended: {self.reason.value} ({self.outcome.value})"
 
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)

@@ -109,6 +109,13 @@ def test_error_arrives_as_it_was_raised(error: AegisError) -> None:
 
 
 @pytest.mark.parametrize("error", TRAVELLING, ids=lambda error: type(error).__name__)
+def test_outcome_is_in_the_message(error: AegisError) -> None:
+    """Whether it may have been executed is seen in a log, too; who finds nobody to ask has not asked."""
+    if isinstance(error, Unavailable) and not isinstance(error, NoInstance):
+        assert f"({error.outcome.value})" in str(error)
+
+
+@pytest.mark.parametrize("error", TRAVELLING, ids=lambda error: type(error).__name__)
 def test_newer_attributes_are_ignored(error: AegisError) -> None:
     """An attribute that only the sender knows does no harm."""
     wire = codec.error_to_wire(error)

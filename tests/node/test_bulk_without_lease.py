@@ -45,7 +45,7 @@ async def test_a_bulk_that_was_planned_for_a_lease_ends_with_it(autojump_clock: 
         reply = await world.a.bulk_claim(ids(12), batch_size=4, on_progress=disconnect)
         assert reply.done == ()
         assert {f.error_code for f in reply.failed} == {"LEASE_LOST"}
-        assert reply.failed[0].reason == "the claim of 'r:4' ended: ERASED"
+        assert reply.failed[0].reason == "the claim of 'r:4' ended: ERASED (MAYBE_EXECUTED)"
         await trio.sleep(3)
         assert set(await world.owners(["kept", *ids(12)])) == {"kept"}
         world.check_tables()
