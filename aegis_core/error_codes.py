@@ -156,6 +156,13 @@ def _read_text_map(value: object) -> object:
     return texts
 
 
+def _read_texts(value: object) -> object:
+    texts = _exactly_list(value)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("expected a list of strings")
+    return tuple(texts)
+
+
 def _read_problems(value: object) -> object:
     problems = []
     for item in _exactly_list(value):
@@ -175,6 +182,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "float": _read_float,
     "Mapping[str, str]": _read_text_map,
     "Mapping[str, object]": _read_map,
+    "tuple[str, ...]": _read_texts,
     "tuple[Problem, ...]": _read_problems,
     "Outcome": Outcome,
     "EndReason": EndReason,

@@ -290,17 +290,22 @@ class ServiceNotFound(NotFound):
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)
 class InstanceNotFound(NotFound):
-    """The instance is not registered (any more); register it first."""
+    """The instance is not registered (any more); register it first.
+
+    `registered` has instance ids of the service, five at most, where another one may be meant.
+    """
 
     code: ClassVar[str] = "INSTANCE_NOT_FOUND"
     instance_id: str
     service_name: str = ""
+    registered: tuple[str, ...] = ()
 
     @property
     def message(self) -> str:
-        """Which instance."""
+        """Which instance, and which there are."""
         of = f" of service {self.service_name!r}" if self.service_name else ""
-        return f"instance {self.instance_id!r}{of} is not registered"
+        hint = f"; its instance ids are {', '.join(map(repr, self.registered))}" if self.registered else ""
+        return f"instance {self.instance_id!r}{of} is not registered{hint}"
 
 
 @attrs.define(eq=False, repr=False, slots=False, kw_only=True)

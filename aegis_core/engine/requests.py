@@ -30,15 +30,18 @@ __all__ = [
     "Problems",
     "authentic",
     "check_able",
+    "check_spread",
     "checked_ids",
     "checked_target",
     "failure_of",
     "lease_holder",
     "similar_service",
+    "unknown_instance",
     "unknown_service",
 ]
 
 _MOST_COMPARED: Final = 1000
+_MOST_NAMED: Final = 5
 
 
 class Problems:
@@ -105,6 +108,18 @@ def checked_ids(ids: Iterable[object], *, path: str = "$.resource_ids") -> tuple
     problems.ids(path, asked)
     problems.check()
     return ids_in_order([i for i in asked if isinstance(i, str)])
+
+
+def check_spread(operation: str, ids: Iterable[object]) -> None:
+    """Tell who gave a list of ids to an *operation* that takes each as an argument of its own.
+
+    Raises:
+        InvalidRequest: One of *ids* is a list, or another collection.
+    """
+    for at, given in enumerate(ids):
+        if not isinstance(given, str) and isinstance(given, list | tuple | set | frozenset):
+            problem = f"expected str, got {type(given).__name__}: write {operation}(*ids)"
+            raise InvalidRequest.at(f"$.resource_ids[{at}]", problem)
 
 
 def target_problem(target: str, service_name: str) -> str | None:
@@ -202,6 +217,14 @@ def check_able(view: View, instance: ServiceInstance, operation: str, *, now: fl
 def unknown_service(view: View, service_name: str) -> ServiceNotFound:
     """The error that names a service without live instances, and the one with live instances whose name is most like it."""
     return ServiceNotFound(service_name=service_name, similar=similar_service(view, service_name))
+
+
+def unknown_instance(view: View, service_name: str, instance_id: str) -> InstanceNotFound:
+    """The error that names an instance that does not live, and some that do: it is often called by its node's name."""
+    registered = sorted(one.instance_id for one in view.live(service_name)[:_MOST_COMPARED])
+    return InstanceNotFound(
+        instance_id=instance_id, service_name=service_name, registered=tuple(registered[:_MOST_NAMED])
+    )
 
 
 def similar_service(view: View, service_name: str) -> str:

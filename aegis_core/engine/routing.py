@@ -12,10 +12,9 @@ import attrs
 
 from aegis_core.engine.balancing import Balancer, rendezvous
 from aegis_core.engine.pools import Pool
-from aegis_core.engine.requests import similar_service, unknown_service
+from aegis_core.engine.requests import similar_service, unknown_instance, unknown_service
 from aegis_core.engine.view import View
 from aegis_core.errors import (
-    InstanceNotFound,
     NoInstance,
     ResourceNotFound,
     ServiceNotFound,
@@ -88,7 +87,7 @@ def route(
     if instance_id is not None:
         instance = view.instance(service_name, instance_id)
         if instance is None:
-            raise InstanceNotFound(instance_id=instance_id, service_name=service_name)
+            raise unknown_instance(view, service_name, instance_id)
         return Route(instance, reason="instance")
     pool = view.pool(service_name, now)
     candidates = pool.candidates

@@ -13,13 +13,12 @@ import attrs
 
 from aegis_core.engine.decision import Audit, Decision, Write, answered
 from aegis_core.engine.limits import MAX_RESOURCES, NOTHING_RESERVED, Reserved, check_limit
-from aegis_core.engine.requests import Problems, authentic, check_able, failure_of, target_problem
+from aegis_core.engine.requests import Problems, authentic, check_able, failure_of, target_problem, unknown_instance
 from aegis_core.engine.resources import audit_write
 from aegis_core.engine.view import View
 from aegis_core.errors import (
     AegisError,
     Forbidden,
-    InstanceNotFound,
     InvalidRequest,
     NotOwner,
     ResourceConflict,
@@ -204,7 +203,7 @@ def _plan(
             raise InvalidRequest.at("$.to_instance_id", "it is the instance that has them already")
     new = view.instance(service_name, to)
     if new is None:
-        raise InstanceNotFound(instance_id=to, service_name=service_name)
+        raise unknown_instance(view, service_name, to)
     check_able(view, new, "transfer", now=now)
     records: list[Ownership] = []
     failed: list[Failure] = []

@@ -23,7 +23,7 @@ import trio
 
 from aegis_core import names
 from aegis_core.engine.decision import Audit
-from aegis_core.engine.requests import Problems
+from aegis_core.engine.requests import Problems, check_spread
 from aegis_core.errors import (
     InvalidRequest,
     LeaseLost,
@@ -243,6 +243,7 @@ class Instance:
             NotOwner: Another instance does.
             AegisError: See `Registry.release`.
         """
+        check_spread("release", ids)
         await self._node.registry.release(self._service.name, self.instance_id, *ids)
 
     async def give_up(self, claim: Claim) -> None:
@@ -398,6 +399,7 @@ class Instance:
         return attrs.evolve(record, role=self.role, health=self._health, draining=self.membership.draining)
 
     def _measure(self, name: str, ids: Sequence[str], work: Callable[..., Awaitable[R]], *args: object) -> Awaitable[R]:
+        check_spread(name, ids)
         service_name, instance_id = self._service.name, self.instance_id
         return self._runtime.measure(
             name, work, *args, service_name=service_name, instance_id=instance_id, resource_ids=ids

@@ -25,11 +25,11 @@ import attrs
 import trio
 
 from aegis_core import names
+from aegis_core.engine.requests import unknown_instance
 from aegis_core.engine.routing import Route
 from aegis_core.errors import (
     AegisError,
     CallTimeout,
-    InstanceNotFound,
     InvalidRequest,
     Misdirected,
     NoInstance,
@@ -144,7 +144,7 @@ class Retry:
         unheard = isinstance(exc, TransportUnavailable) and exc.outcome is Outcome.NOT_SENT
         if sent is not None and sent.reason == UNREGISTERED and unheard:
             instance = sent.instance
-            order.end(InstanceNotFound(instance_id=instance.instance_id, service_name=instance.service_name))
+            order.end(unknown_instance(self._runtime.directory.snapshot, instance.service_name, instance.instance_id))
         if isinstance(exc, NotFound):
             await self._look_again(order, exc)
             return

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from aegis_core.errors import InvalidRequest, ResourceConflict
+from aegis_core.errors import InstanceNotFound, InvalidRequest, ResourceConflict
 from aegis_core.models import Role
 from aegis_core.node.node import open_node
 from aegis_core.node.service import Service
@@ -90,6 +90,32 @@ async def test_waiting_and_grace_may_be_none_at_all_or_endless(autojump_clock: M
                 async with two.own("r", role=Role.STANDBY, wait=0, grace=0):
                     pytest.fail("it is owned twice")
         assert trio.current_time() == 0
+
+
+async def test_list_in_the_place_of_ids_is_told_how_to_write_it(autojump_clock: MockClock) -> None:
+    """Each id is an argument of its own."""
+    async with open_node("memory://") as node, node.serve(Service("svc"), instance_id="one") as one:
+        with pytest.raises(InvalidRequest, match=r"got list: write claim\(\*ids\) @ \$\.resource_ids\[0\]"):
+            await one.claim(["r:1", "r:2"])  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match=r"got tuple: write release\(\*ids\)"):
+            await one.release(("r:1",))  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match=r"got list: write transfer\(\*ids\)"):
+            await one.transfer("r:1", ["r:2"], to="one")  # type: ignore[arg-type]
+
+
+async def test_unknown_instance_is_told_with_those_that_there_are(autojump_clock: MockClock) -> None:
+    """Five of them at most: what is called by its node's name has another id."""
+    async with open_node("memory://") as node, node.serve(Service("svc"), instance_id="svc-1") as one:
+        await one.claim("r:1")
+        with pytest.raises(InstanceNotFound, match=r"not registered; its instance ids are 'svc-1'$"):
+            await one.transfer("r:1", to="b")
+        with pytest.raises(InstanceNotFound, match=r"not registered; its instance ids are 'svc-1'$"):
+            await node.call("svc", "method", instance_id="b")
+        for number in range(6, 1, -1):
+            await node.registry.register("svc", f"svc-{number}")
+        with pytest.raises(InstanceNotFound) as caught:
+            await one.transfer("r:1", to="b")
+        assert caught.value.registered == ("svc-1", "svc-2", "svc-3", "svc-4", "svc-5")
 
 
 async def test_role_as_text_changes_no_role(autojump_clock: MockClock) -> None:
