@@ -69,6 +69,9 @@ _MISSING: Final = (
     "no backend is configured: give open_node an argument (open_node('memory://')), set backend in aegis.toml, "
     "AEGIS_BACKEND or --backend; memory:// is the one that needs no server"
 )
+_URL: Final = "backend URL"
+_BY_CODE: Final = frozenset({"", "Settings", "open_node", "test"})
+"""Sources of settings that the program gives itself, so that its own traceback shows them."""
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([^?]*)(?:\?(.*))?\Z", re.DOTALL)
 
 
@@ -348,10 +351,11 @@ class _Merge:
                         raise ConfigError(source=name, problem=f"there is no such setting; did you mean {known}?")
 
     def url(self, url: str, source: str) -> None:
-        for name, text in _parameters(url, source):
-            path = tuple(name.split("."))
-            if path in _KINDS and path != ("backend",):
-                self.put(path, _Text(text), "backend URL")
+        with _url_told_with(source):
+            for name, text in _parameters(url, source):
+                path = tuple(name.split("."))
+                if path in _KINDS and path != ("backend",):
+                    self.put(path, _Text(text), _URL)
 
     def settings(self) -> Settings:
         interval = self.values.get(("heartbeat_interval",))
@@ -438,11 +442,23 @@ def load_settings(
 def told_with_source(settings: Settings) -> Iterator[None]:
     """Where a setting of *settings* turns out wrong in the block: its `ConfigError` names where the setting is from."""
     try:
-        yield
+        with _url_told_with(settings.sources.get("backend", "")):
+            yield
     except ConfigError as exc:
         if exc.source or exc.key not in settings.sources:
             raise
         raise attrs.evolve(exc, source=settings.sources[exc.key]) from exc.__cause__
+
+
+@contextmanager
+def _url_told_with(source: str) -> Iterator[None]:
+    """Where something in the backend's URL turns out wrong in the block: which variable or file has it."""
+    try:
+        yield
+    except ConfigError as exc:
+        if exc.source != _URL or source in _BY_CODE:
+            raise
+        raise attrs.evolve(exc, source=f"{_URL} of {source}") from exc.__cause__
 
 
 def _read_files(merge: _Merge, given: Path | None) -> None:
@@ -491,7 +507,7 @@ def _parameters(url: str, source: str = "") -> list[tuple[str, str]]:
     try:
         return parse_qsl(match[3] or "", keep_blank_values=True, strict_parsing=bool(match[3]))
     except ValueError as exc:
-        raise ConfigError(source="backend URL", key="backend", problem=f"expected ?name=value&..., {exc}") from None
+        raise ConfigError(source=_URL, key="backend", problem=f"expected ?name=value&..., {exc}") from None
 
 
 def check_parameters(address: BackendAddress, known: Iterable[str] = ()) -> None:
@@ -512,7 +528,7 @@ def check_parameters(address: BackendAddress, known: Iterable[str] = ()) -> None
                 f"{address.scheme}:// knows {', '.join(own)}" if own else f"{address.scheme}:// has none of its own"
             )
             hint = f"did you mean {close[0]}?" if close else f"{listed}, besides the settings"
-            raise ConfigError(source="backend URL", key=name, problem=f"there is no such parameter; {hint}")
+            raise ConfigError(source=_URL, key=name, problem=f"there is no such parameter; {hint}")
 
 
 def parse_backend(url: str) -> BackendAddress:
@@ -526,6 +542,6 @@ def parse_backend(url: str) -> BackendAddress:
     names = [name for name, _ in own]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(source="backend URL", key=name, problem="it is given twice")
+            raise ConfigError(source=_URL, key=name, problem="it is given twice")
     scheme, _, rest = url.partition("://")
     return BackendAddress(url=url, scheme=scheme, location=rest.partition("?")[0], parameters=dict(own))

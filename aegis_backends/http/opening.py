@@ -25,6 +25,7 @@ import attrs
 import httpx  # noqa: ASYNC127 - the fork has its interface, and may be put in its place
 import trio
 
+from aegis_backends.certificates import told_with_files
 from aegis_backends.http.routers import Routers
 from aegis_backends.http.store import HttpStore
 from aegis_backends.http.transport import HttpTransport
@@ -87,12 +88,9 @@ class HttpOptions:
         Raises:
             ConfigError: A file cannot be used.
         """
-        try:
+        with told_with_files({"ca_file": self.ca_file}, "certificates (PEM)"):
             context = ssl.create_default_context(cafile=self.ca_file)
-            if self.cert_file is not None:
-                context.load_cert_chain(self.cert_file, self.key_file)
-        except (OSError, ssl.SSLError) as exc:
-            raise ConfigError(source="backend URL", key="ca_file, cert_file, key_file", problem=str(exc)) from exc
+        self._show_who_it_is(context)
         return context
 
     def server_tls(self) -> ssl.SSLContext | None:
@@ -104,11 +102,14 @@ class HttpOptions:
         if self.cert_file is None:
             return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(self.cert_file, self.key_file)
-        except (OSError, ssl.SSLError) as exc:
-            raise ConfigError(source="backend URL", key="cert_file, key_file", problem=str(exc)) from exc
+        self._show_who_it_is(context)
         return context
+
+    def _show_who_it_is(self, context: ssl.SSLContext) -> None:
+        if self.cert_file is not None:
+            files = {"cert_file": self.cert_file, "key_file": self.key_file}
+            with told_with_files(files, "a certificate and its key (PEM)"):
+                context.load_cert_chain(self.cert_file, self.key_file)
 
 
 def read_options(address: BackendAddress) -> HttpOptions:

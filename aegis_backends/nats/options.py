@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
+from aegis_backends.certificates import told_with_files
 from aegis_backends.nats.auth import Credentials
-from aegis_core.errors import ConfigError
 
 __all__ = ["ConnectOptions", "TLSOptions"]
 
@@ -44,12 +44,12 @@ class TLSOptions:
         Raises:
             ConfigError: A file cannot be read, or is not what it should be.
         """
-        try:
+        with told_with_files({"tls_ca": self.ca_file}, "certificates (PEM)"):
             context = ssl.create_default_context(cafile=self.ca_file)
-            if self.certificate_file is not None:
+        if self.certificate_file is not None:
+            files = {"tls_cert": self.certificate_file, "tls_key": self.key_file}
+            with told_with_files(files, "a certificate and its key (PEM)"):
                 context.load_cert_chain(self.certificate_file, self.key_file)
-        except (OSError, ValueError) as exc:
-            raise ConfigError(key="tls", problem=f"a certificate or key cannot be loaded: {exc}") from exc
         return context
 
 

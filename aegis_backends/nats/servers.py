@@ -59,7 +59,9 @@ class ServerAddress:
         host = parts.hostname
         if parts.scheme not in {"nats", "tls"} or not host or not port or parts.path not in {"", "/"} or parts.query:
             shown = url.rpartition("@")[2]
-            raise ConfigError(key="servers", problem=f"{shown!r} is no nats://host:port or tls://host:port")
+            raise ConfigError(
+                source="backend URL", key="backend", problem=f"{shown!r} is no nats://host:port or tls://host:port"
+            )
         credentials: Credentials | None = None
         if parts.username is not None and parts.password is not None:
             credentials = UserPassword(unquote(parts.username), unquote(parts.password))

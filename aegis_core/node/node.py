@@ -340,9 +340,9 @@ async def open_node(
     with told_with_source(settings):
         instruments = make_instruments(settings)
     loaded = load_plugins(settings, (*(instruments.all if instruments else ()), *plugins))
-    address = parse_backend(settings.backend)
     async with AsyncExitStack() as stack:
         with told_with_source(settings):
+            address = parse_backend(settings.backend)
             stack.enter_context(logging_to(settings.log))
             opened = await stack.enter_async_context(loaded.open_backend(address))
         body: BaseException | None = None

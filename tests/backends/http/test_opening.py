@@ -82,14 +82,14 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("parameter", ["ca_file", "cert_file"])
 async def test_certificate_that_cannot_be_read_is_a_config_error(parameter: str, tmp_path: Path) -> None:
-    """One that is not there, and one that is none."""
+    """One that is not there, and one that is none; told with its parameter and its path."""
     (tmp_path / "no.pem").write_text("nothing")
     for name in ("missing.pem", "no.pem"):
-        with pytest.raises(ConfigError, match="cert_file"):
+        with pytest.raises(ConfigError, match=f"backend URL: {parameter}: .*{name}"):
             async with open_http(parse_backend(f"https://127.0.0.1:1?{parameter}={tmp_path / name}")):
                 pass
         options = HttpOptions(scheme="http", routers=(), cert_file=str(tmp_path / name))
-        with pytest.raises(ConfigError, match="cert_file"):
+        with pytest.raises(ConfigError, match=f"backend URL: cert_file: .*{name}"):
             options.server_tls()
 
 

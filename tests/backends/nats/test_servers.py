@@ -152,10 +152,22 @@ def test_options_make_sense_or_are_refused() -> None:
 
 
 def test_certificate_that_cannot_be_loaded_is_a_configuration_error(tmp_path: Path) -> None:
-    """Told when the connection is opened, not when it is first needed."""
-    with pytest.raises(ConfigError, match="cannot be loaded"):
-        TLSOptions(ca_file=tmp_path / "gone.pem").context()
-    nonsense = tmp_path / "nonsense.pem"
+    """Told with its parameter and its path, when the connection is opened and not when it is first needed."""
+    gone, nonsense = tmp_path / "gone.pem", tmp_path / "nonsense.pem"
     nonsense.write_text("nothing")
-    with pytest.raises(ConfigError, match="cannot be loaded"):
-        TLSOptions(certificate_file=str(nonsense)).context()
+    for options, told in (
+        (TLSOptions(ca_file=gone), f"tls_ca: {gone} cannot be read: No such file"),
+        (TLSOptions(ca_file=nonsense), f"tls_ca: expected certificates (PEM) in {nonsense}: "),
+        (
+            TLSOptions(certificate_file=str(nonsense)),
+            f"tls_cert: expected a certificate and its key (PEM) in {nonsense}: ",
+        ),
+        (TLSOptions(certificate_file=nonsense, key_file=gone), f"tls_key: {gone} cannot be read: No such file"),
+        (
+            TLSOptions(certificate_file=nonsense, key_file=nonsense),
+            "tls_cert, tls_key: expected a certificate and its key",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            options.context()
+        assert str(caught.value).startswith(f"backend URL: {told}")
