@@ -23,7 +23,6 @@ from aegis_core.config import (
     told_with_source,
 )
 from aegis_core.errors import ConfigError
-from aegis_core.node.node import open_node
 
 
 @pytest.fixture(autouse=True)
@@ -376,28 +375,6 @@ def test_parameters_of_the_url_are_settings() -> None:
 def test_wrong_url_is_told(url: str, told: str) -> None:
     """What a URL looks like, and which parameter is wrong."""
     assert told in refusal(lambda: load_settings(url))
-
-
-@pytest.mark.parametrize(
-    ("url", "told"),
-    [
-        ("memory://x?ttl=long", "ttl: expected a number of seconds, more than 0, got 'long'"),
-        ("memory://x?ttl", "backend: expected ?name=value&..."),
-        ("memory://x?a=1&a=2", "a: it is given twice"),
-        ("memory://x?buckt=1", "buckt: there is no such parameter"),
-    ],
-)
-async def test_wrong_url_is_told_with_who_gives_it(url: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As other settings are: the variable, or the file; what the program gives itself, its traceback shows."""
-    with pytest.raises(ConfigError) as by_code:
-        async with open_node(url):
-            pass
-    assert str(by_code.value).startswith(f"backend URL: {told}")
-    monkeypatch.setenv("AEGIS_BACKEND", url)
-    with pytest.raises(ConfigError) as by_variable:
-        async with open_node():
-            pass
-    assert str(by_variable.value).startswith(f"backend URL of AEGIS_BACKEND: {told}")
 
 
 def test_parameter_that_is_given_twice_is_refused() -> None:
