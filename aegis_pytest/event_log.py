@@ -96,7 +96,8 @@ class EventLog:
         Args:
             wanted: The class of the event, or an example of it. What is left out of an example, or has its default value,
                 may be anything, and so may `at` and `revision`: ``expect(RoleChanged(resource_id="r", new=Role.ACTIVE))``.
-            within: Seconds, virtual where the test's time is; by default `DEFAULT_WITHIN`.
+            within: Seconds, virtual where the test's time is; by default 60, or twice the time to live that the
+                cluster was made with, but 20 at least.
             fields: Values that the event's fields must have, defaults too (``reason=""``, ``old=None``); others may be
                 anything.
 

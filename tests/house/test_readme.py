@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from tests.house.source import CHECKOUT
@@ -25,6 +26,15 @@ def test_quick_start_prints_what_the_readme_says(tmp_path: Path) -> None:
         [sys.executable, "-W", "error", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, blocks("text")[0], "")
+
+
+def test_extras_are_those_that_there_are() -> None:
+    """Each is named where the README says how to install it, and no other."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    table = README.partition("| Extra |")[2].partition("\n\n")[0]
+    cells = re.findall(r"(?m)^\| (`.*?) \|", table)
+    named = [extra for cell in cells for extra in re.findall(r"`(\w+)`", cell)]
+    assert sorted(named) == sorted(project["optional-dependencies"])
 
 
 def test_commands_run_sessions_that_exist() -> None:
