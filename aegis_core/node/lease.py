@@ -253,7 +253,7 @@ class Lease:
                 "the heartbeats of %s are answered again, after %.1f s",
                 record.instance_id,
                 seconds,
-                extra=fields | HEARD,
+                extra={**fields, **HEARD},
             )
         if self.suspended and clock.now() < self.body_deadline:
             self.suspended = False
