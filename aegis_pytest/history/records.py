@@ -100,6 +100,7 @@ class Returned:
         owner: The holder that the answer names; of a call the instance that answered.
         epoch: Of the ownership that the answer shows; 0 if it shows none.
         said: For people: the error's words.
+        code: Of the error that it was answered with; "" if it was none, or nobody waited for it any longer.
     """
 
     at: float
@@ -109,6 +110,7 @@ class Returned:
     owner: str = ""
     epoch: int = 0
     said: str = ""
+    code: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from aegis_core import AegisError, Call, Claim, Instance, Node, Outcome, Service
-from aegis_core.errors import Unavailable
+from aegis_core.errors import ResourceNotFound, Unavailable
 from aegis_core.models import EndReason
 from aegis_pytest.history.recorded import RecordedInstance
 from aegis_pytest.history.recorder import Recorder
@@ -199,8 +199,7 @@ class Program:
 
     async def perform(self, node: Node, instance: Instance, act: Act) -> None:
         """Ask for what *act* says; what is refused, or fails, is in the history."""
-        within = _WITHIN if self._is_punctual else {}
-        recorded = RecordedInstance(node, instance, self._recorder, patience=_PATIENCE, within=within)
+        recorded = self._recorded(node, instance)
         with suppress(AegisError, trio.TooSlowError):
             match act.kind:
                 case "claim":
@@ -220,6 +219,22 @@ class Program:
                         await recorded.transfer(act.key, target.instance_id)
                 case _:
                     raise ValueError(f"a program does not know the act {act.kind!r}")
+
+    async def read(self, node: Node, key: str) -> list[str]:
+        """Ask who owns *key* while nothing is wrong; what is wrong with the answer, in words. Nobody is an answer as well."""
+        for instance in node.hosted.values():
+            try:
+                await self._recorded(node, instance).get_owner(key)
+            except ResourceNotFound:
+                pass
+            except (AegisError, trio.TooSlowError) as exc:
+                return [f"nothing is wrong any more, but {self._recorder.process} cannot read who owns {key}: {exc}"]
+            break
+        return []
+
+    def _recorded(self, node: Node, instance: Instance) -> RecordedInstance:
+        within = _WITHIN if self._is_punctual else {}
+        return RecordedInstance(node, instance, self._recorder, patience=_PATIENCE, within=within)
 
     async def _own(self, recorded: RecordedInstance, act: Act) -> None:
         number = next(self._tasks)
@@ -270,7 +285,7 @@ class Program:
                 else:
                     break
         except AegisError as exc:
-            self._recorder.answer(number, Answer.UNKNOWN if may_have_run else Answer.FAILED, said=str(exc))
+            self._recorder.failed(number, Answer.UNKNOWN if may_have_run else Answer.FAILED, exc)
             raise
         except trio.Cancelled:
             self._recorder.answer(number, Answer.UNKNOWN, said="nobody waits any longer")

@@ -19,7 +19,18 @@ from aegis_pytest.history.operations import Belief, Story, tell
 from aegis_pytest.history.records import Answer, Kind
 from aegis_pytest.simulation.scenario import ENDS, Scenario
 
-__all__ = ["FREED", "PROMOTED", "RECOVERY", "Promptness", "Wait", "calm", "judge_promptness", "places", "troubled"]
+__all__ = [
+    "FREED",
+    "GIVEN_UP",
+    "PROMOTED",
+    "RECOVERY",
+    "Promptness",
+    "Wait",
+    "calm",
+    "judge_promptness",
+    "places",
+    "troubled",
+]
 
 FREED: Final = 1.0
 """Seconds beyond the TTL within which the resources of a dead instance are free."""
@@ -31,7 +42,7 @@ RECOVERY: Final = 5.0
 """Seconds after what went wrong, and a TTL, within which it can have an effect."""
 
 _TURNS: Final = 10
-_GIVEN_UP: Final = frozenset(reason.value for reason in (EndReason.RELEASED, EndReason.CLOSED, EndReason.TRANSFERRED))
+GIVEN_UP: Final = frozenset(reason.value for reason in (EndReason.RELEASED, EndReason.CLOSED, EndReason.TRANSFERRED))
 
 _Span = tuple[float, float]
 
@@ -115,7 +126,7 @@ def calm(scenario: Scenario, at: float) -> bool:
 
 def _span(belief: Belief, ttl: float) -> _Span:
     """How long nobody else need hold what *belief* is about: where it was not given up, its holder may have died with it."""
-    return belief.began, belief.ended + (0.0 if belief.reason in _GIVEN_UP else ttl + FREED)
+    return belief.began, belief.ended + (0.0 if belief.reason in GIVEN_UP else ttl + FREED)
 
 
 def _crossed(story: Story, most: float) -> Iterator[_Span]:

@@ -355,5 +355,12 @@ await self._wait(self.reached, recounts)""",
         "if job.started and isinstance(answer, bytes):",
         focus="calls under leases that end",
     ),
+    _bug(
+        "a lost race for a record is told as a store that does not answer",
+        f"{_COMMIT}._decide",
+        "fresh = contended = True\n            continue",
+        "raise _circuit_is_open() from exc",
+        focus="nothing wrong",
+    ),
 )
 """All of them."""
