@@ -195,7 +195,7 @@ class Program:
             self._ran(number)
             if not stubborn:
                 self._check_in_time(call.claim, "a handler")
-        return {"instance": call.instance.instance_id, "epoch": call.epoch}
+        return {"name": name, "instance": call.instance.instance_id, "epoch": call.epoch}
 
     async def perform(self, node: Node, instance: Instance, act: Act) -> None:
         """Ask for what *act* says; what is refused, or fails, is in the history."""
@@ -290,5 +290,13 @@ class Program:
         except trio.Cancelled:
             self._recorder.answer(number, Answer.UNKNOWN, said="nobody waits any longer")
             raise
+        self.answered(number, name, answer)
+
+    def answered(self, number: int, name: str, answer: object) -> None:
+        """Note *answer* to the call that is named *name*, operation *number*, and see that it is no other's."""
         assert isinstance(answer, dict)
         self._recorder.answer(number, Answer.DONE, owner=answer["instance"], epoch=answer["epoch"])
+        if answer["name"] != name:
+            self._broken(
+                f"the answer to call {answer['name']} reaches {self._recorder.process}, which had made call {name}"
+            )

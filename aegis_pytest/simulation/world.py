@@ -156,8 +156,7 @@ class World:
                 if len(before) == 1 and before == self._holders(key):
                     self._problems.append(f"nothing is wrong any more, but {process.name} cannot call {key}: {exc}")
             else:
-                assert isinstance(answer, dict)
-                process.recorder.answer(number, Answer.DONE, owner=answer["instance"], epoch=answer["epoch"])
+                process.program.answered(number, f"last {process.name} {key}", answer)
 
     def _holders(self, key: str) -> list[Claim]:
         """The claims of *key* that take calls."""

@@ -362,5 +362,12 @@ await self._wait(self.reached, recounts)""",
         "raise _circuit_is_open() from exc",
         focus="nothing wrong",
     ),
+    _bug(
+        "an answer reaches whoever has waited longest for that instance",
+        "aegis_backends.memory.transport:_Exchange.respond",
+        "self.answer = bytes(payload)\n        self.finish()",
+        "first = next(it for it in self.under_way.values() if it.listener is self.listener)\n"
+        "        first.answer = bytes(payload)\n        first.finish()",
+    ),
 )
 """All of them."""

@@ -14,6 +14,7 @@ from aegis_core.node.registry import Registry
 from aegis_pytest import simulation
 from aegis_pytest.history import Rule
 from aegis_pytest.simulation import Act, Scenario, Trouble
+from tests.simulation.planted import PLANTED
 
 HELD = Scenario(
     seed="held", nodes=("a", "b"), seconds=40.0, ttl=10.0, acts=(Act(2.0, "b", "own", "key", "", 20.0),), troubles=()
@@ -26,6 +27,17 @@ HANGING: dict[str, tuple[type, str]] = {
     "transfer": (Instance, "a transfer by a was to be answered within 21 s, and was not for "),
     "get_owner": (Registry, "a get_owner by a was to be answered within 6 s, and was not for "),
 }
+
+
+def test_answer_that_reaches_another_caller_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although a handler of that owner and epoch ran for either of them."""
+    calls = (Act(3.0, "a", "call", "key", "", 2.0), Act(3.5, "b", "call", "key", "", 0.5))
+    scenario = attrs.evolve(HELD, acts=(*HELD.acts, *calls))
+    assert simulation.simulate(scenario).is_good
+    (mixed,) = (bug for bug in PLANTED if bug.name == "an answer reaches whoever has waited longest for that instance")
+    for change in mixed.changes:
+        change.make(monkeypatch)
+    assert simulation.simulate(scenario).text() == "the answer to call b-1 reaches a, which had made call a-1"
 
 
 @pytest.mark.parametrize("kind", HANGING)
