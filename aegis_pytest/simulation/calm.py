@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
@@ -194,17 +193,19 @@ def _claimed_besides(story: Story | None, wait: Wait, epoch: int) -> bool:
 
 
 def run_twice(scenario: Scenario, history: History) -> Iterator[str]:
-    """The calls that ran more than once, where no message arrives twice and nobody asked again."""
-    if any(trouble.kind == "duplicate" for trouble in scenario.troubles):
-        return
+    """The calls that ran more than once, where no message from caller to callee arrives twice and nobody asked again."""
+    doubled = [it for it in scenario.troubles if it.kind == "duplicate"]
     for story in tell(history):
-        asked_once = _asked_once(story)
-        runs = Counter(run.call for run in story.handled if run.call in asked_once)
-        for call, times in runs.items():
-            if times > 1:
-                yield f"run twice: call {call} of {story.key} ran {times} times, and was sent once"
+        for it in story.operations:
+            if it.asked.kind is not Kind.CALL or it.asked.once:
+                continue
+            runs = [run for run in story.handled if run.call == it.asked.call]
+            ways = {(_node(it.asked.process), _node(run.process)) for run in runs}
+            while_asked = (each for each in doubled if each.at <= it.given_up and it.began <= each.at + each.lasts)
+            if len(runs) > 1 and not any(each.names in ways for each in while_asked):
+                yield f"run twice: call {it.asked.call} of {story.key} ran {len(runs)} times, and was sent once"
 
 
-def _asked_once(story: Story) -> frozenset[str]:
-    calls = (it.asked for it in story.operations if it.asked.kind is Kind.CALL)
-    return frozenset(asked.call for asked in calls if not asked.once)
+def _node(process: str) -> str:
+    """The node that *process* is a life of."""
+    return process.partition(".")[0]

@@ -84,8 +84,8 @@ class Program:
         storage: That all share.
         instance_of: The instance that a node serves now, for transfers; None if it serves none.
         broken: Told of each promise to a program that was not kept, in words.
-        is_punctual: Whether its clock neither jumps nor stops: then all that runs under a claim ends before the claim does,
-            and all that is asked is answered in its time.
+        is_punctual: Whether its clock neither jumps nor stops in the next so many seconds, nor has so shortly before: then all
+            that runs under a claim ends before the claim does, and all that is asked is answered in its time.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Program:
         instance_of: Callable[[str], Instance | None],
         *,
         broken: Callable[[str], None] = lambda _: None,
-        is_punctual: bool = False,
+        is_punctual: Callable[[float], bool] = lambda _: False,
     ) -> None:
         self.service: Final = Service(SERVICE, version="1.0.0")
         self.waits: list[Wait] = []
@@ -126,7 +126,7 @@ class Program:
         async def let_go(claim: Claim) -> None:
             self._check_held(claim)
             await self._sleep(_LETTING_GO)
-            if is_punctual:
+            if is_punctual(0.0):
                 self._check_held(claim)
 
         @self.service.method
@@ -160,7 +160,7 @@ class Program:
 
     def _check_in_time(self, claim: Claim, what: str) -> None:
         """What runs under *claim* is over: it was to be cancelled half a margin before the lease ends."""
-        if self._is_punctual and not self._is_over and claim.ended is EndReason.EXPIRED:
+        if not self._is_over and claim.ended is EndReason.EXPIRED and self._is_punctual(0.0):
             self._broken(
                 f"{what} of {claim.resource_id} still runs in {self._recorder.process} when its lease has ended"
             )
@@ -199,7 +199,7 @@ class Program:
 
     async def perform(self, node: Node, instance: Instance, act: Act) -> None:
         """Ask for what *act* says; what is refused, or fails, is in the history."""
-        recorded = self._recorded(node, instance)
+        recorded = self._recorded(node, instance, wait=_WAIT if act.kind == "own" else 0.0)
         with suppress(AegisError, trio.TooSlowError):
             match act.kind:
                 case "claim":
@@ -232,8 +232,8 @@ class Program:
             break
         return []
 
-    def _recorded(self, node: Node, instance: Instance) -> RecordedInstance:
-        within = _WITHIN if self._is_punctual else {}
+    def _recorded(self, node: Node, instance: Instance, *, wait: float = 0.0) -> RecordedInstance:
+        within = {kind: owed for kind, owed in _WITHIN.items() if self._is_punctual(owed + wait)}
         return RecordedInstance(node, instance, self._recorder, patience=_PATIENCE, within=within)
 
     async def _own(self, recorded: RecordedInstance, act: Act) -> None:
@@ -261,7 +261,8 @@ class Program:
         params = {"name": name, "lasts": act.lasts or _HANDLING, "stubborn": act.kind == "call_stubborn"}
         repeats = _REPEATS if is_once else 1
         timeout = _CALL_TIMEOUT + act.lasts
-        within = repeats * timeout + _SLACK if self._is_punctual else 0.0
+        within = repeats * timeout + _SLACK
+        within = within if self._is_punctual(within) else 0.0
         number = self._recorder.invoke(Kind.CALL, act.key, call=name, once=is_once, within=within)
         may_have_run = False
         try:

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import attrs
+import trio
 
 from aegis_core.models import EndReason
 from aegis_pytest.history import History
 from aegis_pytest.history.operations import Belief, Story, tell
 from aegis_pytest.history.records import Answer, Kind
-from aegis_pytest.simulation.scenario import ENDS, Scenario
+from aegis_pytest.simulation.scenario import ENDS, Scenario, Trouble
 
 __all__ = [
     "FREED",
@@ -27,6 +28,7 @@ __all__ = [
     "Promptness",
     "Wait",
     "calm",
+    "is_punctual",
     "judge_promptness",
     "places",
     "troubled",
@@ -145,8 +147,20 @@ def troubled(scenario: Scenario) -> Iterator[_Span]:
     """When something goes wrong that is no end of a node, from its begin until it can have no effect any more."""
     for trouble in scenario.troubles:
         if trouble.kind not in ENDS:
-            size = abs(trouble.size) if trouble.size != math.inf else 0.0
-            yield trouble.at, trouble.at + trouble.lasts + size + scenario.ttl + RECOVERY
+            yield trouble.at, _until(scenario, trouble)
+
+
+def is_punctual(scenario: Scenario, name: str, seconds: float) -> bool:
+    """Whether the clock of node *name* neither jumps nor stops in the next *seconds*, nor has so while that can have an effect."""
+    now = trio.current_time()
+    stirs = [it for it in scenario.troubles if it.kind in {"pause", "skew"} and name in it.names]
+    return not any(it.at <= now + seconds and now <= _until(scenario, it) for it in stirs)
+
+
+def _until(scenario: Scenario, trouble: Trouble) -> float:
+    """When *trouble* can have no effect any more, in seconds."""
+    size = abs(trouble.size) if trouble.size != math.inf else 0.0
+    return trouble.at + trouble.lasts + size + scenario.ttl + RECOVERY
 
 
 def _gaps(began: float, ended: float, spans: Iterable[_Span]) -> Iterable[_Span]:

@@ -28,7 +28,7 @@ from aegis_pytest.simulation.calm import (
 from aegis_pytest.simulation.monitor import Monitor
 from aegis_pytest.simulation.process import Notes, Process, Watch
 from aegis_pytest.simulation.program import SERVICE, Program, Storage
-from aegis_pytest.simulation.promptness import FREED, Wait, calm, judge_promptness
+from aegis_pytest.simulation.promptness import FREED, Wait, calm, is_punctual, judge_promptness
 from aegis_pytest.simulation.scenario import ENDS, Act, Scenario, Trouble
 
 __all__ = ["Stopped", "World"]
@@ -217,9 +217,8 @@ class World:
             process = name if number == 1 else f"{name}.{number}"
             notes = Notes(self._history, self._monitor)
             recorder = Recorder(process, notes.take, clock=trio.current_time)
-            program = Program(
-                recorder, self._storage, self._instance_of, broken=self._stop, is_punctual=self._is_punctual(name)
-            )
+            punctual = partial(is_punctual, self._scenario, name)
+            program = Program(recorder, self._storage, self._instance_of, broken=self._stop, is_punctual=punctual)
             while True:
                 try:
                     node = await self._open(name, program)
@@ -238,9 +237,6 @@ class World:
                 await self._cluster.run(name, self._application.work, node, chance)
             acts = [act for act in self._scenario.acts if act.node == name and act.at >= trio.current_time()]
             await self._cluster.run(name, self._work, name, self._living[name], acts)
-
-    def _is_punctual(self, name: str) -> bool:
-        return not any(it.kind in {"pause", "skew"} and name in it.names for it in self._scenario.troubles)
 
     async def _open(self, name: str, program: Program) -> Node:
         if self._application.main is not None:
