@@ -125,6 +125,14 @@ GOOD: dict[str, tuple[Page, ...]] = {
         believes(5, 6, "i1", 6),
         believes(6.5, None, "i2", 9),
     ),
+    "a transfer that had to wait gives away what was claimed again meanwhile, and its fate is unknown": (
+        claim(0, 1, "i1", 2),
+        believes(0.5, 10, "i1", 2),
+        believes(0.1, 0.4, "i2", 1),
+        transfer(5, 25, "i1", "i2", answer=UNKNOWN, of=2),
+        believes(12, 20, "i1", 3),
+        owner(26, 27, "i2", 4),
+    ),
     "two releases at once, of which one carries out both": (
         claim(0, 1, "i1", 3),
         release(2, 5, "i1", epoch=3),
