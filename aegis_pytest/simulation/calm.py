@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
-from aegis_core.errors import CallTimeout, InvalidRequest, LeaseLost, NotOwner, ResourceConflict
+from aegis_core.errors import CallTimeout, InvalidRequest, LeaseLost, NotOwner, ResourceConflict, StoreUnavailable
 from aegis_core.models import EndReason
 from aegis_pytest.history import History
 from aegis_pytest.history.operations import Operation, Story, tell
@@ -108,6 +108,9 @@ def _has_reason(story: Story, it: Operation) -> bool:
         return not holders or any(_gives_up(story, holder, it) for holder in holders)
     if it.code == LeaseLost.code:
         return _gives_up(story, it.asked.process, it)
+    if (it.asked.kind, it.answer, it.code) == (Kind.RELEASE, Answer.UNKNOWN, StoreUnavailable.code):
+        # Another task of that instance takes what it asks to be rid of.
+        return any(other.asked.process == it.asked.process for other in _meanwhile(story, it, {Kind.CLAIM}))
     if it.code == NotOwner.code:
         return it.asked.process not in _holders(story, it)
     if it.code == CallTimeout.code:
@@ -132,14 +135,16 @@ def _gives_up(story: Story, process: str, operation: Operation) -> bool:
         and operation.began <= it.ended <= operation.given_up + _DRAIN + _LATER
         for it in story.beliefs
     )
-    return is_ended or any(
-        it is not operation
-        and it.asked.kind in {Kind.RELEASE, Kind.TRANSFER}
-        and it.asked.process == process
-        and it.began <= operation.given_up
-        and operation.began <= it.given_up
-        for it in story.operations
-    )
+    moves = _meanwhile(story, operation, {Kind.RELEASE, Kind.TRANSFER})
+    return is_ended or any(it.asked.process == process for it in moves)
+
+
+def _meanwhile(story: Story, operation: Operation, kinds: Collection[Kind]) -> Iterator[Operation]:
+    """The other operations of *kinds* that went on while *operation* did."""
+    for it in story.operations:
+        overlaps = it.began <= operation.given_up and operation.began <= it.given_up
+        if it is not operation and it.asked.kind in kinds and overlaps:
+            yield it
 
 
 def _over(operation: Operation, late: float) -> float:

@@ -70,6 +70,26 @@ def test_call_that_ends_with_the_claim_of_whom_it_asked_has_a_reason() -> None:
     assert "NO_INSTANCE" in codes
 
 
+def test_release_of_what_another_task_takes_meanwhile_has_a_reason() -> None:
+    """Its record came by a transfer, and stays for whoever waits for it there."""
+    taken = Scenario(
+        seed="1037",
+        nodes=("a", "b", "c"),
+        seconds=20.0,
+        ttl=10.0,
+        latencies=(0.0289, 0.0, 0.0331),
+        acts=(
+            Act(10.3785, "a", "release", "key-1"),
+            Act(10.3789, "b", "own", "key-1", "", 1.76),
+            Act(10.38, "a", "own", "key-1", "", 38.016),
+            Act(10.3803, "b", "hand_on", "key-1", "a"),
+        ),
+    )
+    outcome = simulation.simulate(taken)
+    assert outcome.is_good, outcome.text()
+    assert any("is not recorded yet" in getattr(record, "said", "") for record in outcome.history)
+
+
 def test_read_that_fails_when_all_is_well_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """By everybody who reads."""
     refuse(monkeypatch, Registry, "get_owner", until=1e9)
