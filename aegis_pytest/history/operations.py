@@ -83,6 +83,7 @@ class Belief:
     began: float
     ended: float = math.inf
     forced: bool = False
+    ttl: float = 30.0
     reason: str = ""
 
     @property
@@ -238,5 +239,6 @@ def _belief(began: BeliefBegan, ended: float, reason: str) -> Belief:
         began=began.at,
         ended=ended,
         forced=began.forced,
+        ttl=began.ttl,
         reason=reason,
     )

@@ -52,7 +52,10 @@ def test_two_who_believe_are_told_at_once() -> None:
     assert judged(began(1, "i", 3), ended(1.5, "i", 3), began(2, "j", 4)) == []
     assert judged(began(1, "i", 3), Died(at=1.5, process="pi"), began(2, "j", 4)) == []
     assert judged(began(1, "i", 3), began(2, "j", 4), believing=False) == []
-    assert judged(began(1, "i", 3), began(2, "j", 4, forced=True)) == []
+    by_force = began(1, "i", 3), began(2, "j", 4, forced=True)
+    assert judged(*by_force, ended(32, "i", 3)) == []
+    late = ["i believes to hold r until 32.500000 s, more than a TTL after it was taken by force"]
+    assert judged(*by_force, ended(32.5, "i", 3)) == late
 
 
 def test_handler_outside_of_its_belief_is_told() -> None:
