@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
+from typing import Final
 
 import attrs
 import pytest
@@ -19,6 +20,11 @@ from aegis_pytest.conformance.suite import Suite
 from aegis_pytest.harness import Harness
 
 __all__ = ["TransportConformance"]
+
+_LATE: Final = 5.0
+"""Seconds by which a timeout may come late on a machine that is busy."""
+
+_LATE_IN_VIRTUAL_TIME: Final = 0.001
 
 
 @attrs.define(eq=False)
@@ -256,12 +262,13 @@ class TransportConformance(Suite):
     async def test_request_without_answer_times_out(self, harness: Harness, clock: object) -> None:
         """After *timeout* seconds, not before and not much later, it raises `trio.TooSlowError`."""
         inbox = Inbox()
+        late = _LATE_IN_VIRTUAL_TIME if isinstance(clock, trio.testing.MockClock) else _LATE
         async with open_pair(harness) as (server, client), server.listen("a-1", "t1", inbox.receive) as endpoint:
             for timeout in (harness.ttl, harness.ttl / 2):
                 began = trio.current_time()
-                with trio.fail_after(timeout + harness.patience), pytest.raises(trio.TooSlowError):
+                with pytest.raises(trio.TooSlowError):
                     await client.request(endpoint, b"?", timeout=timeout)
-                assert trio.current_time() - began >= timeout * 0.999
+                assert timeout * 0.999 <= trio.current_time() - began <= timeout + late
             assert len(inbox.arrived) == 2
 
     async def test_requests_time_out_each_in_its_time(self, harness: Harness, clock: object) -> None:

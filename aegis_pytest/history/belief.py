@@ -99,7 +99,9 @@ class BeliefProbe(trio.abc.Instrument):
                 if claim not in self._known and claim.held:
                     self._known[claim] = None
                     forced = claim.record.reason == "forced"
-                    self._recorder.believes(instance.instance_id, claim.resource_id, claim.epoch, forced=forced)
+                    self._recorder.believes(
+                        instance.instance_id, claim.resource_id, claim.epoch, forced=forced, ttl=instance.ttl
+                    )
         self._looked = self._recorder.clock()
 
     def is_behind(self, now: float) -> bool:

@@ -35,6 +35,7 @@ class Operation:
         owner: The holder that the answer names.
         epoch: Of the ownership that the answer shows; 0 if it shows none.
         said: The words of the answer.
+        code: Of the error that the answer was; see `Returned`.
         given_up: Seconds, when its caller stopped waiting for it, or died; for people.
     """
 
@@ -44,6 +45,7 @@ class Operation:
     owner: str = ""
     epoch: int = 0
     said: str = ""
+    code: str = ""
     given_up: float
 
     @property
@@ -81,6 +83,7 @@ class Belief:
     began: float
     ended: float = math.inf
     forced: bool = False
+    ttl: float = 30.0
     reason: str = ""
 
     @property
@@ -209,6 +212,7 @@ class _Pieces:
                 owner=record.owner,
                 epoch=record.epoch,
                 said=record.said,
+                code=record.code,
                 given_up=record.at,
             )
         )
@@ -235,5 +239,6 @@ def _belief(began: BeliefBegan, ended: float, reason: str) -> Belief:
         began=began.at,
         ended=ended,
         forced=began.forced,
+        ttl=began.ttl,
         reason=reason,
     )

@@ -30,7 +30,7 @@ from aegis_pytest.history.records import Answer, Kind
 
 __all__ = ["RecordedInstance", "what_is_known"]
 
-_Came = tuple[Answer, str, int, str]
+_Came = tuple[Answer, str, int, str, str]
 
 
 class RecordedInstance:
@@ -68,7 +68,7 @@ class RecordedInstance:
 
         async def claim() -> _Came:
             (made,) = await self.instance.claim(key)
-            return Answer.DONE, self.instance.instance_id, made.epoch, ""
+            return Answer.DONE, self.instance.instance_id, made.epoch, "", ""
 
         return await self._operate(claim, Kind.CLAIM, key)
 
@@ -77,7 +77,7 @@ class RecordedInstance:
 
         async def release() -> _Came:
             await self.instance.release(key)
-            return Answer.DONE, "", 0, ""
+            return Answer.DONE, "", 0, "", ""
 
         return await self._operate(release, Kind.RELEASE, key, epoch=self._epoch(key))
 
@@ -87,8 +87,8 @@ class RecordedInstance:
         async def transfer() -> _Came:
             reply = await self.instance.transfer(key, to=to)
             if key in reply.transferred:
-                return Answer.DONE, to, reply.epochs[key], ""
-            return Answer.UNKNOWN, "", 0, reply.failed[0].reason
+                return Answer.DONE, to, reply.epochs[key], "", ""
+            return Answer.UNKNOWN, "", 0, reply.failed[0].reason, reply.failed[0].error_code
 
         return await self._operate(transfer, Kind.TRANSFER, key, to=to, epoch=self._epoch(key))
 
@@ -97,7 +97,7 @@ class RecordedInstance:
 
         async def get_owner() -> _Came:
             found = await self.node.registry.get_owner(key)
-            return Answer.DONE, found.owner_instance_id, found.epoch, ""
+            return Answer.DONE, found.owner_instance_id, found.epoch, "", ""
 
         return await self._operate(get_owner, Kind.GET_OWNER, key)
 
@@ -117,11 +117,11 @@ class RecordedInstance:
                 yield claim
         except LeaseLost as exc:
             if not answered:
-                self.recorder.answer(number, Answer.UNKNOWN, said=str(exc))
+                self.recorder.failed(number, Answer.UNKNOWN, exc)
             raise
         except AegisError as exc:
             if not answered:
-                self.recorder.answer(number, what_is_known(exc), said=str(exc))
+                self.recorder.failed(number, what_is_known(exc), exc)
             raise
         except trio.Cancelled:
             if not answered:
@@ -139,25 +139,25 @@ class RecordedInstance:
         number = self.recorder.invoke(kind, key, instance=self.instance.instance_id, to=to, epoch=epoch, within=within)
         try:
             with trio.fail_after(self._patience):
-                answer, owner, shown, said = await act()
+                answer, owner, shown, said, code = await act()
         except ResourceConflict as exc:
             # A conflict with oneself is one of two tasks of this process, and tells nothing of the registry.
             held = kind is Kind.CLAIM and exc.owner not in {"", self.instance.instance_id}
-            self.recorder.answer(number, Answer.HELD if held else Answer.FAILED, owner=exc.owner, said=str(exc))
+            self.recorder.failed(number, Answer.HELD if held else Answer.FAILED, exc, owner=exc.owner)
             raise
         except NotOwner as exc:
-            self.recorder.answer(number, Answer.HELD, owner=exc.owner, said=str(exc))
+            self.recorder.failed(number, Answer.HELD, exc, owner=exc.owner)
             raise
         except ResourceNotFound as exc:
-            self.recorder.answer(number, Answer.FREE, said=str(exc))
+            self.recorder.failed(number, Answer.FREE, exc)
             raise
         except AegisError as exc:
-            self.recorder.answer(number, what_is_known(exc), said=str(exc))
+            self.recorder.failed(number, what_is_known(exc), exc)
             raise
         except (trio.TooSlowError, trio.Cancelled):
             self.recorder.answer(number, Answer.UNKNOWN, said="nobody waits any longer")
             raise
-        self.recorder.answer(number, answer, owner=owner, epoch=shown, said=said)
+        self.recorder.answer(number, answer, owner=owner, epoch=shown, said=said, code=code)
         return answer, owner, shown
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aegis_pytest.history.records import (
     Answer,
@@ -20,6 +21,9 @@ from aegis_pytest.history.records import (
     Wrote,
     to_line,
 )
+
+if TYPE_CHECKING:
+    from aegis_core.errors import AegisError
 
 __all__ = ["Recorder", "record_to"]
 
@@ -77,7 +81,9 @@ class Recorder:
         )
         return number
 
-    def answer(self, number: int, answer: Answer, *, owner: str = "", epoch: int = 0, said: str = "") -> None:
+    def answer(
+        self, number: int, answer: Answer, *, owner: str = "", epoch: int = 0, said: str = "", code: str = ""
+    ) -> None:
         """Note what came of operation *number*. See `Returned`."""
         self._take(
             Returned(
@@ -88,13 +94,18 @@ class Recorder:
                 owner=owner,
                 epoch=epoch,
                 said=said,
+                code=code,
             )
         )
 
-    def believes(self, instance: str, key: str, epoch: int, *, forced: bool = False) -> None:
+    def failed(self, number: int, answer: Answer, exc: AegisError, *, owner: str = "") -> None:
+        """Note that operation *number* was answered with *exc*, which means *answer*, and names *owner*."""
+        self.answer(number, answer, owner=owner, said=str(exc), code=exc.code)
+
+    def believes(self, instance: str, key: str, epoch: int, *, forced: bool = False, ttl: float = 30.0) -> None:
         """Note that *instance* believes from now on that it holds *key*. See `BeliefBegan`."""
         began = BeliefBegan(
-            at=self.clock(), process=self.process, instance=instance, key=key, epoch=epoch, forced=forced
+            at=self.clock(), process=self.process, instance=instance, key=key, epoch=epoch, forced=forced, ttl=ttl
         )
         self._take(began)
 

@@ -100,6 +100,7 @@ class Returned:
         owner: The holder that the answer names; of a call the instance that answered.
         epoch: Of the ownership that the answer shows; 0 if it shows none.
         said: For people: the error's words.
+        code: Of the error that it was answered with; "" if it was none, or nobody waited for it any longer.
     """
 
     at: float
@@ -109,6 +110,7 @@ class Returned:
     owner: str = ""
     epoch: int = 0
     said: str = ""
+    code: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -122,6 +124,7 @@ class BeliefBegan:
         key: The resource id.
         epoch: Of the ownership.
         forced: It was taken by force, so that the holder before may have believed a little longer.
+        ttl: Of its instance, in seconds: so long at most it may go on to believe when another takes the resource by force.
     """
 
     at: float
@@ -130,6 +133,7 @@ class BeliefBegan:
     key: str
     epoch: int
     forced: bool = False
+    ttl: float = 30.0
 
 
 @attrs.frozen(kw_only=True)

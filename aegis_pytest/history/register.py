@@ -178,13 +178,13 @@ def _of_what_it_held(operation: Operation, beliefs: Iterable[Belief]) -> Operati
     """*operation*, about no certain epoch if its instance acquired the resource anew before it was carried out.
 
     A release or transfer names a resource. Where its instance lost that and claimed it again while the operation waited for
-    the store, it is the new acquisition that is given away.
+    the store, it is the new acquisition that is given away. What was sent when it was given up names the record that it is about.
     """
     asked = operation.asked
-    if not asked.epoch or operation.ended == math.inf:
+    if not asked.epoch:
         return operation
     anew = any(
-        it.instance == asked.instance and it.epoch != asked.epoch and operation.began <= it.began <= operation.ended
+        it.instance == asked.instance and it.epoch != asked.epoch and operation.began <= it.began <= operation.given_up
         for it in beliefs
     )
     return attrs.evolve(operation, asked=attrs.evolve(asked, epoch=0)) if anew else operation

@@ -40,20 +40,27 @@ def violations_of(story: Story, *, limit: int) -> Iterator[Violation]:
 
 
 def _single_owner(story: Story) -> Violation | None:
-    """At no instant do two instances believe that they hold it; what is taken by force is excepted."""
+    """At no instant do two instances believe that they hold it; who loses it by force may for a TTL more."""
     running: list[Belief] = []
     for belief in story.beliefs:
         running = [other for other in running if other.ended > belief.began]
         for other in running:
-            newer = max(belief, other, key=lambda it: it.epoch)
+            older, newer = sorted((other, belief), key=lambda it: it.epoch)
             same = (other.process, other.instance) == (belief.process, belief.instance)
-            if not same and not newer.forced and belief.ended > belief.began:
-                until = min(other.ended, belief.ended)
+            until = min(other.ended, belief.ended)
+            is_excused = newer.forced and min(until, _last_seen(story)) - belief.began <= older.ttl
+            if not same and not is_excused and belief.ended > belief.began:
                 long = "for ever" if until == math.inf else f"for {until - belief.began:.6f} s"
                 message = f"{other.instance} (epoch {other.epoch}) and {belief.instance} (epoch {belief.epoch}) both believe to hold it, {long}"
                 return _violation(Rule.SINGLE_OWNER, story, belief.began, message, other, belief)
         running.append(belief)
     return None
+
+
+def _last_seen(story: Story) -> float:
+    """When the last thing happened that is known of *story*: what did not end lasted until then at least."""
+    ends = [time for it in story.beliefs for time in (it.began, it.ended) if time < math.inf]
+    return max([*ends, *(it.given_up for it in story.operations), *(it.at for it in story.handled)], default=0.0)
 
 
 def _fenced_calls(story: Story) -> Violation | None:

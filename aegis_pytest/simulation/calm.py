@@ -1,23 +1,27 @@
-"""What holds besides where little goes wrong: about leases, claims and turns that are lost, and calls that run twice."""
+"""What holds besides where little goes wrong: about leases, claims and turns that are lost, refusals, and calls that run twice."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
+from aegis_core.errors import CallTimeout, InvalidRequest, LeaseLost, NotOwner, ResourceConflict, StoreUnavailable
 from aegis_core.models import EndReason
 from aegis_pytest.history import History
 from aegis_pytest.history.operations import Operation, Story, tell
 from aegis_pytest.history.records import Answer, Kind
-from aegis_pytest.simulation.promptness import RECOVERY, Wait, calm, places
+from aegis_pytest.simulation.promptness import GIVEN_UP, RECOVERY, Wait, calm, places, troubled
 from aegis_pytest.simulation.scenario import ENDS, Scenario
 
-__all__ = ["lost_for_nothing", "not_claimed_again", "out_of_turn", "run_twice"]
+__all__ = ["lost_for_nothing", "not_claimed_again", "out_of_turn", "refused_for_nothing", "run_twice"]
 
 _SHORT: Final = 0.006
 _LATER: Final = 0.5
+_DRAIN: Final = 10.0
+"""The configured seconds by default for which what is given up waits for the work under it."""
+
+_IS_HELD: Final = frozenset({ResourceConflict.code, InvalidRequest.code})
 _LOST: Final = frozenset({EndReason.EXPIRED.value, EndReason.ERASED.value, "the lease ran out"})
 
 
@@ -73,6 +77,76 @@ def not_claimed_again(
             )
 
 
+def refused_for_nothing(scenario: Scenario, history: History) -> Iterator[str]:
+    """The answers that are errors, where nothing is wrong that could have been the reason, for as long as it took to answer.
+
+    What others do with a resource is a reason: who holds it keeps it from others, who gives it up breaks off what goes on under
+    it. So is a node that ends, for those who call its instances, or transfer to them, until all have noticed.
+    """
+    wrong = [*troubled(scenario)]
+    ends = [(it.at, it.at + it.lasts + scenario.ttl + RECOVERY) for it in scenario.troubles if it.kind in ENDS]
+    for story in tell(history):
+        for it in story.operations:
+            if it.answer not in {Answer.FAILED, Answer.UNKNOWN} or not it.code:
+                continue  # It was answered, or nobody waited for that any longer.
+            needs_another = it.asked.kind in {Kind.CALL, Kind.TRANSFER}
+            if _overlaps(it, [*wrong, *ends] if needs_another else wrong) or _has_reason(story, it):
+                continue
+            asked = f"a {it.asked.kind.value} of {story.key} by {it.asked.process}"
+            yield f"refused for nothing: {asked} at {it.began:.3f} s ends at {it.given_up:.3f} s in {it.code} ({it.said})"
+
+
+def _overlaps(operation: Operation, spans: Iterable[tuple[float, float]]) -> bool:
+    return any(began <= operation.given_up and operation.began <= ended for began, ended in spans)
+
+
+def _has_reason(story: Story, it: Operation) -> bool:
+    """Whether what others did with the resource meanwhile explains that *it* ended in an error."""
+    if it.asked.kind is Kind.CALL:
+        # Who holds the resource for all of its time takes the call, unless that is to be given up.
+        holders = _holders(story, it)
+        return not holders or any(_gives_up(story, holder, it) for holder in holders)
+    if it.code == LeaseLost.code:
+        return _gives_up(story, it.asked.process, it)
+    if (it.asked.kind, it.answer, it.code) == (Kind.RELEASE, Answer.UNKNOWN, StoreUnavailable.code):
+        # Another task of that instance takes what it asks to be rid of.
+        return any(other.asked.process == it.asked.process for other in _meanwhile(story, it, {Kind.CLAIM}))
+    if it.code == NotOwner.code:
+        return it.asked.process not in _holders(story, it)
+    if it.code == CallTimeout.code:
+        return it.asked.kind is Kind.TRANSFER and it.given_up - it.began >= _DRAIN  # what runs under it does not end
+    return it.code in _IS_HELD and any(
+        belief.began <= it.given_up + _LATER and it.began <= belief.ended + _LATER
+        for belief in story.beliefs
+        if it.code != InvalidRequest.code or belief.instance == it.asked.to
+    )
+
+
+def _holders(story: Story, operation: Operation) -> list[str]:
+    """The processes that believed to hold it from before *operation* began until after it had ended."""
+    return [it.process for it in story.beliefs if it.began < operation.began and operation.given_up < it.ended]
+
+
+def _gives_up(story: Story, process: str, operation: Operation) -> bool:
+    """Whether *process* was about to give it up while *operation* went on: it believes until all has ended that runs under it."""
+    is_ended = any(
+        it.process == process
+        and it.reason in GIVEN_UP
+        and operation.began <= it.ended <= operation.given_up + _DRAIN + _LATER
+        for it in story.beliefs
+    )
+    moves = _meanwhile(story, operation, {Kind.RELEASE, Kind.TRANSFER})
+    return is_ended or any(it.asked.process == process for it in moves)
+
+
+def _meanwhile(story: Story, operation: Operation, kinds: Collection[Kind]) -> Iterator[Operation]:
+    """The other operations of *kinds* that went on while *operation* did."""
+    for it in story.operations:
+        overlaps = it.began <= operation.given_up and operation.began <= it.given_up
+        if it is not operation and it.asked.kind in kinds and overlaps:
+            yield it
+
+
 def _over(operation: Operation, late: float) -> float:
     """When nothing of *operation* stands any more: one of unknown fate, *late* seconds after its caller had given it up."""
     return operation.ended if operation.ended != math.inf else operation.given_up + late
@@ -124,17 +198,19 @@ def _claimed_besides(story: Story | None, wait: Wait, epoch: int) -> bool:
 
 
 def run_twice(scenario: Scenario, history: History) -> Iterator[str]:
-    """The calls that ran more than once, where no message arrives twice and nobody asked again."""
-    if any(trouble.kind == "duplicate" for trouble in scenario.troubles):
-        return
+    """The calls that ran more than once, where no message from caller to callee arrives twice and nobody asked again."""
+    doubled = [it for it in scenario.troubles if it.kind == "duplicate"]
     for story in tell(history):
-        asked_once = _asked_once(story)
-        runs = Counter(run.call for run in story.handled if run.call in asked_once)
-        for call, times in runs.items():
-            if times > 1:
-                yield f"run twice: call {call} of {story.key} ran {times} times, and was sent once"
+        for it in story.operations:
+            if it.asked.kind is not Kind.CALL or it.asked.once:
+                continue
+            runs = [run for run in story.handled if run.call == it.asked.call]
+            ways = {(_node(it.asked.process), _node(run.process)) for run in runs}
+            while_asked = (each for each in doubled if each.at <= it.given_up and it.began <= each.at + each.lasts)
+            if len(runs) > 1 and not any(each.names in ways for each in while_asked):
+                yield f"run twice: call {it.asked.call} of {story.key} ran {len(runs)} times, and was sent once"
 
 
-def _asked_once(story: Story) -> frozenset[str]:
-    calls = (it.asked for it in story.operations if it.asked.kind is Kind.CALL)
-    return frozenset(asked.call for asked in calls if not asked.once)
+def _node(process: str) -> str:
+    """The node that *process* is a life of."""
+    return process.partition(".")[0]

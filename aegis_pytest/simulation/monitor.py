@@ -52,6 +52,8 @@ class Monitor:
         self._broken = broken
         self._held: dict[str, dict[_Belief, BeliefBegan]] = defaultdict(dict)
         self._intervals: dict[tuple[str, str, int], list[_Interval]] = defaultdict(list)
+        # Until when who lost what by force may believe in it.
+        self._lost: dict[_Belief, float] = {}
         self._asked: dict[tuple[str, int], Invoked] = {}
         # By resource: the highest epoch that was told, and since when, each time that it grew.
         self._told: Final[dict[str, list[tuple[float, int]]]] = defaultdict(list)
@@ -65,8 +67,7 @@ class Monitor:
             case BeliefBegan():
                 self._begins(record)
             case BeliefEnded():
-                self._held[record.key].pop((record.process, record.instance, record.key, record.epoch), None)
-                self._intervals[record.instance, record.key, record.epoch][-1].ended = record.at
+                self._ends(record)
             case Invoked():
                 self._asked[record.process, record.number] = record
             case Returned():
@@ -82,7 +83,11 @@ class Monitor:
         for other in self._held[record.key].values():
             same = (other.process, other.instance) == (record.process, record.instance)
             newer = max(other, record, key=lambda it: it.epoch)
-            if not same and not newer.forced and self._believes(other.process, record.key):
+            older = record if newer is other else other
+            if not same and newer.forced:
+                lost = (older.process, older.instance, older.key, older.epoch)
+                self._lost.setdefault(lost, record.at + older.ttl)
+            elif not same and self._believes(other.process, record.key):
                 self._broken(
                     f"{other.instance} and {record.instance} both believe to hold {record.key} at {record.at:.6f} s"
                 )
@@ -90,6 +95,14 @@ class Monitor:
         self._held[record.key][held] = record
         self._intervals[record.instance, record.key, record.epoch].append(_Interval(record.at))
         self._tell(record.key, record.epoch, since=record.at, at=record.at)
+
+    def _ends(self, record: BeliefEnded) -> None:
+        held = (record.process, record.instance, record.key, record.epoch)
+        self._held[record.key].pop(held, None)
+        self._intervals[record.instance, record.key, record.epoch][-1].ended = record.at
+        if record.at > self._lost.pop(held, math.inf):
+            what = f"{record.instance} believes to hold {record.key} until {record.at:.6f} s"
+            self._broken(f"{what}, more than a TTL after it was taken by force")
 
     def _answered(self, asked: Invoked, record: Returned) -> None:
         if record.answer is Answer.DONE and record.epoch and asked.kind is not Kind.RELEASE:

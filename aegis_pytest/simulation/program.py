@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from aegis_core import AegisError, Call, Claim, Instance, Node, Outcome, Service
-from aegis_core.errors import Unavailable
+from aegis_core.errors import ResourceNotFound, Unavailable
 from aegis_core.models import EndReason
 from aegis_pytest.history.recorded import RecordedInstance
 from aegis_pytest.history.recorder import Recorder
@@ -84,8 +84,8 @@ class Program:
         storage: That all share.
         instance_of: The instance that a node serves now, for transfers; None if it serves none.
         broken: Told of each promise to a program that was not kept, in words.
-        is_punctual: Whether its clock neither jumps nor stops: then all that runs under a claim ends before the claim does,
-            and all that is asked is answered in its time.
+        is_punctual: Whether its clock neither jumps nor stops in the next so many seconds, nor has so shortly before: then all
+            that runs under a claim ends before the claim does, and all that is asked is answered in its time.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Program:
         instance_of: Callable[[str], Instance | None],
         *,
         broken: Callable[[str], None] = lambda _: None,
-        is_punctual: bool = False,
+        is_punctual: Callable[[float], bool] = lambda _: False,
     ) -> None:
         self.service: Final = Service(SERVICE, version="1.0.0")
         self.waits: list[Wait] = []
@@ -126,7 +126,7 @@ class Program:
         async def let_go(claim: Claim) -> None:
             self._check_held(claim)
             await self._sleep(_LETTING_GO)
-            if is_punctual:
+            if is_punctual(0.0):
                 self._check_held(claim)
 
         @self.service.method
@@ -160,7 +160,7 @@ class Program:
 
     def _check_in_time(self, claim: Claim, what: str) -> None:
         """What runs under *claim* is over: it was to be cancelled half a margin before the lease ends."""
-        if self._is_punctual and not self._is_over and claim.ended is EndReason.EXPIRED:
+        if not self._is_over and claim.ended is EndReason.EXPIRED and self._is_punctual(0.0):
             self._broken(
                 f"{what} of {claim.resource_id} still runs in {self._recorder.process} when its lease has ended"
             )
@@ -195,12 +195,11 @@ class Program:
             self._ran(number)
             if not stubborn:
                 self._check_in_time(call.claim, "a handler")
-        return {"instance": call.instance.instance_id, "epoch": call.epoch}
+        return {"name": name, "instance": call.instance.instance_id, "epoch": call.epoch}
 
     async def perform(self, node: Node, instance: Instance, act: Act) -> None:
         """Ask for what *act* says; what is refused, or fails, is in the history."""
-        within = _WITHIN if self._is_punctual else {}
-        recorded = RecordedInstance(node, instance, self._recorder, patience=_PATIENCE, within=within)
+        recorded = self._recorded(node, instance, wait=_WAIT if act.kind == "own" else 0.0)
         with suppress(AegisError, trio.TooSlowError):
             match act.kind:
                 case "claim":
@@ -220,6 +219,22 @@ class Program:
                         await recorded.transfer(act.key, target.instance_id)
                 case _:
                     raise ValueError(f"a program does not know the act {act.kind!r}")
+
+    async def read(self, node: Node, key: str) -> list[str]:
+        """Ask who owns *key* while nothing is wrong; what is wrong with the answer, in words. Nobody is an answer as well."""
+        for instance in node.hosted.values():
+            try:
+                await self._recorded(node, instance).get_owner(key)
+            except ResourceNotFound:
+                pass
+            except (AegisError, trio.TooSlowError) as exc:
+                return [f"nothing is wrong any more, but {self._recorder.process} cannot read who owns {key}: {exc}"]
+            break
+        return []
+
+    def _recorded(self, node: Node, instance: Instance, *, wait: float = 0.0) -> RecordedInstance:
+        within = {kind: owed for kind, owed in _WITHIN.items() if self._is_punctual(owed + wait)}
+        return RecordedInstance(node, instance, self._recorder, patience=_PATIENCE, within=within)
 
     async def _own(self, recorded: RecordedInstance, act: Act) -> None:
         number = next(self._tasks)
@@ -246,7 +261,8 @@ class Program:
         params = {"name": name, "lasts": act.lasts or _HANDLING, "stubborn": act.kind == "call_stubborn"}
         repeats = _REPEATS if is_once else 1
         timeout = _CALL_TIMEOUT + act.lasts
-        within = repeats * timeout + _SLACK if self._is_punctual else 0.0
+        within = repeats * timeout + _SLACK
+        within = within if self._is_punctual(within) else 0.0
         number = self._recorder.invoke(Kind.CALL, act.key, call=name, once=is_once, within=within)
         may_have_run = False
         try:
@@ -270,10 +286,18 @@ class Program:
                 else:
                     break
         except AegisError as exc:
-            self._recorder.answer(number, Answer.UNKNOWN if may_have_run else Answer.FAILED, said=str(exc))
+            self._recorder.failed(number, Answer.UNKNOWN if may_have_run else Answer.FAILED, exc)
             raise
         except trio.Cancelled:
             self._recorder.answer(number, Answer.UNKNOWN, said="nobody waits any longer")
             raise
+        self.answered(number, name, answer)
+
+    def answered(self, number: int, name: str, answer: object) -> None:
+        """Note *answer* to the call that is named *name*, operation *number*, and see that it is no other's."""
         assert isinstance(answer, dict)
         self._recorder.answer(number, Answer.DONE, owner=answer["instance"], epoch=answer["epoch"])
+        if answer["name"] != name:
+            self._broken(
+                f"the answer to call {answer['name']} reaches {self._recorder.process}, which had made call {name}"
+            )

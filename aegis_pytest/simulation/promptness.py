@@ -12,14 +12,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import attrs
+import trio
 
 from aegis_core.models import EndReason
 from aegis_pytest.history import History
 from aegis_pytest.history.operations import Belief, Story, tell
 from aegis_pytest.history.records import Answer, Kind
-from aegis_pytest.simulation.scenario import ENDS, Scenario
+from aegis_pytest.simulation.scenario import ENDS, Scenario, Trouble
 
-__all__ = ["FREED", "PROMOTED", "RECOVERY", "Promptness", "Wait", "calm", "judge_promptness", "places", "troubled"]
+__all__ = [
+    "FREED",
+    "GIVEN_UP",
+    "PROMOTED",
+    "RECOVERY",
+    "Promptness",
+    "Wait",
+    "calm",
+    "is_punctual",
+    "judge_promptness",
+    "places",
+    "troubled",
+]
 
 FREED: Final = 1.0
 """Seconds beyond the TTL within which the resources of a dead instance are free."""
@@ -31,7 +44,7 @@ RECOVERY: Final = 5.0
 """Seconds after what went wrong, and a TTL, within which it can have an effect."""
 
 _TURNS: Final = 10
-_GIVEN_UP: Final = frozenset(reason.value for reason in (EndReason.RELEASED, EndReason.CLOSED, EndReason.TRANSFERRED))
+GIVEN_UP: Final = frozenset(reason.value for reason in (EndReason.RELEASED, EndReason.CLOSED, EndReason.TRANSFERRED))
 
 _Span = tuple[float, float]
 
@@ -115,7 +128,7 @@ def calm(scenario: Scenario, at: float) -> bool:
 
 def _span(belief: Belief, ttl: float) -> _Span:
     """How long nobody else need hold what *belief* is about: where it was not given up, its holder may have died with it."""
-    return belief.began, belief.ended + (0.0 if belief.reason in _GIVEN_UP else ttl + FREED)
+    return belief.began, belief.ended + (0.0 if belief.reason in GIVEN_UP else ttl + FREED)
 
 
 def _crossed(story: Story, most: float) -> Iterator[_Span]:
@@ -134,8 +147,20 @@ def troubled(scenario: Scenario) -> Iterator[_Span]:
     """When something goes wrong that is no end of a node, from its begin until it can have no effect any more."""
     for trouble in scenario.troubles:
         if trouble.kind not in ENDS:
-            size = abs(trouble.size) if trouble.size != math.inf else 0.0
-            yield trouble.at, trouble.at + trouble.lasts + size + scenario.ttl + RECOVERY
+            yield trouble.at, _until(scenario, trouble)
+
+
+def is_punctual(scenario: Scenario, name: str, seconds: float) -> bool:
+    """Whether the clock of node *name* neither jumps nor stops in the next *seconds*, nor has so while that can have an effect."""
+    now = trio.current_time()
+    stirs = [it for it in scenario.troubles if it.kind in {"pause", "skew"} and name in it.names]
+    return not any(it.at <= now + seconds and now <= _until(scenario, it) for it in stirs)
+
+
+def _until(scenario: Scenario, trouble: Trouble) -> float:
+    """When *trouble* can have no effect any more, in seconds."""
+    size = abs(trouble.size) if trouble.size != math.inf else 0.0
+    return trouble.at + trouble.lasts + size + scenario.ttl + RECOVERY
 
 
 def _gaps(began: float, ended: float, spans: Iterable[_Span]) -> Iterable[_Span]:

@@ -18,11 +18,17 @@ from aegis_pytest.faults import Faults
 from aegis_pytest.faults.kinds import STORE, Delay, Doubling, Fault, Jitter, Lag, LostLease, Relapse
 from aegis_pytest.history import Answer, BeliefProbe, Died, History, Kind, Recorder
 from aegis_pytest.simulation.application import Application
-from aegis_pytest.simulation.calm import lost_for_nothing, not_claimed_again, out_of_turn, run_twice
+from aegis_pytest.simulation.calm import (
+    lost_for_nothing,
+    not_claimed_again,
+    out_of_turn,
+    refused_for_nothing,
+    run_twice,
+)
 from aegis_pytest.simulation.monitor import Monitor
 from aegis_pytest.simulation.process import Notes, Process, Watch
 from aegis_pytest.simulation.program import SERVICE, Program, Storage
-from aegis_pytest.simulation.promptness import FREED, Wait, calm, judge_promptness
+from aegis_pytest.simulation.promptness import FREED, Wait, calm, is_punctual, judge_promptness
 from aegis_pytest.simulation.scenario import ENDS, Act, Scenario, Trouble
 
 __all__ = ["Stopped", "World"]
@@ -103,6 +109,8 @@ class World:
         self.promotions = promptness.promotions
         self._problems += promptness.late
         self._problems += lost_for_nothing(self._scenario, self._history)
+        if self._application.work is None:  # which may do what is in no history
+            self._problems += refused_for_nothing(self._scenario, self._history)
         self._problems += run_twice(self._scenario, self._history)
         self._problems += out_of_turn(self._scenario, self._history, self._waits)
 
@@ -123,8 +131,8 @@ class World:
         claimed = [each for process in self._living.values() for each in process.program.claimed]
         self._problems += not_claimed_again(self._scenario, self._history, living, claimed)
         for key in sorted({act.key for act in scenario.acts}):
-            for name, process in self._living.items():
-                await self._perform(process, Act(0.0, name, "get_owner", key))
+            for process in self._living.values():
+                self._problems += await process.program.read(process.node, key)
             await self._see_that_it_works(key)
 
     async def _see_that_it_works(self, key: str) -> None:
@@ -144,12 +152,11 @@ class World:
             try:
                 answer = await process.node.call(SERVICE, "touch", params, resource_id=key)
             except AegisError as exc:
-                process.recorder.answer(number, Answer.UNKNOWN, said=str(exc))
+                process.recorder.failed(number, Answer.UNKNOWN, exc)
                 if len(before) == 1 and before == self._holders(key):
                     self._problems.append(f"nothing is wrong any more, but {process.name} cannot call {key}: {exc}")
             else:
-                assert isinstance(answer, dict)
-                process.recorder.answer(number, Answer.DONE, owner=answer["instance"], epoch=answer["epoch"])
+                process.program.answered(number, f"last {process.name} {key}", answer)
 
     def _holders(self, key: str) -> list[Claim]:
         """The claims of *key* that take calls."""
@@ -210,9 +217,8 @@ class World:
             process = name if number == 1 else f"{name}.{number}"
             notes = Notes(self._history, self._monitor)
             recorder = Recorder(process, notes.take, clock=trio.current_time)
-            program = Program(
-                recorder, self._storage, self._instance_of, broken=self._stop, is_punctual=self._is_punctual(name)
-            )
+            punctual = partial(is_punctual, self._scenario, name)
+            program = Program(recorder, self._storage, self._instance_of, broken=self._stop, is_punctual=punctual)
             while True:
                 try:
                     node = await self._open(name, program)
@@ -231,9 +237,6 @@ class World:
                 await self._cluster.run(name, self._application.work, node, chance)
             acts = [act for act in self._scenario.acts if act.node == name and act.at >= trio.current_time()]
             await self._cluster.run(name, self._work, name, self._living[name], acts)
-
-    def _is_punctual(self, name: str) -> bool:
-        return not any(it.kind in {"pause", "skew"} and name in it.names for it in self._scenario.troubles)
 
     async def _open(self, name: str, program: Program) -> Node:
         if self._application.main is not None:

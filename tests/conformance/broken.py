@@ -36,7 +36,14 @@ from aegis_core.backend import (
     TrioClock,
 )
 from aegis_pytest.conformance import Harness
-from tests.conformance.broken_transports import CrossedAnswers, DeafToTags, NeverTooSlow, Passing, WaitsForNobody
+from tests.conformance.broken_transports import (
+    CrossedAnswers,
+    DeafToTags,
+    NeverTooSlow,
+    Passing,
+    TooPatient,
+    WaitsForNobody,
+)
 
 Batch = Sequence[Change | Synced | Resync]
 
@@ -552,6 +559,7 @@ TRANSPORTS: dict[str, Fault] = {
     "deaf to tags": Fault(transport=DeafToTags, caught_by="test_another_incarnation_never_gets_the_request"),
     "waits for nobody": Fault(transport=WaitsForNobody, caught_by="test_request_to_nobody_is_known_at_once"),
     "never too slow": Fault(transport=NeverTooSlow, caught_by="test_request_without_answer_times_out"),
+    "too patient": Fault(transport=TooPatient, caught_by="test_request_without_answer_times_out"),
     "crossed answers": Fault(
         transport=CrossedAnswers,
         caught_by="test_requests_under_way_get_each_their_own_answer",

@@ -64,11 +64,19 @@ class WaitsForNobody(Passing):
 
 
 class NeverTooSlow(Passing):
+    """A timeout is none."""
+
+    async def request(self, endpoint: str, payload: bytes, *, timeout: float) -> bytes:
+        """Wait for ever."""
+        return await self.transport.request(endpoint, payload, timeout=1e9)
+
+
+class TooPatient(Passing):
     """A timeout is taken for twice as long."""
 
     async def request(self, endpoint: str, payload: bytes, *, timeout: float) -> bytes:
-        """Wait for ever, now and then."""
-        return await self.transport.request(endpoint, payload, timeout=1e9)
+        """Wait for too long."""
+        return await self.transport.request(endpoint, payload, timeout=2 * timeout)
 
 
 class CrossedAnswers(Passing):

@@ -100,6 +100,13 @@ GOOD: dict[str, tuple[Page, ...]] = {
         claim(3, 4, "i2", 5, forced=True),
         believes(3.5, None, "i2", 5, forced=True),
     ),
+    "taken by force, a moment ago": (
+        claim(0, 1, "i1", 2),
+        believes(0.5, None, "i1", 2),
+        claim(3, 4, "i2", 5, forced=True),
+        believes(3.5, None, "i2", 5, forced=True),
+        owner(33, 33.4, "i2", 5),
+    ),
     "a new owner that lost its lease before it took up what it was given": (
         claim(0, 1, "i1", 2),
         believes(0.5, 2, "i1", 2),
@@ -125,6 +132,14 @@ GOOD: dict[str, tuple[Page, ...]] = {
         believes(5, 6, "i1", 6),
         believes(6.5, None, "i2", 9),
     ),
+    "a transfer that had to wait gives away what was claimed again meanwhile, and its fate is unknown": (
+        claim(0, 1, "i1", 2),
+        believes(0.5, 10, "i1", 2),
+        believes(0.1, 0.4, "i2", 1),
+        transfer(5, 25, "i1", "i2", answer=UNKNOWN, of=2),
+        believes(12, 20, "i1", 3),
+        owner(26, 27, "i2", 4),
+    ),
     "two releases at once, of which one carries out both": (
         claim(0, 1, "i1", 3),
         release(2, 5, "i1", epoch=3),
@@ -148,6 +163,14 @@ GOOD: dict[str, tuple[Page, ...]] = {
 }
 
 BAD: dict[str, tuple[Rule, tuple[Page, ...]]] = {
+    "taken by force, with two believers for a day": (
+        Rule.SINGLE_OWNER,
+        (believes(1, 86400, "i1", 5), believes(11, 86401, "i2", 6, forced=True), handled(85000, 86000, "c", "i1", 5)),
+    ),
+    "taken by force, and its holder never hears of it": (
+        Rule.SINGLE_OWNER,
+        (believes(1, None, "i1", 5), believes(11, None, "i2", 6, forced=True), owner(42, 43, "i2", 6)),
+    ),
     "two claims succeed": (Rule.LINEARIZABLE, (claim(0, 1, "i1", 3), claim(2, 3, "i2", 4))),
     "two claims succeed, of which one never began to believe": (
         Rule.LINEARIZABLE,

@@ -355,5 +355,19 @@ await self._wait(self.reached, recounts)""",
         "if job.started and isinstance(answer, bytes):",
         focus="calls under leases that end",
     ),
+    _bug(
+        "a lost race for a record is told as a store that does not answer",
+        f"{_COMMIT}._decide",
+        "fresh = contended = True\n            continue",
+        "raise _circuit_is_open() from exc",
+        focus="nothing wrong",
+    ),
+    _bug(
+        "an answer reaches whoever has waited longest for that instance",
+        "aegis_backends.memory.transport:_Exchange.respond",
+        "self.answer = bytes(payload)\n        self.finish()",
+        "first = next(it for it in self.under_way.values() if it.listener is self.listener)\n"
+        "        first.answer = bytes(payload)\n        first.finish()",
+    ),
 )
 """All of them."""

@@ -14,6 +14,7 @@ from aegis_core.node.registry import Registry
 from aegis_pytest import simulation
 from aegis_pytest.history import Rule
 from aegis_pytest.simulation import Act, Scenario, Trouble
+from tests.simulation.planted import PLANTED
 
 HELD = Scenario(
     seed="held", nodes=("a", "b"), seconds=40.0, ttl=10.0, acts=(Act(2.0, "b", "own", "key", "", 20.0),), troubles=()
@@ -28,9 +29,20 @@ HANGING: dict[str, tuple[type, str]] = {
 }
 
 
+def test_answer_that_reaches_another_caller_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although a handler of that owner and epoch ran for either of them."""
+    calls = (Act(3.0, "a", "call", "key", "", 2.0), Act(3.5, "b", "call", "key", "", 0.5))
+    scenario = attrs.evolve(HELD, acts=(*HELD.acts, *calls))
+    assert simulation.simulate(scenario).is_good
+    (mixed,) = (bug for bug in PLANTED if bug.name == "an answer reaches whoever has waited longest for that instance")
+    for change in mixed.changes:
+        change.make(monkeypatch)
+    assert simulation.simulate(scenario).text() == "the answer to call b-1 reaches a, which had made call a-1"
+
+
 @pytest.mark.parametrize("kind", HANGING)
 def test_operation_that_hangs_is_found(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Although nobody waits for it any more in the end. A node that is stopped at times is owed nothing."""
+    """Although nobody waits for it any more in the end. A node that is stopped meanwhile, or was shortly before, is owed nothing."""
     owner, words = HANGING[kind]
     works: Callable[..., Awaitable[object]] = getattr(owner, kind)
 
@@ -45,6 +57,6 @@ def test_operation_that_hangs_is_found(kind: str, monkeypatch: pytest.MonkeyPatc
     (found,) = simulation.simulate(scenario).violations
     assert found.rule is Rule.ANSWERED
     assert found.message.startswith(words)
-    stopped = attrs.evolve(scenario, troubles=(Trouble(30.0, 1.0, "pause", ("a",)),))
-    outcome = simulation.simulate(stopped)
-    assert outcome.is_good, outcome.text()
+    for at, is_good in ((1.0, True), (5.0, True), (30.0, False)):
+        stopped = attrs.evolve(scenario, troubles=(Trouble(at, 1.0, "pause", ("a",)),))
+        assert simulation.simulate(stopped).is_good == is_good

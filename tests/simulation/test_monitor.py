@@ -57,7 +57,10 @@ def test_two_who_believe_are_told_at_once() -> None:
     assert judged(began(1, "i", 3), ended(1.5, "i", 3), began(2, "j", 4)) == []
     assert judged(began(1, "i", 3), Died(at=1.5, process="pi"), began(2, "j", 4)) == []
     assert judged(began(1, "i", 3), began(2, "j", 4), believing=False) == []
-    assert judged(began(1, "i", 3), began(2, "j", 4, forced=True)) == []
+    by_force = began(1, "i", 3), began(2, "j", 4, forced=True)
+    assert judged(*by_force, ended(32, "i", 3)) == []
+    late = ["i believes to hold r until 32.500000 s, more than a TTL after it was taken by force"]
+    assert judged(*by_force, ended(32.5, "i", 3)) == late
 
 
 def test_handler_outside_of_its_belief_is_told() -> None:
@@ -241,17 +244,19 @@ def test_place_that_is_not_handed_on_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_call_that_runs_twice_is_told_where_no_message_comes_twice() -> None:
-    """Nor did somebody ask again, with a key."""
+    """On the way from caller to callee, while it is asked; nor did somebody ask again, with a key."""
 
     def asked(*, once: bool) -> History:
-        call = Invoked(at=2, process="p", number=1, kind=Kind.CALL, key="r", call="c", once=once)
+        call = Invoked(at=2, process="p.2", number=1, kind=Kind.CALL, key="r", call="c", once=once)
         run = Handled(at=5, process="pi", instance="i", key="r", epoch=3, call="c", began=4)
-        return History([began(1, "i", 3), call, run, attrs.evolve(run, began=6, at=7)])
+        answer = Returned(at=5, process="p.2", number=1, answer=Answer.DONE, owner="i", epoch=3)
+        return History([began(1, "i", 3), call, answer, run, attrs.evolve(run, began=6, at=7)])
 
     assert list(run_twice(CALM, asked(once=False))) == ["run twice: call c of r ran 2 times, and was sent once"]
     assert list(run_twice(CALM, asked(once=True))) == []
-    doubled = attrs.evolve(CALM, troubles=(Trouble(3.0, 1.0, "duplicate", ("a", "b")),))
-    assert list(run_twice(doubled, asked(once=False))) == []
+    for names, at, is_told in ((("p", "pi"), 3.0, False), (("pi", "p"), 3.0, True), (("p", "pi"), 5.5, True)):
+        doubled = attrs.evolve(CALM, troubles=(Trouble(at, 1.0, "duplicate", names),))
+        assert len(list(run_twice(doubled, asked(once=False)))) == is_told
 
 
 def test_time_that_stands_still_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
