@@ -87,6 +87,8 @@ class Cluster:
         self.events: Final = EventLog(DEFAULT_WITHIN if ttl is None else max(_LEAST_WITHIN, 2 * ttl))
         self.calls: Final = CallLog()
         self.plane: Final = plane
+        self.opened: Callable[[str, Node], None] = lambda _name, _node: None
+        """Told of each node that is opened, with its name: an application may open several, one after the other."""
         self._nursery = nursery
         self._harness = harness
         self._seed = seed
@@ -347,7 +349,8 @@ class Cluster:
             return life
         self._count += 1
         membership = _Membership(self._backend_of(name, self._count), self.events)
-        life = Life(name, NodeDefaults(f"{_SCHEME}://{name}{self._parameters}", (membership,)))
+        url = f"{_SCHEME}://{name}{self._parameters}"
+        life = Life(name, NodeDefaults(url, (membership,), opened=lambda node: self.opened(name, node)))
         await self._nursery.start(life.run, name=f"node {name}")
         self._lives[name] = life
         return life
