@@ -90,31 +90,30 @@ def test_who_stands_in_an_applications_line_is_promoted_in_time(monkeypatch: pyt
     assert simulate(QUIET, Application(share)).text().startswith("nobody owns room from")
 
 
-def test_line_is_left_by_who_dies_or_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is free then is owed to nobody."""
+@pytest.mark.parametrize("ends", ["gives up", "dies"])
+def test_line_is_left_by_who_gives_up_or_dies(monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    """Until then he was owed what was free, and afterwards nobody is."""
     (bug,) = (it for it in PLANTED if it.name == "who stands in line is never promoted")
     for change in bug.changes:
         change.make(monkeypatch)
 
-    async def give_up() -> None:
+    async def wait() -> None:
         async with open_node() as node, node.serve(ROOMS) as instance:
-            if node.runtime.settings.backend.startswith("cluster://a"):
-                await instance.claim("room")
-                await trio.sleep(10.0)
-                await instance.release("room")
+            await instance.claim("room")
+            await trio.sleep(10.0)
+            await instance.release("room")
             await trio.sleep(1.0)
-            with trio.move_on_after(5.0):
-                async with instance.own("room", role=Role.STANDBY):
-                    raise AssertionError
+            with trio.move_on_after(5.0 if ends == "gives up" else 90.0):
+                await _hold(instance)
             await trio.sleep_forever()
 
-    outcome = simulate(attrs.evolve(QUIET, nodes=("b", "c", "a")), Application(give_up))
-    assert outcome.text().splitlines()[0].startswith("nobody owns room from 11.000 s to 16.000 s, although a ")
-    assert len(outcome.problems) == 1
+    crash = (Trouble(16.0, 60.0, "crash", ("a",)),) if ends == "dies" else ()
+    outcome = simulate(attrs.evolve(QUIET, nodes=("a",), troubles=crash), Application(wait))
+    assert outcome.problems == ("nobody owns room from 11.000 s to 16.000 s, although a stands in line since 11.000 s",)
 
 
-def test_who_is_refused_what_he_waits_for_is_owed_nothing() -> None:
-    """An instance that says it is UNHEALTHY, and when it is well again, for as long as it stands where it stood."""
+def test_who_is_unhealthy_is_owed_nothing() -> None:
+    """Nor at once when it is well again, where it stood in line before that."""
 
     async def suffer() -> None:
         async with open_node() as node, node.serve(ROOMS) as instance:
@@ -127,6 +126,23 @@ def test_who_is_refused_what_he_waits_for_is_owed_nothing() -> None:
     outcome = simulate(QUIET, Application(suffer))
     assert outcome.is_good, outcome.text()
     assert outcome.evidence.beliefs == 1
+
+
+def test_who_holds_as_much_as_he_may_is_owed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor at once when he has given it up, where he stood in line before that."""
+    monkeypatch.setenv("AEGIS_MAX_RESOURCES_PER_INSTANCE", "1")
+
+    async def hold_two() -> None:
+        async with open_node() as node, node.serve(ROOMS) as instance:
+            await instance.claim(f"hall:{instance.instance_id}")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_hold, instance)
+                await trio.sleep(10.3)
+                await instance.release(f"hall:{instance.instance_id}")
+
+    outcome = simulate(QUIET, Application(hold_two))
+    assert outcome.is_good, outcome.text()
+    assert outcome.evidence.beliefs == 4
 
 
 async def _hold(instance: Instance) -> None:
