@@ -9,6 +9,7 @@ It is one long file because `Cluster` is one fixture, and each way in which a no
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -372,6 +373,8 @@ class Cluster:
         return await self.node(name)
 
     def _backend_of(self, name: str, number: int) -> Callable[[BackendAddress], AbstractAsyncContextManager[Backend]]:
+        times = itertools.count(1)
+
         @asynccontextmanager
         async def open_backend(_address: BackendAddress) -> AsyncIterator[Backend]:
             member = self.plane.member(name)
@@ -381,8 +384,10 @@ class Cluster:
                 )
             async with open_by_cable(self._harness, self._nursery) as (opened, cable):
                 own = tap(self.plane.attach(name, opened, cable), self.calls, self.plane.member(name))
+                time = next(times)  # each node of one life has ids of its own
+                seed = f"{self._seed}:{name}:{number}" + (f":{time}" if time > 1 else "")
                 try:  # ids and jitter are the same in every run of the test
-                    yield attrs.evolve(own, random=random.Random(f"{self._seed}:{name}:{number}"))
+                    yield attrs.evolve(own, random=random.Random(seed))
                 finally:
                     self.plane.kill(name)
 

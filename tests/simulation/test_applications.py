@@ -49,7 +49,9 @@ def test_every_node_that_an_application_opens_is_watched(monkeypatch: pytest.Mon
     """Not only its first: a bug that makes two owners only later is found."""
     good = simulate(QUIET, Application(share_anew))
     assert good.is_good, good.text()
-    assert max(record.at for record in good.history if isinstance(record, BeliefBegan)) > 50.0
+    beliefs = [record for record in good.history if isinstance(record, BeliefBegan)]
+    assert max(record.at for record in beliefs) > 50.0
+    assert len({record.instance for record in beliefs}) > 2 * len(QUIET.nodes)  # each has an id of its own
 
     monkeypatch.setitem(vars(roles), "_is_late", lambda: trio.current_time() > 40.0)
     taken = "if record is not None and holder is not None:"
