@@ -70,9 +70,8 @@ class Lines(trio.abc.Instrument):
         most = process.node.runtime.settings.max_resources_per_instance
         for instance in process.node.hosted.values():
             self.ttl = max(self.ttl, instance.ttl)
-            is_able = instance.health is Health.ONLINE and len(instance.claims) < most
             for key in instance.incarnation.holdings.lines if instance.incarnation is not None else ():
-                yield instance, key, is_able
+                yield instance, key, instance.health is Health.ONLINE and len(instance.claims) < most
 
     def _note(self, process: Process, key: str, since: float | None) -> None:
         if since is not None:
