@@ -88,15 +88,17 @@ class World:
         Raises:
             Stopped: Something was seen to be wrong while it ran.
         """
-        watch = Watch(self._living, self._stop)
-        trio.lowlevel.add_instrument(watch)
-        trio.lowlevel.add_instrument(self._lines)
+        watches: list[trio.abc.Instrument] = [Watch(self._living, self._stop)]
+        if self._application.main is not None or self._application.work is not None:
+            watches.append(self._lines)  # the simulation's own program notes by itself where it stands
+        for watch in watches:
+            trio.lowlevel.add_instrument(watch)
         try:
             with self._scope:
                 await self._run()
         finally:
-            trio.lowlevel.remove_instrument(watch)
-            trio.lowlevel.remove_instrument(self._lines)
+            for watch in watches:
+                trio.lowlevel.remove_instrument(watch)
             for process in self._living.values():
                 process.end(breach=bool(self._seen))
                 self._waits += process.program.waits
