@@ -9,6 +9,7 @@ It is one long file because `Cluster` is one fixture, and each way in which a no
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -87,6 +88,8 @@ class Cluster:
         self.events: Final = EventLog(DEFAULT_WITHIN if ttl is None else max(_LEAST_WITHIN, 2 * ttl))
         self.calls: Final = CallLog()
         self.plane: Final = plane
+        self.opened: Callable[[str, Node], None] = lambda _name, _node: None
+        """Told of each node that is opened, with its name: an application may open several, one after the other."""
         self._nursery = nursery
         self._harness = harness
         self._seed = seed
@@ -347,7 +350,8 @@ class Cluster:
             return life
         self._count += 1
         membership = _Membership(self._backend_of(name, self._count), self.events)
-        life = Life(name, NodeDefaults(f"{_SCHEME}://{name}{self._parameters}", (membership,)))
+        url = f"{_SCHEME}://{name}{self._parameters}"
+        life = Life(name, NodeDefaults(url, (membership,), opened=lambda node: self.opened(name, node)))
         await self._nursery.start(life.run, name=f"node {name}")
         self._lives[name] = life
         return life
@@ -369,6 +373,8 @@ class Cluster:
         return await self.node(name)
 
     def _backend_of(self, name: str, number: int) -> Callable[[BackendAddress], AbstractAsyncContextManager[Backend]]:
+        times = itertools.count(1)
+
         @asynccontextmanager
         async def open_backend(_address: BackendAddress) -> AsyncIterator[Backend]:
             member = self.plane.member(name)
@@ -378,8 +384,10 @@ class Cluster:
                 )
             async with open_by_cable(self._harness, self._nursery) as (opened, cable):
                 own = tap(self.plane.attach(name, opened, cable), self.calls, self.plane.member(name))
+                time = next(times)  # each node of one life has ids of its own
+                seed = f"{self._seed}:{name}:{number}" + (f":{time}" if time > 1 else "")
                 try:  # ids and jitter are the same in every run of the test
-                    yield attrs.evolve(own, random=random.Random(f"{self._seed}:{name}:{number}"))
+                    yield attrs.evolve(own, random=random.Random(seed))
                 finally:
                     self.plane.kill(name)
 

@@ -128,7 +128,7 @@ class Life:
 
     Args:
         name: The node's name.
-        defaults: What a bare ``open_node()`` means in it.
+        defaults: What a bare ``open_node()`` means in it; its `opened` is told of each node, once this knows it.
     """
 
     def __init__(self, name: str, defaults: NodeDefaults) -> None:
@@ -142,6 +142,7 @@ class Life:
         self._leave_blocks = trio.Event()
         self._close_node = trio.Event()
         self._defaults = attrs.evolve(defaults, opened=self._node_opened)
+        self._tell_opened = defaults.opened
         self._node: Node | None = None
         self._was_open = False
         self._on_open: Callable[[], None] | None = None
@@ -329,6 +330,8 @@ class Life:
     def _node_opened(self, node: Node) -> None:
         self._node = node
         self._was_open = True
+        if self._tell_opened is not None:
+            self._tell_opened(node)
         tell, self._on_open = self._on_open, None
         if tell is not None:
             tell()

@@ -124,6 +124,11 @@ class Holdings:
                     if not place.turn.statistics().tasks_waiting:
                         await leave(self._committer, self.lease.tag, place)  # noqa: ASYNC102 - it shields itself
 
+    @property
+    def lines(self) -> list[str]:
+        """The targets in whose lines a task of this registration stands, in their alphabetical order."""
+        return sorted(target for target, place in self._places.items() if place.turn.locked())
+
     def reserve(self, targets: Iterable[str]) -> AbstractContextManager[Room]:
         """While the block runs, a commit may add *targets*; see `Reservations.reserve`."""
         record = self.lease.record

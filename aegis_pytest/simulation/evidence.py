@@ -23,6 +23,7 @@ class Evidence:
         freed: Resources whose owner died, and that were to be free in time: L1.
         promotions: Times that somebody in line was to be promoted in time: L1.
         conflicts: Commits that the store refused, because what they expected did not hold any more: S3.
+        calls: Came to a handler, whether under a claim or not.
     """
 
     beliefs: int = 0
@@ -34,6 +35,7 @@ class Evidence:
     freed: int = 0
     promotions: int = 0
     conflicts: int = 0
+    calls: int = 0
 
     def __add__(self, other: Evidence) -> Evidence:
         mine, its = attrs.astuple(self), attrs.astuple(other)
@@ -44,7 +46,7 @@ class Evidence:
         return ", ".join(f"{count} {name}" for name, count in attrs.asdict(self).items())
 
 
-def evidence_of(history: History, *, freed: int, promotions: int, conflicts: int) -> Evidence:
+def evidence_of(history: History, *, freed: int, promotions: int, conflicts: int, calls: int) -> Evidence:
     """What *history* shows, and what was counted while it was made."""
     holders: dict[str, str] = {}
     asked: dict[tuple[str, int], Kind] = {}
@@ -80,4 +82,5 @@ def evidence_of(history: History, *, freed: int, promotions: int, conflicts: int
         freed=freed,
         promotions=promotions,
         conflicts=conflicts,
+        calls=calls,
     )

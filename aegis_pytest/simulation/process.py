@@ -26,7 +26,7 @@ _STEPS_A_SECOND: Final = 1000
 
 @attrs.define(eq=False)
 class Process:
-    """One life of a node, with its program."""
+    """One life of a node, with its program; *node* and *member* are those of the node that it opened last."""
 
     name: str
     program: Program
@@ -35,6 +35,16 @@ class Process:
     node: Node
     member: Member
     notes: Notes
+
+    def enter(self, node: Node, member: Member) -> None:
+        """Go on with *node*, which it has opened after it closed another."""
+        self.node, self.member = node, member
+        self.probe.watch_node(node)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a node now: an application may have closed its own."""
+        return not self.node.runtime.closed
 
     @property
     def claims(self) -> Mapping[str, Claim]:

@@ -105,10 +105,10 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
     problems: list[str] = []
     seen: list[str] = []
     ended = 0.0
-    freed = promotions = conflicts = 0
+    freed = promotions = conflicts = calls = 0
 
     async def main() -> None:
-        nonlocal ended, freed, promotions, conflicts
+        nonlocal ended, freed, promotions, conflicts, calls
         # No clock that counts the time for which the machine sleeps: a run follows from its seed alone.
         async with open_cluster(MemoryHarness(ElapsedClock()), seed=scenario.seed, ttl=scenario.ttl) as cluster:
             world = World(scenario, application, cluster, history, problems, seen)
@@ -117,6 +117,7 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
             finally:
                 ended = trio.current_time()
                 freed, promotions, conflicts = world.freed, world.promotions, cluster.plane.conflicts
+                calls = len(cluster.calls)
 
     limits = Limits(virtual=scenario.seconds * 2 + _BEYOND, real=_MOST_REAL)
     try:
@@ -135,7 +136,7 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
         violations=violations,
         problems=(*(() if violations else seen), *problems),
         seconds=ended,
-        evidence=evidence_of(history, freed=freed, promotions=promotions, conflicts=conflicts),
+        evidence=evidence_of(history, freed=freed, promotions=promotions, conflicts=conflicts, calls=calls),
     )
 
 

@@ -92,13 +92,18 @@ def _check_nodes(nodes: Sequence[str]) -> None:
     """Refuse nodes of which nothing can be drawn or run.
 
     Raises:
-        ValueError: There is none, or two have the same name.
+        ValueError: There is none, two have the same name, or a name has a dot.
     """
     if not nodes:
         raise ValueError("nodes= is empty: a scenario needs one node at least")
     twice = sorted({name for name in nodes if nodes.count(name) > 1})
     if twice:
         raise ValueError(f"nodes= names {twice[0]!r} more than once: each node needs a name of its own")
+    dotted = [name for name in nodes if "." in name]
+    if dotted:
+        raise ValueError(
+            f"nodes= names {dotted[0]!r}: what follows a dot is the number of a node's life, so leave it out"
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -115,7 +120,7 @@ class Scenario:
         troubles: In the order of their times.
 
     Raises:
-        ValueError: There is no node, or two have the same name.
+        ValueError: There is no node, two have the same name, or a name has a dot.
     """
 
     seed: str

@@ -103,7 +103,8 @@ class Simulation:
                 answer, an error of the application, something left behind. Shows the seed, and the smallest scenario
                 found that breaks the same rule.
             pytest.UsageError: *setup* is an async function, or there are both *main* and *acts*.
-            ValueError: *faults* names what there is not; two nodes have the same name; there is no node or no seed.
+            ValueError: *faults* names what there is not; two nodes have the same name, or one a name with a dot;
+                there is no node or no seed; *main* never held anything and nobody called anything, in all scenarios.
         """
         __tracebackhide__ = True
         unknown = sorted(set(faults) - set(TROUBLES))
@@ -122,6 +123,11 @@ class Simulation:
                 tally += self._judge(scenario, application)
         if not tally.scenarios:
             raise ValueError("seeds= is empty, or an iterator that was used before: nothing was checked")
+        if main is not None and not tally.evidence.beliefs and not tally.evidence.calls:
+            raise ValueError(
+                "main held no resource and no role, and no call came to a handler, in any of the scenarios: nothing was checked; "
+                "give it something to do, or callers by work="
+            )
         return tally
 
     def replay(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
+import attrs
 import pytest
 import trio
 
-from aegis_core import AegisError, Claim, Instance, Node
+from aegis_core import AegisError, Claim, Instance, Node, names
 from aegis_core.errors import Held
 from aegis_pytest.cluster import Cluster
-from aegis_pytest.faults import Faults
-from aegis_pytest.faults.kinds import STORE, Delay, Doubling, Fault, Jitter, Lag, LostLease, Relapse
-from aegis_pytest.history import Answer, BeliefProbe, Died, History, Kind, Recorder
+from aegis_pytest.faults.kinds import STORE, Delay
+from aegis_pytest.history import Answer, BeliefBegan, BeliefProbe, Died, History, Kind, Recorder
+from aegis_pytest.simulation.aftermath import not_well_again
 from aegis_pytest.simulation.application import Application
 from aegis_pytest.simulation.calm import (
     lost_for_nothing,
@@ -25,11 +26,13 @@ from aegis_pytest.simulation.calm import (
     refused_for_nothing,
     run_twice,
 )
+from aegis_pytest.simulation.lines import Lines
 from aegis_pytest.simulation.monitor import Monitor
 from aegis_pytest.simulation.process import Notes, Process, Watch
 from aegis_pytest.simulation.program import SERVICE, Program, Storage
 from aegis_pytest.simulation.promptness import FREED, Wait, calm, is_punctual, judge_promptness
 from aegis_pytest.simulation.scenario import ENDS, Act, Scenario, Trouble
+from aegis_pytest.simulation.spoiling import spoil
 
 __all__ = ["Stopped", "World"]
 
@@ -67,7 +70,6 @@ class World:
         self._scenario = scenario
         self._application = application
         self._cluster = cluster
-        self._faults = Faults(cluster.plane)
         self._history = history
         self._problems = problems
         self._seen = seen
@@ -78,8 +80,10 @@ class World:
         self.promotions = self.freed = 0
         self._storage = Storage()
         self._living: dict[str, Process] = {}
+        self._lines = Lines(self._living, ttl=scenario.ttl)
         self._lives: dict[str, int] = {}
         self._busy: dict[str, trio.Lock] = {name: trio.Lock() for name in scenario.nodes}
+        cluster.opened = self._opened
 
     def __repr__(self) -> str:
         return f"<World of {list(self._living)} in {self._scenario.seed!r}>"
@@ -90,25 +94,32 @@ class World:
         Raises:
             Stopped: Something was seen to be wrong while it ran.
         """
-        watch = Watch(self._living, self._stop)
-        trio.lowlevel.add_instrument(watch)
+        watches: list[trio.abc.Instrument] = [Watch(self._living, self._stop)]
+        if self._application.main is not None or self._application.work is not None:
+            watches.append(self._lines)  # the simulation's own program notes by itself where it stands
+        for watch in watches:
+            trio.lowlevel.add_instrument(watch)
         try:
             with self._scope:
                 await self._run()
         finally:
-            trio.lowlevel.remove_instrument(watch)
+            for watch in watches:
+                trio.lowlevel.remove_instrument(watch)
             for process in self._living.values():
                 process.end(breach=bool(self._seen))
                 self._waits += process.program.waits
+                self._lines.close(process)
         if self._seen:
             # Nothing of what unwinds now happened in the cluster. What began in the last step lasts for a moment, to be seen.
             for process in self._living.values():
                 self._bury(process, trio.current_time() + _MOMENT)
             raise Stopped
-        promptness = judge_promptness(self._scenario, self._history, self._waits, self._deaths)
+        # An application's instances may have longer TTLs than the scenario's; and it stands in lines by itself.
+        scenario = attrs.evolve(self._scenario, ttl=self._lines.ttl)
+        promptness = judge_promptness(scenario, self._history, [*self._waits, *self._lines.waits], self._deaths)
         self.promotions = promptness.promotions
         self._problems += promptness.late
-        self._problems += lost_for_nothing(self._scenario, self._history)
+        self._problems += lost_for_nothing(scenario, self._history)
         if self._application.work is None:  # which may do what is in no history
             self._problems += refused_for_nothing(self._scenario, self._history)
         self._problems += run_twice(self._scenario, self._history)
@@ -126,7 +137,7 @@ class World:
                 nursery.start_soon(self._suffer, trouble)
             await trio.sleep(scenario.seconds)
         self._cluster.plane.heal()
-        await trio.sleep(_SETTLED * scenario.ttl)
+        await trio.sleep(_SETTLED * self._lines.ttl)
         living = {process.name for process in self._living.values()}
         claimed = [each for process in self._living.values() for each in process.program.claimed]
         self._problems += not_claimed_again(self._scenario, self._history, living, claimed)
@@ -134,6 +145,16 @@ class World:
             for process in self._living.values():
                 self._problems += await process.program.read(process.node, key)
             await self._see_that_it_works(key)
+        self._problems += await not_well_again(
+            self._living, self._own_keys(), latency=max(scenario.latencies, default=0.0)
+        )
+
+    def _own_keys(self) -> list[str]:
+        """The resources that the application alone has held or waited for."""
+        held = {record.key for record in self._history if isinstance(record, BeliefBegan)}
+        waited_for = {wait.key for wait in self._lines.waits}
+        asked_for = {act.key for act in self._scenario.acts}
+        return sorted(key for key in (held | waited_for) - asked_for if not names.is_role(key))
 
     async def _see_that_it_works(self, key: str) -> None:
         """All is well again: *key* is somebody's or can be claimed, and everybody can call its owner."""
@@ -172,9 +193,9 @@ class World:
         due = process.member.clock.due(claim.lease.deadline)
         return due > trio.current_time() if process.member.is_stopped else claim.held
 
-    def _robbed(self, process_name: str, claim: Claim) -> None:
+    def _robbed(self, name: str, process_name: str, claim: Claim) -> None:
         """S4: what is held stays held, unless its owner gives it up, its lease ends, or it is taken by force."""
-        process = self._living.get(process_name.partition(".")[0])
+        process = self._living.get(name)
         if process is None or process.name != process_name:
             return  # It unwinds, and hears of nothing any more.
         snapshot, key = process.node.runtime.directory.snapshot, claim.resource_id
@@ -205,6 +226,7 @@ class World:
     def _close(self, process: Process) -> None:
         process.program.stop()
         process.notes.is_open = False
+        self._lines.close(process)
         self._waits += process.program.waits
         process.program.waits = []
 
@@ -229,7 +251,7 @@ class World:
                     await trio.sleep(_RETRY)
             member = self._cluster.plane.member(name)
             assert member is not None
-            probe = BeliefProbe(recorder, robbed=partial(self._robbed, process))
+            probe = BeliefProbe(recorder, robbed=partial(self._robbed, name, process))
             probe.watch_node(node)
             self._living[name] = Process(process, program, recorder, probe, node, member, notes)
             if self._application.work is not None:
@@ -237,6 +259,11 @@ class World:
                 await self._cluster.run(name, self._application.work, node, chance)
             acts = [act for act in self._scenario.acts if act.node == name and act.at >= trio.current_time()]
             await self._cluster.run(name, self._work, name, self._living[name], acts)
+
+    def _opened(self, name: str, node: Node) -> None:
+        process, member = self._living.get(name), self._cluster.plane.member(name)
+        if process is not None and member is not None:
+            process.enter(node, member)
 
     async def _open(self, name: str, program: Program) -> Node:
         if self._application.main is not None:
@@ -281,55 +308,9 @@ class World:
             if member is not None and not member.is_dead:
                 member.clock.jump(trouble.size)
         else:
-            with suppress(pytest.UsageError), self._spoil(trouble):  # it hits nobody who is dead
+            # It hits nobody who is dead.
+            with suppress(pytest.UsageError), spoil(trouble, self._scenario, self._cluster.plane):
                 await trio.sleep(trouble.lasts)
-
-    @contextmanager
-    def _in_force(self, fault: Fault) -> Iterator[None]:
-        self._cluster.plane.begin(fault)
-        try:
-            yield
-        finally:
-            self._cluster.plane.end(fault)
-
-    def _spoil(self, trouble: Trouble) -> AbstractContextManager[None]:
-        faults, names, size = self._faults, trouble.names, trouble.size
-        match trouble.kind:
-            case "partition":
-                others = [name for name in (*self._scenario.nodes, STORE) if name not in names]
-                fault = faults.partition(names, others)
-            case "store_down" | "cut_off":
-                fault = faults.partition(*((name,) for name in names))
-            case "pause":
-                fault = faults.pause(names[0])
-            case "drift":
-                fault = faults.drift(names[0], size)
-            case "slow":
-                fault = faults.slow((names[0], names[1]), size)
-            case "jitter":
-                chance = random.Random(f"{self._scenario.seed} {trouble}")
-                fault = self._in_force(Jitter(frozenset(names), size, chance))
-            case "drop":
-                fault = faults.drop((names[0], names[1]))
-            case "duplicate":
-                fault = self._in_force(Doubling(names[0], names[1], after=size))
-            case "lag":
-                fault = self._in_force(Lag(names[0], size))
-            case "late_expiry":
-                fault = self._in_force(Relapse(names[0], size))
-            case "lose_lease":
-                # It cannot be renewed. That it was erased at once would be a breach of the store's word.
-                member = self._cluster.plane.member(names[0])
-                fault = self._in_force(LostLease(frozenset(() if member is None else member.instances.values())))
-            case "doubt_applied":
-                fault = faults.indeterminate(names[0], applied=True, times=None)
-            case "doubt_lost":
-                fault = faults.indeterminate(names[0], applied=False, times=None)
-            case "doubt_later":
-                fault = faults.indeterminate(names[0], applied="later", after=size, times=None)
-            case _:
-                raise ValueError(f"there is no trouble {trouble.kind!r}")
-        return fault
 
     async def _crash(self, trouble: Trouble) -> None:
         (name,) = trouble.names
@@ -388,7 +369,7 @@ class World:
         self.freed += len(owners)
         for key, owner in owners.items():
             for process in self._living.values():
-                found = process.node.owner_of(key)
+                found = process.node.owner_of(key) if process.is_open else None
                 if found is not None and found.owner_instance_id == owner:
                     late = f"{process.name} still takes {name}, dead since {died_at:.3f} s, for the owner of {key}"
                     self._problems.append(f"{late} at {trio.current_time():.3f} s")

@@ -34,6 +34,14 @@ def test_no_node_is_refused(aegis_simulation: Simulation) -> None:
         attrs.evolve(QUIET, nodes=())
 
 
+def test_node_with_a_dot_in_its_name_is_refused(aegis_simulation: Simulation) -> None:
+    """`a.2` is the second life of `a`."""
+    with pytest.raises(ValueError, match=r"nodes= names 'a\.2'"):
+        aegis_simulation(seeds=[1], nodes=("a", "a.2"))
+    with pytest.raises(ValueError, match=r"nodes= names 'n\.a'"):
+        attrs.evolve(QUIET, nodes=("n.a", "b"))
+
+
 def test_two_nodes_of_one_name_are_refused(aegis_simulation: Simulation) -> None:
     """Before anything runs, as other arguments that cannot be."""
     with pytest.raises(ValueError, match="nodes= names 'a' more than once"):
@@ -48,6 +56,14 @@ async def serve() -> None:
         await trio.sleep_forever()
 
 
+async def ask(node: Node, _chance: random.Random) -> None:
+    """Call it all the time, though it has no such method."""
+    while True:
+        await trio.sleep(0.03)
+        with suppress(AegisError):
+            await node.call("rooms", "enter")
+
+
 def test_acts_besides_an_application_are_refused(aegis_simulation: Simulation) -> None:
     """They need the nodes' own program, without which they are not done; none are as good as not given."""
     with pytest.raises(pytest.UsageError, match=r"acts are for nodes without main.*: leave out acts="):
@@ -56,19 +72,12 @@ def test_acts_besides_an_application_are_refused(aegis_simulation: Simulation) -
         aegis_simulation.replay(ACTIVE, serve)
     with pytest.raises(pytest.UsageError, match="acts are for nodes without main"):
         simulate(ACTIVE, Application(serve))
-    assert aegis_simulation(serve, seeds=[1], seconds=20.0, faults=[], acts=0).scenarios == 1
+    assert aegis_simulation(serve, work=ask, seeds=[1], seconds=20.0, faults=[], acts=0).scenarios == 1
     assert aegis_simulation.replay(QUIET, serve).is_good
 
 
 def test_application_may_be_busy_for_as_long_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
     """How many steps it takes for that grows with the time and the nodes."""
-
-    async def ask(node: Node, _chance: random.Random) -> None:
-        while True:
-            await trio.sleep(0.03)
-            with suppress(AegisError):
-                await node.call("rooms", "enter")
-
     monkeypatch.setattr(process, "_LEAST_LIMIT", 2000)
     outcome = simulate(QUIET, Application(serve, ask))
     assert outcome.is_good, outcome.text()
