@@ -132,10 +132,10 @@ class Faults:
 
     @_fault
     def pause(self, name: str) -> Iterator[None]:
-        """Node *name* is stopped, as by SIGSTOP or a long garbage collection: it hears and says nothing, and its clock stands.
+        """Node *name* is stopped, as by SIGSTOP or a long garbage collection: it hears and says nothing, and its timers wait.
 
-        When it goes on, what was sent to it meanwhile arrives in order, and its clock shows the time that it is by then.
-        Tasks of yours that use neither the node nor its clock are not stopped.
+        When it goes on, what was sent to it meanwhile arrives in order, and its timers see what time it is by then.
+        Tasks of yours that wait for neither are not stopped; ``held`` and ``check`` tell them how it is by the time.
         """
         with self._during(Stop(_node("pause", name)), name):
             yield
