@@ -218,8 +218,6 @@ class Program:
                     target = self._instance_of(act.to)
                     if target is not None:
                         await recorded.transfer(act.key, target.instance_id)
-                case _:
-                    raise ValueError(f"a program does not know the act {act.kind!r}")
 
     async def _own(self, recorded: RecordedInstance, act: Act) -> None:
         number = next(self._tasks)
