@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import attrs
-import pytest
 import trio
 
 from aegis_core import codec
@@ -20,6 +19,7 @@ from aegis_core.envelopes import RequestEnvelope
 from aegis_core.errors import InvalidRequest, Unavailable
 from aegis_core.node.service import RESERVED
 from aegis_pytest.handled_call import HandledCall, is_refusal, show_request
+from aegis_pytest.known_services import KnownServices
 from aegis_pytest.recording import RecordedCall, Recording
 from aegis_pytest.telling import brief, clip, first_lines, show_fields, show_time
 
@@ -101,7 +101,7 @@ class CallLog:
     """
 
     def __init__(self) -> None:
-        self._services: set[str] = set()
+        self.known: Final = KnownServices()
         self._began = trio.current_time()
         self._received: deque[HandledCall] = deque(maxlen=_MOST)
         self._taken: set[HandledCall] = set()
@@ -133,7 +133,11 @@ class CallLog:
 
         Raises:
             TypeError: A call has no such field.
+            pytest.UsageError: The cluster has never had an instance of the service, or none with the method, and no call
+                names it.
         """
+        __tracebackhide__ = True
+        self.known.check(service_name, method)
         pattern = _pattern(service_name, method, fields)
         return [call for call in self if _matches(call, pattern)]
 
@@ -154,10 +158,9 @@ class CallLog:
 
         Raises:
             TypeError: A call has no such field.
-            pytest.UsageError: The cluster has never had an instance of the service, and no call names it.
+            pytest.UsageError: As of `of`.
         """
         __tracebackhide__ = True
-        self._check(service_name)
         return Recording(
             tuple(
                 RecordedCall(request=call.request, answer=call.answer)
@@ -232,10 +235,10 @@ class CallLog:
 
         Raises:
             AssertionError: Calls are lost, or not answered in time; tells which, and how far each came.
-            pytest.UsageError: The cluster has never had an instance of the service, and no call names it.
+            pytest.UsageError: As of `of`.
         """
         __tracebackhide__ = True
-        self._check(service_name)
+        self.known.check(service_name, method)
         pattern = _pattern(service_name, method, {})
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.move_on_after(within):
@@ -259,16 +262,6 @@ class CallLog:
         """The last calls, *most* of them, line by line."""
         for call in list(self)[-most:]:
             yield f"{show_time(call.at - self._began)}: {call}"
-
-    def _check(self, service_name: str | None) -> None:
-        """Refuse the name of a service that is none here: nothing could be lost of it, nor recorded."""
-        __tracebackhide__ = True
-        known = sorted(self._services)
-        if service_name is not None and service_name not in known:
-            raise pytest.UsageError(
-                f"the cluster has had no instance of service {service_name!r}, and no call names it; known here: "
-                f"{', '.join(known) or 'no service'}"
-            )
 
     def _missed(self, pattern: Mapping[str, object], within: float) -> str:
         open_calls = [call for call in self if self._is_open(call)]
@@ -296,15 +289,11 @@ class CallLog:
 
     # -- for the transports -----------------------------------------------------------------------------------
 
-    def serves(self, service_name: str) -> None:
-        """Take note that the cluster has an instance of that service, registered or not."""
-        self._services.add(service_name)
-
     def received(self, node: str, instance_id: str, request: RequestEnvelope) -> HandledCall:
         """Take note that an instance was asked."""
         call = HandledCall(node, instance_id, request, trio.current_time())
         self._received.append(call)
-        self._services.add(call.service_name)
+        self.known.name(request)
         sent = self._sent.get(call.message_id)
         if sent is not None:
             sent.attempts.append(call)
@@ -320,7 +309,7 @@ class CallLog:
     def sent(self, node: str, request: RequestEnvelope, is_dead: Callable[[], bool]) -> SentCall:
         """Take note that a node asks, for the first time or again."""
         call = SentCall(node, request, trio.current_time(), is_dead)
-        self._services.add(request.service_name)
+        self.known.name(request)
         known = self._sent.get(call.message_id)
         if known is None:
             self._sent[call.message_id] = known = call

@@ -262,7 +262,7 @@ class Cluster:
         """Wait until resources are claimed exactly by those named: by each of them exactly what stands there.
 
         A resource is claimed by one when the registry says so, the instance believes it, and nobody else does. What nodes claim
-        that are not named does not matter, unless it is one of the resources that are.
+        that are not named does not matter, unless it is one of the resources that are. Who is named may come while this waits.
 
         Args:
             expected: By name of a node, or instance id: the ids of all resources that it claims, e.g.
@@ -270,19 +270,25 @@ class Cluster:
             within: Seconds; by default what it takes at most after the death of another owner, and five more.
 
         Raises:
-            AssertionError: It is not so in time; tells of each resource who claims it.
+            AssertionError: It is not so in time; tells of each resource who claims it, and which names are nobody's.
+            pytest.UsageError: Nobody is named.
         """
         __tracebackhide__ = True
         exactly = {name: [ids] if isinstance(ids, str) else list(ids) for name, ids in expected.items()}
+        if not exactly:
+            raise pytest.UsageError(
+                "expect_claims({}) expects nothing: name who claims what, {'a': ['room:7'], 'b': []}"
+            )
 
         def differences() -> list[str]:
-            return tell_differences(read_holders(self._lives, self.plane), exactly)
+            unknown = tell_unknown(self._lives, self.calls.known.instance_ids, exactly)
+            return [*unknown, *tell_differences(read_holders(self._lives, self.plane), exactly)]
 
         limit = self.ttl + 5.0 if within is None else within
         if await self._look_until(lambda: not differences() or None, limit):
             return
-        found = [*tell_unknown(self._lives, self.plane, exactly), *differences()]
-        raise AssertionError("\n".join([f"claims are not as expected after {limit:g} s:", *first_lines(found, _SHOWN)]))
+        found = first_lines(differences(), _SHOWN)
+        raise AssertionError("\n".join([f"claims are not as expected after {limit:g} s:", *found]))
 
     async def _look_until(self, look: Callable[[], Found | None], limit: float) -> Found | None:
         """What *look* finds, looked for again whenever something has happened, for *limit* seconds."""

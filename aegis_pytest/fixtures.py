@@ -109,9 +109,10 @@ async def aegis_faults(aegis_cluster: Cluster, request: pytest.FixtureRequest) -
     from aegis_pytest.faults import Faults
     from aegis_pytest.verdict import left_by_exception
 
-    faults = Faults(aegis_cluster.plane)
+    allow_unused = "unused_faults" in allowed(request.node)
+    faults = Faults(aegis_cluster.plane, allow_unused=allow_unused)
     yield faults
-    if not left_by_exception() and "unused_faults" not in allowed(request.node):
+    if not left_by_exception() and not allow_unused:
         faults.expect_entered()
 
 

@@ -107,9 +107,18 @@ def tell_differences(holders: Mapping[str, list[Holder]], expected: Mapping[str,
     return lines
 
 
-def tell_unknown(lives: Mapping[str, Life], plane: FaultPlane, names: Iterable[str]) -> list[str]:
-    """The *names* that are neither of a node nor of an instance, a line for each."""
-    known = {*lives, *_places(lives, plane)}
+def tell_unknown(lives: Mapping[str, Life], instance_ids: Collection[str], names: Iterable[str]) -> list[str]:
+    """The *names* that are neither of a node nor of an instance, now or before, a line for each.
+
+    Args:
+        lives: The latest life of each node.
+        instance_ids: Of all instances that they ever had.
+        names: To be looked for, among what else is registered, too.
+    """
+    registry = _newest_view(lives.values())
+    known = {*lives, *instance_ids}
+    if registry is not None:
+        known.update(it.instance_id for service in registry.services() for it in registry.live(service))
     return [f"  there is neither a node nor an instance named {name!r}" for name in names if name not in known]
 
 

@@ -108,22 +108,23 @@ class Recording:
         Args:
             node: Who calls.
             instance: Who is asked. It must have claimed the resources that the calls concern.
-            ignoring: Paths in results at which whatever is answered will do: ``"$.booked_at"``, or ``"$.guests[].id"`` for
-                every element of a list.
+            ignoring: Paths within results at which whatever is answered will do: ``"$.booked_at"``, or ``"$.guests[].id"``
+                for every element of a list.
             timeout: Seconds for each call.
 
         Raises:
             AssertionError: Answers differ; tells which, and where.
             pytest.UsageError: There is no call; or *instance* is of another service, or has not claimed a resource that a call
-                concerns.
+                concerns; or a path of *ignoring* is none within a result.
         """
         __tracebackhide__ = True
         self._check(instance)
+        ignored = _paths(ignoring)
         told: list[str] = []
         differing = 0
         for number, call in enumerate(self.calls, 1):
             answer = await _ask(node, instance, call.request, timeout)
-            found = list(_compare(call.answer, answer, frozenset(ignoring)))
+            found = list(_compare(call.answer, answer, ignored))
             if not found:
                 continue
             differing += 1
@@ -215,6 +216,18 @@ def _compare(recorded: AnswerEnvelope, answered: AnswerEnvelope, ignoring: froze
     elif _facts(recorded.error) != _facts(answered.error):
         yield f"recorded {show_answer(recorded)}"
         yield f"answered {show_answer(answered)}"
+
+
+def _paths(ignoring: Collection[str]) -> frozenset[str]:
+    """The paths that *ignoring* names, each of something within a result."""
+    __tracebackhide__ = True
+    paths = frozenset([ignoring] if isinstance(ignoring, str) else ignoring)
+    for path in sorted(paths):
+        if not path.startswith(("$.", "$[")):
+            raise pytest.UsageError(
+                f"ignoring: {path!r} is no path within a result; name what may differ: '$.booked_at', '$.guests[].id'"
+            )
+    return paths
 
 
 def _facts(error: AegisError | None) -> tuple[str, object]:

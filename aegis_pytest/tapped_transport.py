@@ -25,7 +25,7 @@ def tap(backend: Backend, log: CallLog, member: Member | None) -> Backend:
     transports = (TappedTransport(it, log, member) for it in backend.transports)
 
     def announce(served: Served) -> AbstractContextManager[None]:
-        log.serves(served.instance.service_name)
+        log.known.serve(served)
         return nullcontext() if backend.announce is None else backend.announce(served)
 
     return attrs.evolve(backend, transports=tuple(transports), announce=announce)

@@ -55,43 +55,39 @@ class NodeClock:
         self._own = self._then = 0.0
         self._rate = 1.0
         self._floor = -math.inf
-        self._stopped_at: float | None = None
+        self._is_stopped = False
         self._over = False
         self._sleeps_left = _MOST_SLEEPS
         self._moved = trio.Event()
 
     def __repr__(self) -> str:
-        state = "over" if self._over else "stopped" if self._stopped_at is not None else f"rate {self._rate:g}"
+        state = "over" if self._over else "stopped" if self._is_stopped else f"rate {self._rate:g}"
         return f"<NodeClock {state}>"
 
     # --- The port ---
 
     def now(self) -> float:
-        """Seconds. Stands still while the clock is stopped, and until it is right again after it was set back."""
-        if self._over:
-            return _AFTER_ALL
-        return max(self._floor, self._reading()) if self._stopped_at is None else self._stopped_at
+        """Seconds. Stands still until it is right again after it was set back.
+
+        While the clock is stopped, too, it is the time: nobody reads the clock of a process that is really stopped, and whoever
+        does so here, because his task runs all the same, must not believe anything for longer than it is true.
+        """
+        return _AFTER_ALL if self._over else max(self._floor, self._reading())
 
     def trio_time(self, at: float) -> float:
-        """When this clock will show *at* if nothing changes, had it gone on now if it is stopped; now if its time is over.
-
-        Nobody's time runs out while it stands still: who tries again until then would do so without end, and time stand still.
-        """
+        """When it is *at* by this clock if nothing changes, whether or not it is stopped meanwhile; now if its time is over."""
         if self._over:
             return trio.current_time()
-        if self._stopped_at is not None:
-            return trio.current_time() + (at - self._stopped_at) / self._rate
-        return self.due(at)
-
-    def due(self, at: float) -> float:
-        """When it is *at* by this clock, on Trio's, whether or not it stands still meanwhile."""
         return self._base.trio_time(self._then + (at - self._own) / self._rate)
 
     async def sleep_until(self, at: float) -> None:
-        """Wait until `now` is at least *at*, whatever happens to the clock meanwhile. If its time is over: hardly a wait."""
-        while not self._over and (self._stopped_at is not None or self.now() < at):
+        """Wait until `now` is at least *at* and the clock is not stopped, whatever happens to it meanwhile.
+
+        If its time is over: hardly a wait.
+        """
+        while not self._over and (self._is_stopped or self.now() < at):
             deadline = math.inf
-            if self._stopped_at is None:
+            if not self._is_stopped:
                 deadline = max(self.trio_time(at), trio.current_time() + _STEP)
             with trio.move_on_at(deadline):
                 await self._moved.wait()
@@ -119,12 +115,12 @@ class NodeClock:
         self._move()
 
     def stop(self) -> None:
-        """Stand still, while time goes on."""
-        self._stopped_at = self.now()
+        """Wake nobody until `resume`, while time goes on."""
+        self._is_stopped = True
 
     def resume(self) -> None:
-        """Show the time again that it is."""
-        self._stopped_at = None
+        """Go on: wake those whose time has come."""
+        self._is_stopped = False
         self._move()
 
     def end(self) -> None:

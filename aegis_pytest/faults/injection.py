@@ -14,7 +14,20 @@ from typing import Concatenate, Final, Literal, ParamSpec
 import pytest
 
 from aegis_core.backend import Conflict, Put, Store, Transaction
-from aegis_pytest.faults.kinds import STORE, Cut, Delay, Doubling, Doubt, Drift, Fault, Loss, LostLease, Reset, Stop
+from aegis_pytest.faults.kinds import (
+    STORE,
+    Counted,
+    Cut,
+    Delay,
+    Doubling,
+    Doubt,
+    Drift,
+    Fault,
+    Loss,
+    LostLease,
+    Reset,
+    Stop,
+)
 from aegis_pytest.faults.member import Member
 from aegis_pytest.faults.plane import FaultPlane
 
@@ -87,8 +100,9 @@ class Faults:
     """What goes wrong in a cluster. Every method is a context manager: the fault is in force in its block, and healed after.
 
     Names are those of nodes, and ``"store"``. A node may be named before it is there; one that never came by the end of the
-    block is a usage error, because a fault that hit nobody proves nothing. So is what cannot be: a cut with one side, a way
-    from a node to itself, a number of seconds that is none. If the block raises something else, that is noted on it.
+    block is a usage error, because a fault that hit nobody proves nothing. So is a fault that is counted and hit nothing, and
+    what cannot be: a cut with one side, a way from a node to itself, a number of seconds that is none. If the block raises
+    something else, that is noted on it.
 
     They are the same on every backend: what goes wrong does so between a node and its store and transports. Where nodes are
     connected to servers that the plugin started, a node that is cut off from everybody is cut off by its connections, which
@@ -96,13 +110,15 @@ class Faults:
 
     Args:
         plane: The cluster's.
+        allow_unused: Whether faults that are counted may hit nothing.
 
     Attributes:
         unused: The names of those that were called by themselves, without a block.
     """
 
-    def __init__(self, plane: FaultPlane) -> None:
+    def __init__(self, plane: FaultPlane, *, allow_unused: bool = False) -> None:
         self.plane = plane
+        self._allow_unused = allow_unused
         self.unused: Final[list[str]] = []
 
     def __repr__(self) -> str:
@@ -132,10 +148,10 @@ class Faults:
 
     @_fault
     def pause(self, name: str) -> Iterator[None]:
-        """Node *name* is stopped, as by SIGSTOP or a long garbage collection: it hears and says nothing, and its clock stands.
+        """Node *name* is stopped, as by SIGSTOP or a long garbage collection: it hears and says nothing, and its timers wait.
 
-        When it goes on, what was sent to it meanwhile arrives in order, and its clock shows the time that it is by then.
-        Tasks of yours that use neither the node nor its clock are not stopped.
+        When it goes on, what was sent to it meanwhile arrives in order, and its timers see what time it is by then.
+        Tasks of yours that wait for neither are not stopped; ``held`` and ``check`` tell them how it is by the time.
         """
         with self._during(Stop(_node("pause", name)), name):
             yield
@@ -207,7 +223,7 @@ class Faults:
 
         Args:
             way: From whom, to whom.
-            times: How many are lost; None for all in the block.
+            times: How many are lost, one at least; None for all in the block.
         """
         ends = _pair("drop", way)
         with self._during(Loss(*ends, left=_times("drop", times)), *ends):
@@ -219,7 +235,7 @@ class Faults:
 
         Args:
             way: From which node, to whom.
-            times: How many arrive twice; None for all in the block.
+            times: How many arrive twice, one at least; None for all in the block.
         """
         ends = _pair("duplicate", way)
         if ends[0] == STORE:
@@ -242,7 +258,7 @@ class Faults:
         Args:
             name: The node.
             applied: Whether they are carried out: True, False, or ``"later"``.
-            times: How many; None for all in the block.
+            times: How many, one at least; None for all in the block.
             prefix: Only commits that write a key that begins so, e.g. ``"resources."``.
             after: Seconds until those that are applied later are applied, also if the block has been left, or the node is
                 dead, by then.
@@ -290,18 +306,27 @@ class Faults:
 
     @contextmanager
     def _during(self, fault: Fault, *names: str) -> Iterator[None]:
-        with self.plane.noting(str(fault)):
+        told = str(fault)
+        left = fault.left if isinstance(fault, Counted) else math.inf
+        with self.plane.noting(told):
             self.plane.begin(fault)
             try:
                 yield
             except BaseException as exc:
-                for problem in self._strangers(names):
+                for problem in self._strangers(names) or self._unused(fault, told, left):
                     exc.add_note(problem)
                 raise
             finally:
                 self.plane.end(fault)
-        for problem in self._strangers(names):
+        for problem in self._strangers(names) or self._unused(fault, told, left):
             raise pytest.UsageError(problem)
+
+    def _unused(self, fault: Fault, told: str, left: float) -> list[str]:
+        """What there is to say of *fault*, named *told*, if it is counted and has hit nothing of the *left* that it could."""
+        if self._allow_unused or not isinstance(fault, Counted) or math.isinf(left) or fault.left < left:
+            return []
+        problem = f"{told}, hit nothing: there was no {fault.target} in its block"
+        return [f"{problem}; see that there is one, or allow it by @pytest.mark.aegis_allow('unused_faults')"]
 
     def _strangers(self, names: Collection[str]) -> list[str]:
         """What there is to say of those *names* that are none."""

@@ -10,6 +10,7 @@ import attrs
 
 __all__ = [
     "STORE",
+    "Counted",
     "Cut",
     "Delay",
     "Doubling",
@@ -84,6 +85,11 @@ class Loss:
     def __str__(self) -> str:
         return f"drop from {self.sender} to {self.receiver}{_count(self.left)}"
 
+    @property
+    def target(self) -> str:
+        """What it hits, in words."""
+        return f"message from {self.sender} to {self.receiver}"
+
 
 @attrs.define(eq=False)
 class Doubling:
@@ -96,6 +102,11 @@ class Doubling:
 
     def __str__(self) -> str:
         return f"duplicate from {self.sender} to {self.receiver}{_count(self.left)}"
+
+    @property
+    def target(self) -> str:
+        """What it hits, in words."""
+        return f"{'commit' if self.receiver == STORE else 'request'} from {self.sender} to {self.receiver}"
 
 
 @attrs.define(eq=False)
@@ -115,6 +126,12 @@ class Doubt:
     def __str__(self) -> str:
         fate = "applied later" if self.applied == "later" else "applied" if self.applied else "not applied"
         return f"indeterminate commits of {self.node}, {fate}{_count(self.left)}"
+
+    @property
+    def target(self) -> str:
+        """What it hits, in words."""
+        keys = f" that writes a key beginning with {self.prefix!r}" if self.prefix else ""
+        return f"commit of {self.node}{keys}"
 
 
 @attrs.define(eq=False)
@@ -194,6 +211,9 @@ class Relapse:
 
 Fault = Cut | Delay | Jitter | Loss | Doubling | Doubt | LostLease | Stop | Drift | Reset | Lag | Relapse
 """Any of them."""
+
+Counted = Loss | Doubling | Doubt
+"""Those that hit so many things, and no more."""
 
 
 def _count(left: float) -> str:

@@ -25,6 +25,7 @@ from aegis_pytest.faults.bus import FaultyBus, faulty_messages
 from aegis_pytest.faults.clock import NodeClock
 from aegis_pytest.faults.kinds import (
     STORE,
+    Counted,
     Cut,
     Delay,
     Doubling,
@@ -50,7 +51,7 @@ _MOST_NOTED: Final = 16
 
 Arguments = TypeVarTuple("Arguments")
 FaultT = TypeVar("FaultT", bound=Fault)
-CountedT = TypeVar("CountedT", bound=Loss | Doubling | Doubt)
+CountedT = TypeVar("CountedT", bound=Counted)
 
 
 class FaultPlane:

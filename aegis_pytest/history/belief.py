@@ -28,7 +28,6 @@ class BeliefProbe(trio.abc.Instrument):
 
     Args:
         recorder: Of the process.
-        runs: Whether the process does anything now; it can only be stopped alone where several share one Trio run.
         robbed: Told of each claim whose record somebody else deleted or overwrote, while its lease was believed.
     """
 
@@ -36,11 +35,9 @@ class BeliefProbe(trio.abc.Instrument):
         self,
         recorder: Recorder,
         *,
-        runs: Callable[[], bool] = lambda: True,
         robbed: Callable[[Claim], None] = lambda _: None,
     ) -> None:
         self._recorder = recorder
-        self._runs = runs
         self._robbed = robbed
         self._instances: list[Instance] = []
         self._nodes: list[Node] = []
@@ -64,8 +61,7 @@ class BeliefProbe(trio.abc.Instrument):
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """Note what began and what ceased."""
-        if self._runs():
-            self.look()
+        self.look()
 
     def look(self) -> None:
         """Note what began and what ceased since the last look."""
@@ -79,18 +75,6 @@ class BeliefProbe(trio.abc.Instrument):
         for claim in [claim for claim in self._known if not claim.held]:
             del self._known[claim]
             self._ceased(claim)
-
-    def give_up(self) -> None:
-        """The process was stopped and never goes on to notice what ran out: note what it held as held until the last look."""
-        for claim in self._known:
-            self._recorder.believed(
-                claim.instance.instance_id,
-                claim.resource_id,
-                claim.epoch,
-                until=self._looked,
-                reason="it never went on",
-            )
-        self._known.clear()
 
     def look_for_begins(self) -> None:
         """Note what began since the last look."""

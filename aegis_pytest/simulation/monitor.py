@@ -43,7 +43,7 @@ class Monitor:
 
     Args:
         believes: Whether a process believes at this moment that it holds a resource, although no end of that was noted yet:
-            one that is stopped notes nothing. By process and resource.
+            one that has left notes nothing. By process and resource.
         broken: Told of each breach, in words.
     """
 

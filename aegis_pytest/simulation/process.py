@@ -51,16 +51,6 @@ class Process:
         """What its instances hold."""
         return {key: claim for instance in self.node.hosted.values() for key, claim in instance.claims.items()}
 
-    def end(self, *, breach: bool) -> None:
-        """The scenario is over, by a *breach* that is to be seen as it was, or otherwise: the program stops.
-
-        Otherwise, who is stopped will never notice what has run out meanwhile, and would be taken for an owner for ever.
-        """
-        self.program.stop()
-        if self.member.is_stopped and not breach:
-            self.probe.give_up()
-            self.notes.is_open = False
-
 
 @attrs.define(eq=False)
 class Notes:
@@ -107,8 +97,7 @@ class Watch(trio.abc.Instrument):
                 break
         else:
             return
-        running = [process.probe for process in self._living.values() if not process.member.is_stopped]
-        for probe in running:  # before what began, which may follow from it
-            probe.look_for_ends(now)
-        for probe in running:
-            probe.look_for_begins()
+        for process in self._living.values():  # before what began, which may follow from it
+            process.probe.look_for_ends(now)
+        for process in self._living.values():
+            process.probe.look_for_begins()

@@ -217,8 +217,6 @@ class Program:
                     target = self._instance_of(act.to)
                     if target is not None:
                         await recorded.transfer(act.key, target.instance_id)
-                case _:
-                    raise ValueError(f"a program does not know the act {act.kind!r}")
 
     async def read(self, node: Node, key: str) -> list[str]:
         """Ask who owns *key* while nothing is wrong; what is wrong with the answer, in words. Nobody is an answer as well."""

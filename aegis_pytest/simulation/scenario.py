@@ -12,6 +12,7 @@ from typing import Final
 import attrs
 
 from aegis_pytest.faults.kinds import STORE
+from aegis_pytest.simulation.checks import check_kinds, check_names, check_who
 
 __all__ = ["ENDS", "TROUBLES", "Act", "Scenario", "Trouble", "draw_scenario"]
 
@@ -58,11 +59,14 @@ class Act:
         key: The resource id.
         to: Of a transfer: the node to whose instance it goes.
         lasts: Of `own`: seconds for which it is held; of calls: that the handler takes, 0 for a moment.
+
+    Raises:
+        ValueError: There is no such kind.
     """
 
     at: float
     node: str
-    kind: str
+    kind: str = attrs.field(validator=lambda _act, _field, kind: check_kinds("act", [kind], _ACTS))
     key: str
     to: str = ""
     lasts: float = 0.0
@@ -79,12 +83,15 @@ class Trouble:
         names: Whom it hits; of a ``partition`` one side, the others are the other one.
         size: Seconds of a ``skew`` or ``slow``, at most of a ``jitter``, the rate of a ``drift``, seconds until a doubtful commit is applied, between
             the pieces of a ``lag``, until a ``duplicate`` arrives; of a ``late_expiry`` the share of the TTL.
+
+    Raises:
+        ValueError: There is no such kind, or it cannot have these names.
     """
 
     at: float
     lasts: float
-    kind: str
-    names: tuple[str, ...]
+    kind: str = attrs.field(validator=lambda _trouble, _field, kind: check_kinds("trouble", [kind], TROUBLES))
+    names: tuple[str, ...] = attrs.field(validator=lambda trouble, _field, names: check_names(trouble.kind, names))
     size: float = 0.0
 
 
@@ -108,7 +115,7 @@ def _check_nodes(nodes: Sequence[str]) -> None:
 
 @attrs.frozen(kw_only=True)
 class Scenario:
-    """One run.
+    """One run. What acts and troubles name are its nodes, and the store; another name is a `ValueError`.
 
     Args:
         seed: What ids, jitter and the order of tasks are drawn from.
@@ -130,6 +137,12 @@ class Scenario:
     latencies: tuple[float, ...] = ()
     acts: tuple[Act, ...] = ()
     troubles: tuple[Trouble, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        for act in self.acts:
+            check_who(act, filter(None, (act.node, act.to)), self.nodes)
+        for trouble in self.troubles:
+            check_who(trouble, trouble.names, (*self.nodes, STORE))
 
     def __str__(self) -> str:
         return self.code()
@@ -264,9 +277,11 @@ def draw_scenario(
         spans: How long troubles last, in TTLs: the least and the most, one pair of which is drawn for each.
 
     Raises:
-        ValueError: There is no node, or two have the same name.
+        ValueError: There is no node, or two have the same name; or there is no such kind.
     """
     _check_nodes(nodes)
+    check_kinds("trouble", kinds, TROUBLES)
+    check_kinds("act", asks, _ACTS)
     chance = random.Random(f"scenario {seed}")
     ttl = chance.choice(_TTLS) if ttl is None else ttl
     seconds = _TTLS_LONG * ttl if seconds is None else seconds

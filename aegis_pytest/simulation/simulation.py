@@ -87,7 +87,7 @@ class Simulation:
             work: ``await work(node, random)`` besides, on each node; it dies with the node.
             setup: Called before each run, of which there is one for each seed, and more to make a failure smaller: makes
                 anew what the application keeps outside of its nodes, the tables of a database, say.
-            seeds: Anything whose `str` differs. The same seed gives the same run, byte for byte, on every machine, as long as
+            seeds: Anything whose `str` differs; a string is one seed. The same seed gives the same run, byte for byte, on every machine, as long as
                 the application takes nothing from elsewhere: time, ids, hash-ordered sets.
             nodes: Names of the nodes.
             seconds: How long a scenario goes on, virtual; 3 TTLs without faults follow.
@@ -112,6 +112,7 @@ class Simulation:
             raise ValueError(f"there is no fault {unknown[0]!r}; there are {', '.join(TROUBLES)}")
         application = Application(main, work, setup)
         count = acts if acts is not None else 0 if main is not None else 90
+        seeds = (seeds,) if isinstance(seeds, str) else seeds
         tally = Tally()
         # What earlier tests left behind is collected now: what Python says of it then would be taken for the application's.
         gc.collect()

@@ -106,7 +106,7 @@ class World:
             for watch in watches:
                 trio.lowlevel.remove_instrument(watch)
             for process in self._living.values():
-                process.end(breach=bool(self._seen))
+                process.program.stop()
                 self._waits += process.program.waits
                 self._lines.close(process)
         if self._seen:
@@ -185,13 +185,10 @@ class World:
         return [claim for claim in claims if claim is not None and claim.held and not claim.leaving]
 
     def _believes(self, process_name: str, key: str) -> bool:
-        """Whether that process believes now to hold *key*; one that is stopped, until the deadline that it knew."""
+        """Whether that process believes now to hold *key*."""
         process = next((it for it in self._living.values() if it.name == process_name), None)
         claim = None if process is None else process.claims.get(key)
-        if process is None or claim is None:
-            return False
-        due = process.member.clock.due(claim.lease.deadline)
-        return due > trio.current_time() if process.member.is_stopped else claim.held
+        return claim is not None and claim.held
 
     def _robbed(self, name: str, process_name: str, claim: Claim) -> None:
         """S4: what is held stays held, unless its owner gives it up, its lease ends, or it is taken by force."""

@@ -77,8 +77,40 @@ async def test_belief_and_registry_must_say_the_same(aegis_cluster: Cluster, aeg
 
 async def test_expecting_claims_is_a_checkpoint(aegis_cluster: Cluster) -> None:
     """Whether they are there or not."""
+    await aegis_cluster.node("a")
     with trio.CancelScope() as scope:
         scope.cancel()
-        await aegis_cluster.expect_claims({})
+        await aegis_cluster.expect_claims({"a": []})
     assert scope.cancelled_caught
-    await aegis_cluster.expect_claims({}, within=0)
+    await aegis_cluster.expect_claims({"a": []}, within=0)
+
+
+async def test_who_is_nobody_is_told(aegis_cluster: Cluster) -> None:
+    """A misspelt name claims nothing, which proves nothing; nor does an expectation of nobody."""
+    with pytest.raises(pytest.UsageError, match=r"^expect_claims\(\{\}\) expects nothing: name who claims what"):
+        await aegis_cluster.expect_claims({})
+    await aegis_cluster.serve("a", rooms)
+    with pytest.raises(AssertionError) as caught:
+        await aegis_cluster.expect_claims({"a": [], "nodeA": []})
+    assert str(caught.value).splitlines() == [
+        "claims are not as expected after 35 s:",
+        "  there is neither a node nor an instance named 'nodeA'",
+    ]
+
+
+async def test_who_is_named_may_come_later_or_be_gone(aegis_cluster: Cluster) -> None:
+    """An instance that registers meanwhile; one that was released, or died before its node came back."""
+    first = await aegis_cluster.serve("a", rooms)
+    await aegis_cluster.restart("a")
+
+    async def serve_later() -> None:
+        await trio.sleep(5)
+        await aegis_cluster.serve("b", rooms, instance_id="rooms-b")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_later)
+        began = trio.current_time()
+        await aegis_cluster.expect_claims({"rooms-b": [], first.instance_id: []})
+        assert trio.current_time() - began == pytest.approx(5, abs=0.1)
+    await aegis_cluster.stop("b")
+    await aegis_cluster.expect_claims({"rooms-b": []}, within=0)

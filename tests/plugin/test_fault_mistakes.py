@@ -88,6 +88,49 @@ async def test_call_without_a_block_may_be_allowed(aegis_faults: Faults) -> None
     assert aegis_faults.unused == ["pause"]
 
 
+UNUSED: dict[str, tuple[Mistake, str]] = {
+    "misspelt-prefix": (
+        lambda it: it.indeterminate("a", applied=False, prefix="resource."),
+        r"commit of a that writes a key beginning with 'resource\.' in its block; see that there is one, or allow it by @",
+    ),
+    "lost": (lambda it: it.drop(("a", "b"), times=1), "message from a to b in its block"),
+    "doubled": (lambda it: it.duplicate(("b", "a"), times=1), "request from b to a in its block"),
+    "doubled-commit": (lambda it: it.duplicate(("b", "store"), times=1), "commit from b to store in its block"),
+}
+
+
+@pytest.mark.parametrize("unused", UNUSED)
+async def test_counted_fault_that_hit_nothing_is_a_mistake(autojump_clock: MockClock, unused: str) -> None:
+    """Of a block in which all goes well; what fails for want of the fault is told so. It may be allowed."""
+    fault, said = UNUSED[unused]
+    async with open_scene() as scene:
+        with (
+            pytest.raises(pytest.UsageError, match=f", 1 at most, hit nothing: there was no {said}"),
+            fault(scene.faults),
+        ):
+            await commit(scene.a, "resources.k")
+        with pytest.raises(KeyError) as caught, fault(scene.faults):
+            raise KeyError
+        assert len(caught.value.__notes__) == 1
+        with fault(Faults(scene.plane, allow_unused=True)):
+            await commit(scene.a, "resources.k")
+
+
+async def test_counted_fault_need_not_hit_as_often_as_it_could(autojump_clock: MockClock) -> None:
+    """Once is enough, and one that is not counted is for whatever comes."""
+    async with open_scene() as scene:
+        with scene.faults.duplicate(("a", "store"), times=3), scene.faults.drop(("a", "b")):
+            await commit(scene.a, "k")
+
+
+@pytest.mark.aegis_allow("unused_faults")
+async def test_counted_fault_may_be_allowed_to_hit_nothing(aegis_cluster: Cluster, aegis_faults: Faults) -> None:
+    """By the marker."""
+    await aegis_cluster.node("a")
+    with aegis_faults.indeterminate("a", applied=True, prefix="resource."):
+        await trio.sleep(1)
+
+
 async def test_stranger_is_noted_on_what_fails_for_want_of_the_fault(autojump_clock: MockClock) -> None:
     """The test fails by its own assertion, and is told why that was to be expected."""
     async with open_scene() as scene:

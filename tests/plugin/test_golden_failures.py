@@ -109,6 +109,7 @@ async def test_it(aegis_cluster):
     "many": """
 from aegis_core import InstanceLost
 
+@pytest.mark.aegis_allow("unused_faults")
 async def test_it(aegis_cluster, aegis_calls, aegis_events, aegis_faults):
     for name in "abcdefgh":
         instance = await aegis_cluster.serve(name, rooms, instance_id=f"rooms-{name}")

@@ -9,7 +9,7 @@ import attrs
 import pytest
 from trio.testing import MockClock
 
-from aegis_core import Call, Service
+from aegis_core import Call, InvalidRequest, Service
 from aegis_core.backend import Backend
 from aegis_core.envelopes import RequestEnvelope
 from aegis_core.served import Served
@@ -38,6 +38,28 @@ async def test_service_that_the_cluster_has_never_had_is_refused(aegis_cluster: 
         await aegis_calls.expect_none_lost("roms")
     with pytest.raises(pytest.UsageError, match=refused):
         aegis_calls.recording("roms")
+    with pytest.raises(pytest.UsageError, match=refused):
+        aegis_calls.of("roms", "book")
+
+
+async def test_method_that_the_service_does_not_have_is_refused(aegis_cluster: Cluster, aegis_calls: CallLog) -> None:
+    """Its name is misspelt: there can be no call of it, lost or not. One that a call names is known."""
+    await aegis_cluster.serve("a", rooms)
+    refused = r"^service 'rooms' has no method 'bok', and no call names it; known here: book$"
+    with pytest.raises(pytest.UsageError, match=refused):
+        await aegis_calls.expect_none_lost("rooms", "bok")
+    with pytest.raises(pytest.UsageError, match=refused):
+        aegis_calls.recording("rooms", "bok")
+    with pytest.raises(pytest.UsageError, match=refused):
+        aegis_calls.of("rooms", "bok")
+    with pytest.raises(pytest.UsageError, match=r"^no service here has a method 'bok', and no call names it; known"):
+        aegis_calls.of(None, "bok")
+    assert aegis_calls.of(None, "book") == aegis_calls.of("rooms", "book") == []
+    caller = await aegis_cluster.node("b")
+    with pytest.raises(InvalidRequest):
+        await caller.call("rooms", "bok", {"guest": "Ada"})
+    (call,) = aegis_calls.of("rooms", "bok")
+    assert isinstance(call.error, InvalidRequest)
 
 
 async def test_service_that_the_cluster_has_had_is_known(aegis_cluster: Cluster, aegis_calls: CallLog) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,29 @@ async def test_what_differs_is_told(aegis_cluster: Cluster, aegis_calls: CallLog
     with pytest.raises(AssertionError) as caught:
         await recorded.replay(caller, last, ignoring=["$.raw", "$.epoch", "$.floor", "$.guests[]"])
     assert "answers 2 of the 4 recorded calls differently" in str(caught.value)
+
+
+async def test_single_path_may_stand_for_itself(aegis_cluster: Cluster, aegis_calls: CallLog) -> None:
+    """It ignores what it names, and nothing else."""
+    recorded = await record(aegis_cluster, aegis_calls)
+    instance, caller = await successor(aegis_cluster), await aegis_cluster.node("caller")
+    with pytest.raises(AssertionError, match=r"\$\.epoch: recorded"):
+        await recorded.replay(caller, instance, ignoring="$.guests")
+
+
+@pytest.mark.parametrize("path", ["$", "", "epoch", ".epoch"])
+async def test_path_that_is_none_within_a_result_is_refused(
+    aegis_cluster: Cluster, aegis_calls: CallLog, path: str
+) -> None:
+    """It would ignore everything, or nothing. Before anything is sent."""
+    recorded = await record(aegis_cluster, aegis_calls)
+    instance, caller = await successor(aegis_cluster), await aegis_cluster.node("caller")
+    before = len(aegis_calls)
+    with pytest.raises(
+        pytest.UsageError, match=rf"^ignoring: '{re.escape(path)}' is no path within a result; name what"
+    ):
+        await recorded.replay(caller, instance, ignoring=["$.epoch", path])
+    assert len(aegis_calls) == before
 
 
 async def test_many_differences_are_told_in_a_few_lines(aegis_cluster: Cluster, aegis_calls: CallLog) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import attrs
@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from aegis_core import AegisError, Node, Service, open_node
-from aegis_pytest.simulation import Act, Application, Scenario, Simulation, process, simulate
+from aegis_pytest.simulation import Act, Application, Scenario, Simulation, Trouble, draw_scenario, process, simulate
 
 QUIET = Scenario(seed="quiet", nodes=("a", "b"), seconds=40.0, ttl=10.0)
 ACTIVE = attrs.evolve(QUIET, acts=(Act(2.0, "a", "claim", "key"),))
@@ -48,6 +48,47 @@ def test_two_nodes_of_one_name_are_refused(aegis_simulation: Simulation) -> None
         aegis_simulation(seeds=[1], nodes=("b", "a", "a"))
     with pytest.raises(ValueError, match="nodes= names 'a' more than once"):
         attrs.evolve(QUIET, nodes=("a", "a"))
+
+
+UNDONE: dict[str, tuple[Callable[[], object], str]] = {
+    "act": (
+        lambda: Act(1.0, "a", "tranfser", "key"),
+        "there is no act 'tranfser'; there are claim, release, transfer,",
+    ),
+    "trouble": (lambda: Trouble(1.0, 2.0, "crsh", ("a",)), "there is no trouble 'crsh'; there are crash, cut_off,"),
+    "letters": (lambda: Trouble(1.0, 2.0, "drop", "ab"), "takes a tuple of names, two ends of a way, not 'ab'"),  # type: ignore[arg-type]
+    "one-end": (lambda: Trouble(1.0, 2.0, "slow", ("a",)), r"two ends of a way, not \('a',\)"),
+    "to-itself": (lambda: Trouble(1.0, 2.0, "drop", ("a", "a")), r"two ends of a way, not \('a', 'a'\)"),
+    "two-nodes": (lambda: Trouble(1.0, 2.0, "pause", ("a", "b")), "'pause' takes a tuple of names, one node, not"),
+    "paused-store": (lambda: Trouble(1.0, 2.0, "pause", ("store",)), "'pause' takes a tuple of names, one node, not"),
+    "no-store": (lambda: Trouble(1.0, 2.0, "store_down", ("a",)), "takes a tuple of names, the store alone, not"),
+    "no-side": (lambda: Trouble(1.0, 2.0, "partition", ()), r"takes a tuple of names, one side of a cut, not \(\)"),
+    "actor": (
+        lambda: attrs.evolve(QUIET, acts=(Act(1.0, "nodeA", "claim", "key"),)),
+        r"there is no node 'nodeA', which Act\(.*\) names; nodes= has a, b$",
+    ),
+    "receiver": (lambda: attrs.evolve(QUIET, acts=(Act(1.0, "a", "transfer", "key", "c"),)), "there is no node 'c'"),
+    "victim": (
+        lambda: attrs.evolve(QUIET, troubles=(Trouble(1.0, 2.0, "crash", ("zz",)),)),
+        r"there is no node 'zz', which Trouble\(.*\) names; nodes= has a, b, store$",
+    ),
+    "drawn-act": (lambda: draw_scenario("1", asks=("claim", "realease")), "there is no act 'realease'"),
+    "drawn-trouble": (lambda: draw_scenario("1", kinds=("crash", "pauze")), "there is no trouble 'pauze'"),
+}
+
+
+@pytest.mark.parametrize("undone", UNDONE)
+def test_what_would_pass_without_a_trace_is_refused(undone: str) -> None:
+    """An act of nobody, a trouble that hits nobody or only some: the scenario would be good without them."""
+    make, said = UNDONE[undone]
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_string_is_one_seed(aegis_simulation: Simulation) -> None:
+    """Not a seed for each of its letters."""
+    tally = aegis_simulation(seeds="17", seconds=20.0, acts=3, troubles=0)
+    assert tally.scenarios == 1
 
 
 async def serve() -> None:

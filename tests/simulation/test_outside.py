@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from aegis_backends.memory.store import StoreState
-from aegis_core import ResourceConflict, Service, open_node
+from aegis_core import LeaseLost, ResourceConflict, Role, Service, open_node
 from aegis_core.backend import Change
 from aegis_pytest.simulation import Application, Scenario, Trouble, simulate
 from tests.plugin.conftest import RunTests, run_tests
@@ -118,3 +118,41 @@ def test_resource_of_a_dead_owner_with_a_ttl_of_its_own_falls_free_when_that_is_
     monkeypatch.setattr(StoreState, "_keep", keep_longer)
     late = simulate(dies, Application(main))
     assert re.search(r"still takes b, dead since 15\.000 s, for the owner of room at 56\.010 s$", late.text())
+
+
+class Till:
+    """An application that pays under its claim and checks that first; only its tasks run while its node is stopped."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def open(self) -> None:
+        """Begin anew."""
+        self.epoch = 0
+
+    async def main(self) -> None:
+        """Stand in line, and pay every second."""
+        async with open_node() as node, node.serve(Service("till")) as instance:
+            while True:
+                with suppress(LeaseLost):
+                    async with instance.own("till", role=Role.STANDBY) as claim:
+                        while True:
+                            claim.check()
+                            assert claim.epoch >= self.epoch, "an old owner pays"
+                            self.epoch = claim.epoch
+                            await trio.sleep(1)
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+def test_application_that_checks_its_claim_pays_nothing_while_it_is_stopped(name: str) -> None:
+    """After another's lease has begun: its own tasks run on, but its claim is over by the time. One of the nodes owns it."""
+    till = Till()
+    scenario = Scenario(
+        seed="9",
+        nodes=("a", "b", "c"),
+        seconds=120.0,
+        ttl=30.0,
+        troubles=(Trouble(20.0, 60.0, "pause", (name,)),),
+    )
+    outcome = simulate(scenario, Application(till.main, setup=till.open))
+    assert outcome.is_good, outcome.text()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import attrs
-import pytest
 
 from aegis_pytest import simulation
-from aegis_pytest.simulation import FOCUSES, TROUBLES, Act, Scenario, Trouble, draw_any, draw_scenario, shrink
+from aegis_pytest.simulation import FOCUSES, TROUBLES, Act, Scenario, draw_any, draw_scenario, shrink
 
 
 def test_seed_gives_one_scenario() -> None:
@@ -120,15 +119,3 @@ def test_what_needs_nothing_shrinks_to_nothing() -> None:
     smallest = shrink(draw_scenario("3"), lambda _: True)
     assert smallest.acts == ()
     assert smallest.troubles == ()
-
-
-@pytest.mark.parametrize(
-    "unknown", [Act(1.0, "a", "dance", "key"), Trouble(1.0, 1.0, "flood", ("a",))], ids=["act", "trouble"]
-)
-def test_unknown_step_is_an_error_of_the_scenario(unknown: Act | Trouble) -> None:
-    """It names it."""
-    steps = {"acts": (unknown,)} if isinstance(unknown, Act) else {"troubles": (unknown,)}
-    scenario = attrs.evolve(Scenario(seed="1", nodes=("a",), seconds=9.0, ttl=3.0), **steps)  # type: ignore[arg-type]
-    outcome = simulation.simulate(scenario)
-    assert not outcome.is_good
-    assert repr(unknown.kind) in outcome.text()
