@@ -19,7 +19,7 @@ from typing import Final, cast
 
 import trio
 
-from aegis_pytest.state_dump import passes_users_code, tell_line
+from aegis_pytest.state_dump import is_users, passes_users_code, tell_line
 
 __all__ = ["MISTAKES", "Listener", "bury_run", "bury_test", "has_broken_down"]
 
@@ -29,6 +29,8 @@ MISTAKES: Final = ("missing_awaits", "unused_faults")
 _MISNESTED: Final = re.compile(r"(Cancel scope|Nursery) stack corrupted|Nursery misnesting detected!")
 _FORGOTTEN: Final = re.compile(r"(?P<what>coroutine '.*' was never awaited)\nCoroutine created at ")
 _ABANDONED: Final = re.compile(r"Async generator '(?P<name>.*)' was garbage collected")
+_ORIGIN: Final = 3
+"""Frames that are known of where a coroutine was made: those in which the library makes it, up to the user's that asked for it."""
 _unburied: list[None] = []  # one for each run of this test that broke down
 _ROUNDS: Final = 3  # A generator that is closed comes to life once more, and with it all that it knows.
 _NOT_LEFT: Final = (
@@ -82,7 +84,7 @@ class Listener:
 
         with warnings.catch_warnings():
             if self._awaits:
-                sys.set_coroutine_origin_tracking_depth(max(depth, 1))
+                sys.set_coroutine_origin_tracking_depth(max(depth, _ORIGIN))
                 filters = _get_filters()
                 filters[:] = self._before(filters)
             warnings.filterwarnings("always", _ABANDONED.pattern, ResourceWarning)
@@ -138,8 +140,11 @@ class Listener:
     def _note_forgotten(self, text: str, coroutine: CoroutineType[object, object, object]) -> None:
         match = _FORGOTTEN.match(text)
         if match is not None and coroutine.cr_origin:
-            (filename, line, _), *_ = coroutine.cr_origin
-            self.found.append(f"an await is missing: {match['what']}: {tell_line(filename, line)}")
+            places = [(filename, line) for filename, line, _ in coroutine.cr_origin]
+            filename, line = next((place for place in places if is_users(place[0])), places[0])
+            mistake = f"an await is missing: {match['what']}: {tell_line(filename, line)}"
+            if mistake not in self.found:  # as it is where each node of a simulation makes it
+                self.found.append(mistake)
 
     def _note_collection(self, phase: str, _info: object) -> None:
         self._collects = phase == "start"

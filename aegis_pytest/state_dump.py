@@ -28,6 +28,7 @@ __all__ = [
     "dump_state",
     "from_users_code",
     "is_dumped",
+    "is_users",
     "passes_users_code",
     "reporting",
     "tell_line",
@@ -166,21 +167,21 @@ def _tasks(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]:
 def _place(task: trio.lowlevel.Task) -> _Place | None:
     found = None
     for frame, line in task.iter_await_frames():
-        if _is_users(frame.f_code.co_filename):
+        if is_users(frame.f_code.co_filename):
             found = _Place(task.name, frame, line)
     return found
 
 
 def passes_users_code(traceback: TracebackType | None) -> bool:
     """Whether a frame of *traceback* is one of the user's."""
-    return any(_is_users(frame.f_code.co_filename) for frame, _ in walk_tb(traceback))
+    return any(is_users(frame.f_code.co_filename) for frame, _ in walk_tb(traceback))
 
 
 def from_users_code(traceback: TracebackType | None) -> TracebackType | None:
     """*traceback* without the libraries' frames before the first one of the user's; all of it if there is none."""
     entry = traceback
     while entry is not None:
-        if _is_users(entry.tb_frame.f_code.co_filename):
+        if is_users(entry.tb_frame.f_code.co_filename):
             return entry
         entry = entry.tb_next
     return traceback
@@ -193,7 +194,7 @@ def to_users_code(traceback: TracebackType | None) -> TracebackType | None:
     while entry is not None:
         entries.append(entry)
         entry = entry.tb_next
-    while entries and not _is_users(entries[-1].tb_frame.f_code.co_filename):
+    while entries and not is_users(entries[-1].tb_frame.f_code.co_filename):
         entries.pop()
     kept: TracebackType | None = None
     for entry in reversed(entries):
@@ -201,6 +202,7 @@ def to_users_code(traceback: TracebackType | None) -> TracebackType | None:
     return kept or traceback
 
 
-def _is_users(filename: str) -> bool:
+def is_users(filename: str) -> bool:
+    """Whether that file is neither ours nor a library's."""
     # A test's environment may lie within the project, so libraries are told by their own folders.
     return not filename.startswith((*_OURS, *_FOREIGN, "<"))

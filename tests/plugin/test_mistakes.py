@@ -24,6 +24,17 @@ MISTAKES = {
             "an await is missing: coroutine 'EventLog.expect' was never awaited: *:*: aegis_events.expect(RoleChanged)",
         ],
     ),
+    "a call is not awaited": (
+        """
+        async def test_it(aegis_cluster):
+            await aegis_cluster.serve("a", rooms)
+            caller = await aegis_cluster.node("b")
+            caller.call("rooms", "enter")
+        """,
+        [
+            'an await is missing: coroutine \'Client._call\' was never awaited: *.py:*: caller.call("rooms", "enter")',
+        ],
+    ),
     "a claim is not awaited, and something fails for that": (
         """
         async def test_it(aegis_cluster):
@@ -206,6 +217,22 @@ def test_missing_await_may_be_meant(run_tests: RunTests, said: str) -> None:
     """By whoever ignores the warning, whatever other filters there are; or by the marker, so that it is a warning only."""
     result = run_tests(f"@pytest.mark.{said}{NOT_AWAITED}", "-W", "default:another:RuntimeWarning", "-W", "default")
     result.assert_outcomes(passed=1, warnings=int("allow" in said))
+
+
+def test_call_that_each_node_of_a_simulation_does_not_await_is_told_once(run_tests: RunTests) -> None:
+    """By the line of the application."""
+    result = run_tests("""
+async def work(node, chance):
+    await trio.sleep(1)
+    node.call("rooms", "enter")
+
+def test_it(aegis_simulation):
+    aegis_simulation(work=work, seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=0)
+""")
+    assert result.parseoutcomes()["failed"] == 1
+    told = [line for line in result.outlines if line.startswith("an await is missing")]
+    assert len(told) == 1
+    assert told[0].endswith(': node.call("rooms", "enter")')
 
 
 def test_filter_for_other_coroutines_lets_this_one_fail(run_tests: RunTests) -> None:
