@@ -241,7 +241,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             hypothesis.inner_test = with_fresh_fixtures(item, hypothesis.inner_test, tell)
         elif not getattr(item.obj, "_trio_test_runner_wrapped", False):  # else it is run again, and has been wrapped
             item.obj = noting_failure(item.obj, tell)
-    return (yield)
+    if not _uses_ours(item):
+        return (yield)
+    from aegis_pytest.short_logs import watching  # noqa: PLC0415
+
+    with watching(item):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -260,12 +265,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show how the cluster stood when the test failed."""
+    """Show how the cluster stood when the test failed, and no more than the last that the library logged."""
     report = yield
+    if call.when == "call" and report.failed and _uses_ours(item):
+        from aegis_pytest.short_logs import shorten  # noqa: PLC0415 - see the module's docstring
+
+        shorten(item, report)
     state = item.stash.get(_STATE, "")
     if call.when == "call" and report.failed and state:
         report.sections.append(("cluster at the failure", state))
     return report
+
+
+def _uses_ours(item: pytest.Item) -> bool:
+    return any(name.startswith("aegis_") for name in getattr(item, "fixturenames", ()))
 
 
 def keep_state(item: pytest.Item, state: str) -> None:

@@ -118,8 +118,8 @@ class Simulation:
             scenario = draw_scenario(
                 str(seed), nodes=nodes, seconds=seconds, ttl=ttl, acts=count, troubles=troubles, kinds=faults
             )
-            with _quiet():
-                tally += self._judge(scenario, application)
+            with _withheld() as heard:
+                tally += self._judge(scenario, application, heard)
         if not tally.scenarios:
             raise ValueError("seeds= is empty, or an iterator that was used before: nothing was checked")
         return tally
@@ -142,46 +142,67 @@ class Simulation:
         __tracebackhide__ = True
         application = Application(main, work, setup)
         gc.collect()
-        return self._judge(scenario, application, smaller=smaller)
+        heard: list[logging.LogRecord] = []
+        try:
+            with _withheld() as heard:
+                return self._judge(scenario, application, heard, smaller=smaller)
+        finally:
+            for record in heard:
+                logging.getLogger().handle(record)
 
-    def _judge(self, scenario: Scenario, application: Application, *, smaller: bool = True) -> Outcome:
+    def _judge(
+        self, scenario: Scenario, application: Application, heard: list[logging.LogRecord], *, smaller: bool = True
+    ) -> Outcome:
+        """Run *scenario*; at the end *heard* has what was logged in the run that is told of."""
         __tracebackhide__ = True
+        heard.clear()
         outcome = simulate(scenario, application)
         if outcome.is_good:
             return outcome
-        smallest, repeats = outcome, True
+        smallest, repeats, logged = outcome, True, tuple(heard)
         if smaller:
             kind = outcome.kind()
 
             def fails(tried: Scenario) -> bool:
-                nonlocal smallest
+                nonlocal smallest, logged
+                heard.clear()
                 again = simulate(tried, application)
                 if again.kind() != kind:
                     return False
-                smallest = again  # each that fails is the smallest so far
+                smallest, logged = again, tuple(heard)  # each that fails is the smallest so far
                 return True
 
             repeats = fails(scenario)
             if repeats:
                 shrink(scenario, fails)
+        heard[:] = logged
         told = tell_failure(
             outcome, smallest if repeats else None, self._folder, has_setup=application.setup is not None
         )
         pytest.fail(told, pytrace=False)
 
 
+class _Keep(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _withheld() -> Iterator[list[logging.LogRecord]]:
     """Within the block nothing is shown of what the library logs: hundreds of runs with faults would bury what a test says.
 
     It comes to the handlers of the library's own logger, and so to ``aegis_logs``: a test that counts on it must not be deceived.
     """
     logger = logging.getLogger("aegis")
-    unheard = logging.NullHandler()  # for lack of any handler, Python would print it
+    kept = _Keep()  # for lack of any handler, Python would print it
     propagates, logger.propagate = logger.propagate, False
-    logger.addHandler(unheard)
+    logger.addHandler(kept)
     try:
-        yield
+        yield kept.records
     finally:
-        logger.removeHandler(unheard)
+        logger.removeHandler(kept)
         logger.propagate = propagates

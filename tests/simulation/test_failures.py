@@ -5,12 +5,15 @@ Whoever changes a message on purpose changes the file, and looks at it: would yo
 
 from __future__ import annotations
 
+import logging
+import random
 from pathlib import Path
 from typing import Final
 
 import attrs
 import pytest
 
+from aegis_core import Node
 from aegis_core.node import lease
 from aegis_pytest import simulation
 from aegis_pytest.history import Answer, History
@@ -155,3 +158,24 @@ def test_large_scenario_is_replayed_from_what_its_failure_says(
     assert len(told.splitlines()) <= MOST_LINES
     assert "to run it again: aegis_simulation.replay(...)" in told
     assert simulate(eval(told[told.index("Scenario(") :], vars(simulation))).kind() == "SINGLE_OWNER"
+
+
+def test_replay_that_makes_a_failure_smaller_logs_the_run_that_it_shows(
+    aegis_simulation: Simulation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And no other: the one that is smallest, of which it tells."""
+    runs = 0
+
+    def count() -> None:
+        nonlocal runs
+        runs += 1
+
+    async def log(_node: Node, _random: random.Random) -> None:
+        logging.getLogger("aegis.test").warning("run %d", runs)
+        raise ValueError
+
+    with pytest.raises(pytest.fail.Exception):
+        aegis_simulation.replay(SMALL, work=log, setup=count, smaller=True)
+    assert runs > 2
+    (message,) = {record.getMessage() for record in caplog.records if record.name == "aegis.test"}
+    assert message != "run 1"
