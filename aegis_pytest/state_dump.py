@@ -130,11 +130,11 @@ def tell_line(filename: str, line: int, function: str = "") -> str:
     return f"{path}:{line}{within}: {linecache.getline(filename, line).strip()}"
 
 
-def where_tasks_wait(most: int = _MOST_TASKS) -> list[str]:
-    """Tasks of the test with the line of the user's code that they wait in, *most* of them; those without one are counted."""
+def where_tasks_wait(most: int = _MOST_TASKS, tasks: Iterable[trio.lowlevel.Task] | None = None) -> list[str]:
+    """*tasks*, or all, with the line of the user's code that they wait in, *most* of them; those without one are counted."""
     places: list[_Place] = []
     others = 0
-    for task in all_tasks():
+    for task in all_tasks() if tasks is None else tasks:
         place = _place(task)
         if place is None:
             others += 1

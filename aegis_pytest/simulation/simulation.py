@@ -102,13 +102,17 @@ class Simulation:
                 ownership, something acknowledged and lost, a resource that is not freed in time, an operation without an
                 answer, an error of the application, something left behind. Shows the seed, and the smallest scenario
                 found that breaks the same rule.
-            pytest.UsageError: *setup* is an async function, or there are both *main* and *acts*.
-            ValueError: *faults* names what there is not; two nodes have the same name; there is no node or no seed.
+            pytest.UsageError: *setup* is an async function, or *main* or *work* is none; or there are both *main* and *acts*.
+            TypeError: *nodes* is a number.
+            ValueError: *faults* names what there is not; two nodes have the same name; there is no node or no seed; *ttl* or
+                *seconds* cannot be.
         """
         __tracebackhide__ = True
         unknown = sorted(set(faults) - set(TROUBLES))
         if unknown:
             raise ValueError(f"there is no fault {unknown[0]!r}; there are {', '.join(TROUBLES)}")
+        if not isinstance(nodes, Iterable):
+            raise TypeError(f"nodes= takes the nodes' names, ('a', 'b', 'c'), not {nodes!r}")
         application = Application(main, work, setup)
         count = acts if acts is not None else 0 if main is not None else 90
         tally = Tally()
@@ -137,7 +141,8 @@ class Simulation:
 
         Raises:
             pytest.fail.Exception: It breaks a rule.
-            pytest.UsageError: *setup* is an async function, or there is *main*, and *scenario* has acts.
+            pytest.UsageError: *setup* is an async function, or *main* or *work* is none; or there is *main*, and *scenario* has acts.
+            ValueError: The *scenario* has a TTL or a length that cannot be.
         """
         __tracebackhide__ = True
         application = Application(main, work, setup)
