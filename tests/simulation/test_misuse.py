@@ -114,7 +114,7 @@ def test_work_judges_by_pytest_fail(aegis_simulation: Simulation) -> None:
     """As by an assertion: with the seed, the line, and the scenario; told once, if it is the same on each node."""
 
     async def judge(_node: Node, _random: Random) -> None:
-        await trio.sleep(1)
+        await trio.sleep_until(3)
         pytest.fail("the books do not balance")
 
     with pytest.raises(pytest.fail.Exception) as caught:
@@ -131,7 +131,7 @@ def test_work_may_skip_the_test(aegis_simulation: Simulation) -> None:
     """However many nodes do."""
 
     async def skip(_node: Node, _random: Random) -> None:
-        await trio.sleep(1)
+        await trio.sleep_until(3)
         pytest.skip("not here")
 
     with pytest.raises(pytest.skip.Exception, match="not here"):
@@ -142,14 +142,14 @@ def test_error_of_the_library_is_told_once_and_at_the_line_of_the_application(ae
     """Not with the library's frames, once for each node."""
 
     async def ask(node: Node, _random: Random) -> None:
-        await trio.sleep(1)
-        await node.call("nobody", "greet")
+        await trio.sleep_until(3)
+        await node.call("rooms", "greet", resource_id="%1")
 
     with pytest.raises(pytest.fail.Exception) as caught:
         aegis_simulation(work=ask, seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=0)
     told = str(caught.value)
     assert told.count("Traceback") == 1
-    assert 'await node.call("nobody", "greet")\naegis_core.' in told
+    assert 'await node.call("rooms", "greet", resource_id="%1")\naegis_core.' in told
 
 
 def test_tasks_for_which_time_stands_still_are_named(aegis_simulation: Simulation) -> None:
