@@ -45,6 +45,8 @@ _MARKERS: Final = (
 )
 
 
+_PREFIX: Final = "aegis_"
+
 _CHOICES: Final[pytest.StashKey[Mapping[str, type[Harness]]]] = pytest.StashKey()
 _STATE: Final[pytest.StashKey[str]] = pytest.StashKey()
 
@@ -134,7 +136,8 @@ def _check_nats_url(url: str) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-trio's own marks, because the first mark's run= counts
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that use an asynchronous fixture of ours."""
+    """Mark the tests that use an asynchronous fixture of ours, and refuse markers that look like ours and are none."""
+    _check_markers(config, items)
     users = [item for item in items if ASYNC_FIXTURES.intersection(getattr(item, "fixturenames", ()))]
     if not users:
         return
@@ -159,6 +162,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 allow=allow,
             )
             item.add_marker(pytest.mark.trio(run=run))
+
+
+def _check_markers(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
+    registered = [line.partition(":")[0].partition("(")[0].strip() for line in config.getini("markers")]
+    known = [name for name in registered if name.startswith(_PREFIX)]
+    for item in items:
+        for mark in item.iter_markers():
+            if mark.name.startswith(_PREFIX) and mark.name not in known:
+                raise pytest.UsageError(
+                    f"{item.nodeid}: there is no marker {mark.name}; there are {', '.join(sorted(known))}"
+                )
 
 
 def harness_of(backend: str, config: pytest.Config) -> type[Harness]:

@@ -81,6 +81,19 @@ async def test_call_without_a_block_is_a_mistake(autojump_clock: MockClock) -> N
             scene.faults.expect_entered()
 
 
+async def test_block_that_is_entered_by_hand_is_to_be_left(autojump_clock: MockClock) -> None:
+    """Whoever does both may."""
+    async with open_scene() as scene:
+        block = scene.faults.pause("a")
+        block.__enter__()
+        with pytest.raises(
+            pytest.fail.Exception, match=r"the block of aegis_faults\.pause\(\.\.\.\) was entered and not left"
+        ):
+            scene.faults.expect_entered()
+        block.__exit__(None, None, None)
+        scene.faults.expect_entered()
+
+
 @pytest.mark.aegis_allow("unused_faults")
 async def test_call_without_a_block_may_be_allowed(aegis_faults: Faults) -> None:
     """By the marker."""

@@ -35,6 +35,22 @@ MISTAKES = {
             'an await is missing: coroutine \'Client._call\' was never awaited: *.py:*: caller.call("rooms", "enter")',
         ],
     ),
+    "a block is not entered": (
+        """
+        async def test_it(aegis_cluster):
+            instance = await aegis_cluster.serve("a", rooms)
+            instance.own("room")
+        """,
+        ["a block was never entered: write 'async with own(...)': *.py:*: instance.own(\"room\")"],
+    ),
+    "a fault is entered by hand": (
+        """
+        async def test_it(aegis_cluster, aegis_faults):
+            await aegis_cluster.node("a")
+            aegis_faults.pause("a").__enter__()
+        """,
+        ["the block of aegis_faults.pause(...) was entered and not left: enter it by 'with', *"],
+    ),
     "a claim is not awaited, and something fails for that": (
         """
         async def test_it(aegis_cluster):
@@ -173,6 +189,16 @@ async def test_fourth(aegis_cluster):
     result = run_tests(both + third, apart=True)
     result.assert_outcomes(failed=2, passed=2)
     result.stderr.no_fnmatch_line("*Traceback*")
+
+
+def test_misspelt_marker_is_an_error(run_tests: RunTests) -> None:
+    """Where it only warned, the test was run without what it asks for; markers that are registered are somebody's."""
+    source = "@pytest.mark.{}('network')\nasync def test_it(aegis_cluster): pass"
+    result = run_tests(source.format("aegis_need"), "-W", "default")
+    result.stderr.fnmatch_lines(
+        ["*::test_it: there is no marker aegis_need; there are aegis_allow, aegis_limits, aegis_needs, aegis_real_time"]
+    )
+    run_tests(source.format("aegis_own"), ini="markers = aegis_own(kind): of a plug-in").assert_outcomes(passed=1)
 
 
 NOT_AWAITED = """
