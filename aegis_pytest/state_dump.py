@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import linecache
 import os
 import sysconfig
@@ -28,6 +29,7 @@ __all__ = [
     "dump_state",
     "from_users_code",
     "is_dumped",
+    "is_refusal",
     "is_users",
     "passes_users_code",
     "reporting",
@@ -38,6 +40,7 @@ __all__ = [
 
 _OURS: Final = tuple(str(Path(package.__path__[0])) + os.sep for package in (aegis_core, aegis_backends, aegis_pytest))
 _FOREIGN: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_RAISES: Final = dis.opmap["RAISE_VARARGS"]
 _MOST_TASKS: Final = 10
 _LONGEST: Final = 240  # of a path, and the line of code there
 _MOST_LINES: Final = 22
@@ -200,6 +203,19 @@ def to_users_code(traceback: TracebackType | None) -> TracebackType | None:
     for entry in reversed(entries):
         kept = TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return kept or traceback
+
+
+def is_refusal(exc: BaseException | None) -> bool:
+    """Whether code of ours raised *exc* for what it was given: a `TypeError` or `ValueError` that a ``raise`` of ours made."""
+    if not isinstance(exc, TypeError | ValueError):
+        return False
+    entry = exc.__traceback__
+    while entry is not None and entry.tb_next is not None:
+        entry = entry.tb_next
+    if entry is None:
+        return False
+    code = entry.tb_frame.f_code
+    return code.co_filename.startswith(_OURS) and code.co_code[entry.tb_lasti] == _RAISES
 
 
 def is_users(filename: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import inspect
 import math
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -78,9 +79,17 @@ def _fault(
 ) -> Callable[Concatenate[Faults, P], AbstractContextManager[None]]:
     """Make a context manager of *method*, which `Faults.expect_entered` knows of."""
     make = contextmanager(method)
+    signature = inspect.signature(method)
+    _, *parameters = (it.replace(annotation=it.empty) for it in signature.parameters.values())
+    taken = signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
 
     @functools.wraps(method)
     def announce(self: Faults, /, *args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[None]:
+        __tracebackhide__ = True
+        try:
+            signature.bind(self, *args, **kwargs)
+        except TypeError as exc:
+            raise TypeError(f"{exc}: it is {method.__name__}{taken}") from None
         return _Block(method.__name__, make(self, *args, **kwargs), self.unused, self.within)
 
     return announce

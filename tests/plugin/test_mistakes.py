@@ -378,6 +378,39 @@ async def test_it(aegis_cluster):
     run_tests(source, "--full-trace").stdout.fnmatch_lines(["*client.py*"])
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('await aegis_cluster.serve("a", rooms, instanceid="x")', "no option 'instanceid': did you mean instance_id=[?]"),
+        ('await aegis_cluster.serve("a", rooms, colour=1)', "no option 'colour': there are instance_id, role, group,*"),
+        ('with aegis_faults.drop("a", "store"): pass', "too many positional arguments: it is drop(way, [*], times=None)"),
+        ('Recording.read(__file__)', "*.py is no recording: *"),
+    ],
+)  # fmt: skip
+def test_argument_that_is_refused_is_shown_at_the_line_of_the_test(run_tests: RunTests, line: str, told: str) -> None:
+    """Without the library's frames, and what it found wrong within."""
+    source = f"""
+from aegis_pytest.recording import Recording
+
+async def test_it(aegis_cluster, aegis_faults):
+    {line}
+"""
+    result = run_tests(source)
+    result.stdout.fnmatch_lines([">*" + line.replace("[", "[[]"), f"E*{told}"])
+    result.stdout.no_fnmatch_line("*aegis_pytest*.py*")
+    result.stdout.no_fnmatch_line("*contextlib.py*")
+
+
+def test_error_of_another_kind_within_the_library_shows_its_frames(run_tests: RunTests) -> None:
+    """It may be a bug of the library's; no ``raise`` made it."""
+    result = run_tests("""
+async def test_it(aegis_cluster):
+    instance = await aegis_cluster.serve("a", rooms)
+    await instance.claim("room", metadata=[].__len__)
+""")
+    result.stdout.fnmatch_lines(["*instance.py*", "E*"])
+
+
 def test_generator_that_nobody_exhausted_is_warned_of_as_ever(run_tests: RunTests) -> None:
     """It is no block: nothing breaks down."""
     source = """
