@@ -225,6 +225,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             f"seed: write 'def {item.name}(...)', and give it what is asynchronous as main= and work=",
             pytrace=False,
         )
+    if "aegis_simulation" in names and any(mark.name == "aegis_limits" for mark in item.own_markers):
+        pytest.fail(
+            f"{item.name} is marked aegis_limits, which a simulation knows nothing of: leave that mark out. A scenario goes on for "
+            "seconds= on the virtual clock, and ends where its tasks run in circles",
+            pytrace=False,
+        )
     used = sorted(ASYNC_FIXTURES.intersection(names))
     if used and not _is_async(item):
         pytest.fail(

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from aegis_core import Call, InstanceLost, Service
 from aegis_pytest.cluster import Cluster
 from aegis_pytest.event_log import EventLog
-from aegis_pytest.faults import Faults
+from aegis_pytest.faults import FaultPlane, Faults
 from tests.plugin.scene import commit, open_scene
 
 rooms = Service("rooms")
@@ -92,6 +92,11 @@ async def test_block_that_is_entered_by_hand_is_to_be_left(autojump_clock: MockC
             scene.faults.expect_entered()
         block.__exit__(None, None, None)
         scene.faults.expect_entered()
+
+
+def test_faults_are_shown_in_a_word() -> None:
+    """With each failure, when all is over: what they had to say then would not be true of the failure."""
+    assert repr(Faults(FaultPlane())) == "<Faults>"
 
 
 @pytest.mark.aegis_allow("unused_faults")

@@ -95,6 +95,14 @@ MISTAKES = {
         """,
         ["test_it uses aegis_simulation, which only a synchronous test can*: write 'def test_it(...)'*"],
     ),
+    "a simulation is given limits that it knows nothing of": (
+        """
+        @pytest.mark.aegis_limits(real=1)
+        def test_it(aegis_simulation):
+            aegis_simulation()
+        """,
+        ["test_it is marked aegis_limits, which a simulation knows nothing of: leave that mark out. *"],
+    ),
     "another plug-in is told to run the test": (
         """
         @pytest.fixture

@@ -85,7 +85,18 @@ def test_failure_says_what_is_wrong_and_how_to_run_it_again(name: str, tmp_path:
     lines = told.splitlines()
     assert len(lines) <= MOST_LINES
     assert max(map(len, lines)) <= LONGEST_LINE
-    assert eval(told[told.index("Scenario(") :], vars(simulation)) == part.scenario
+    import_line, code = told[told.index("from aegis_pytest.simulation import ") :].split("\n", 1)
+    names: dict[str, object] = {}
+    exec(import_line, names)
+    assert eval(code, names) == part.scenario
+
+
+def test_scenario_without_steps_is_told_without_them(tmp_path: Path) -> None:
+    """Neither in its code nor in what is to be imported for it."""
+    empty = attrs.evolve(OUTCOMES["problem"], scenario=attrs.evolve(SMALL, acts=(), troubles=()))
+    *_, import_line, first, second, third, last = tell_failure(empty, empty, tmp_path, has_setup=True).splitlines()
+    assert import_line == "from aegis_pytest.simulation import Scenario"
+    assert eval(f"{first}{second}{third}{last}", vars(simulation)) == empty.scenario
 
 
 @pytest.mark.parametrize(("acts", "troubles"), [(0, 1), (14, 1), (28, 3), (90, 8), (500, 40)])
