@@ -155,10 +155,11 @@ def test_error_of_the_library_is_told_once_and_at_the_line_of_the_application(ae
 def test_tasks_for_which_time_stands_still_are_named(aegis_simulation: Simulation) -> None:
     """By their line."""
 
-    async def spin(_node: Node, _random: Random) -> None:
+    async def spin(_node: Node, random: Random) -> None:
         await trio.sleep(1)
         while True:
             await trio.lowlevel.checkpoint()
+            assert random.random() < 1
 
     with pytest.raises(
         pytest.fail.Exception,
