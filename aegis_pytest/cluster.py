@@ -34,7 +34,7 @@ from aegis_pytest.event_log import DEFAULT_WITHIN, EventLog
 from aegis_pytest.faults import FaultPlane
 from aegis_pytest.harness import Harness
 from aegis_pytest.leftovers import Leftover
-from aegis_pytest.life import Life, Main, ServeOptions, Serving, Task, check_name
+from aegis_pytest.life import Life, Main, ServeOptions, Serving, Task, check_name, check_options
 from aegis_pytest.memory import MemoryHarness
 from aegis_pytest.ownership import read_holders, tell_differences, tell_unknown
 from aegis_pytest.state_dump import reporting
@@ -141,7 +141,10 @@ class Cluster:
 
         Raises:
             AegisError: As `Node.serve` does.
+            TypeError: It has no such option.
         """
+        __tracebackhide__ = True
+        check_options(options)
         await self.node(name)
         return cast(Instance, await self._lives[name].start(Serving(service, options)))
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import attrs
 import trio
 
-from aegis_core.events import Event
+from aegis_core.events import CircuitStateChanged, Event
 from aegis_pytest.telling import brief, clip, show_fields, show_time
 
 __all__ = ["DEFAULT_WITHIN", "EventLog"]
@@ -123,9 +123,10 @@ class EventLog:
         raise AssertionError(self._missed(kind, pattern, limit))
 
     def describe(self, most: int) -> Iterator[str]:
-        """The last events, *most* of them, line by line."""
-        for at, event in list(zip(self._times, self._events, strict=True))[-most:]:
-            yield brief(f"{show_time(at)}: {_describe_event(event)}")
+        """The last events, *most* of them, line by line. Of circuits that open and close, which they go on to, only the last."""
+        told = dict(zip(map(id, self._events), self._times, strict=True))
+        for event in _without_flapping(self._events)[-most:]:
+            yield brief(f"{show_time(told[id(event)])}: {_describe_event(event)}")
 
     def _take(self, kind: type[E], fields: Mapping[str, object]) -> E | None:
         for at, event in enumerate(self._events):
@@ -137,15 +138,22 @@ class EventLog:
     def _missed(self, kind: type[Event], fields: Mapping[str, object], within: float) -> str:
         wanted = brief(f"{kind.__name__}({show_fields(fields)})")
         open_events = [event for event, taken in zip(self._events, self._taken, strict=True) if not taken]
-        hidden = len(open_events) - _SHOWN
+        told = open_events if kind is CircuitStateChanged else _without_flapping(open_events)
+        hidden = len(open_events) - len(told[-_SHOWN:])
         return "\n".join(
             [
                 f"{wanted} did not happen within {within:g} s. What happened and was not expected yet:",
                 *([f"  ({hidden} before)"] if hidden > 0 else []),
-                *(clip(f"  {_describe_event(event)}") for event in open_events[-_SHOWN:]),
+                *(clip(f"  {_describe_event(event)}") for event in told[-_SHOWN:]),
                 *(["  nothing"] if not open_events else []),
             ]
         )
+
+
+def _without_flapping(events: Sequence[Event]) -> list[Event]:
+    """*events* but those of circuits before the last of them: while the store is away they come again and again."""
+    last = next((event for event in reversed(events) if isinstance(event, CircuitStateChanged)), None)
+    return [event for event in events if event is last or not isinstance(event, CircuitStateChanged)]
 
 
 def _describe_event(event: Event) -> str:

@@ -11,6 +11,7 @@ anything else happens, so that whatever its tasks do while they unwind, nobody h
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -29,7 +30,7 @@ from aegis_core.node.node import Node, open_node
 from aegis_core.node.service import Service
 from aegis_pytest.faults.kinds import STORE
 
-__all__ = ["Crew", "Life", "Main", "ServeOptions", "Serving", "Task", "check_name"]
+__all__ = ["Crew", "Life", "Main", "ServeOptions", "Serving", "Task", "check_name", "check_options"]
 
 Asynchronous = Callable[..., Awaitable[object]]
 
@@ -60,6 +61,21 @@ class ServeOptions(TypedDict, total=False):
     priority: int
     metadata: Mapping[str, object] | None
     register: bool
+
+
+def check_options(options: Mapping[str, object]) -> None:
+    """Refuse what is no option of `Node.serve`.
+
+    Raises:
+        TypeError: One is none; says which are.
+    """
+    __tracebackhide__ = True
+    known = list(ServeOptions.__annotations__)
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}=?" if close else f"there are {', '.join(known)}"
+            raise TypeError(f"serve() has no option {name!r}: {hint}")
 
 
 @attrs.frozen(eq=False)

@@ -1,4 +1,4 @@
-"""Mistakes of tests that Python and Trio speak of where nobody listens: what was never awaited, and blocks that were never left.
+"""Mistakes of tests that Python and Trio speak of where nobody listens: what was never awaited, blocks never entered or left.
 
 What is not awaited does not happen, so that a test which forgets to await its expectation passes; Python only warns of it.
 A block that was entered by hand and never left breaks Trio down, which says so at length, but neither where nor which; what is
@@ -19,7 +19,7 @@ from typing import Final, cast
 
 import trio
 
-from aegis_pytest.state_dump import passes_users_code, tell_line
+from aegis_pytest.state_dump import is_users, passes_users_code, tell_line
 
 __all__ = ["MISTAKES", "Listener", "bury_run", "bury_test", "has_broken_down"]
 
@@ -28,7 +28,10 @@ MISTAKES: Final = ("missing_awaits", "unused_faults")
 
 _MISNESTED: Final = re.compile(r"(Cancel scope|Nursery) stack corrupted|Nursery misnesting detected!")
 _FORGOTTEN: Final = re.compile(r"(?P<what>coroutine '.*' was never awaited)\nCoroutine created at ")
+_NOT_ENTERED: Final = re.compile(r"a block was never entered: ")
 _ABANDONED: Final = re.compile(r"Async generator '(?P<name>.*)' was garbage collected")
+_ORIGIN: Final = 3
+"""Frames that are known of where a coroutine was made: those in which the library makes it, up to the user's that asked for it."""
 _unburied: list[None] = []  # one for each run of this test that broke down
 _ROUNDS: Final = 3  # A generator that is closed comes to life once more, and with it all that it knows.
 _NOT_LEFT: Final = (
@@ -64,7 +67,8 @@ class Listener:
     def listening(self) -> Iterator[None]:
         """Within the block such warnings are noted; all others, and what is not the test's doing, are what they ever are.
 
-        A missing await is the test's doing if the coroutine was made within the block. It is shown as well. One that the
+        A missing await is the test's doing if the coroutine was made within the block, and so is a block of the library's that is
+        never entered. It is shown as well. One that the
         garbage collector finds may have been made by any earlier test: the user's filters alone decide on it. Where filters of the user ignore
         it, or the test records warnings itself, nothing is noted.
         """
@@ -72,8 +76,8 @@ class Listener:
 
         def note(message: warnings.WarningMessage) -> None:
             text = str(message.message)
-            if text == self._heard and not self._collects and isinstance(message.source, CoroutineType):
-                self._note_forgotten(text, message.source)
+            if text == self._heard and not self._collects:
+                self._note_forgotten(message)
             if _ABANDONED.match(text):
                 # Without its source, which is the generator: nobody may keep that alive.
                 self._abandoned.append((text, message.category, message.filename, message.lineno))
@@ -82,7 +86,7 @@ class Listener:
 
         with warnings.catch_warnings():
             if self._awaits:
-                sys.set_coroutine_origin_tracking_depth(max(depth, 1))
+                sys.set_coroutine_origin_tracking_depth(max(depth, _ORIGIN))
                 filters = _get_filters()
                 filters[:] = self._before(filters)
             warnings.filterwarnings("always", _ABANDONED.pattern, ResourceWarning)
@@ -135,18 +139,28 @@ class Listener:
         self._heard = text
         return True
 
-    def _note_forgotten(self, text: str, coroutine: CoroutineType[object, object, object]) -> None:
-        match = _FORGOTTEN.match(text)
-        if match is not None and coroutine.cr_origin:
-            (filename, line, _), *_ = coroutine.cr_origin
-            self.found.append(f"an await is missing: {match['what']}: {tell_line(filename, line)}")
+    def _note_forgotten(self, message: warnings.WarningMessage) -> None:
+        text, source = str(message.message), message.source
+        forgotten = _FORGOTTEN.match(text)
+        if forgotten is None:
+            # A block is dropped where it was made, or by code that is not the user's.
+            if is_users(message.filename):
+                self._note(f"{text}: {tell_line(message.filename, message.lineno)}")
+        elif isinstance(source, CoroutineType) and source.cr_origin:
+            places = [(filename, line) for filename, line, _ in source.cr_origin]
+            filename, line = next((place for place in places if is_users(place[0])), places[0])
+            self._note(f"an await is missing: {forgotten['what']}: {tell_line(filename, line)}")
+
+    def _note(self, mistake: str) -> None:
+        if mistake not in self.found:  # as it is where each node of a simulation makes it
+            self.found.append(mistake)
 
     def _note_collection(self, phase: str, _info: object) -> None:
         self._collects = phase == "start"
 
 
 class _Hearing:
-    """Stands in a filter for the pattern of what was never awaited and matches *besides*, too."""
+    """Stands in a filter for the pattern of what was never awaited, or entered, and matches *besides*, too."""
 
     def __init__(self, hear: Callable[[str], bool], besides: re.Pattern[str] | None) -> None:
         self._hear = hear
@@ -154,7 +168,9 @@ class _Hearing:
 
     def match(self, text: str) -> bool:
         """Whether the filter is one for *text*; that it was asked tells that no filter of the test's own came first."""
-        fits = _FORGOTTEN.match(text) and (self._besides is None or self._besides.match(text))
+        fits = (_FORGOTTEN.match(text) or _NOT_ENTERED.match(text)) and (
+            self._besides is None or self._besides.match(text)
+        )
         return bool(fits) and self._hear(text)
 
 

@@ -45,6 +45,8 @@ _MARKERS: Final = (
 )
 
 
+_PREFIX: Final = "aegis_"
+
 _CHOICES: Final[pytest.StashKey[Mapping[str, type[Harness]]]] = pytest.StashKey()
 _STATE: Final[pytest.StashKey[str]] = pytest.StashKey()
 
@@ -134,7 +136,8 @@ def _check_nats_url(url: str) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-trio's own marks, because the first mark's run= counts
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that use an asynchronous fixture of ours."""
+    """Mark the tests that use an asynchronous fixture of ours, and refuse markers that look like ours and are none."""
+    _check_markers(config, items)
     users = [item for item in items if ASYNC_FIXTURES.intersection(getattr(item, "fixturenames", ()))]
     if not users:
         return
@@ -159,6 +162,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 allow=allow,
             )
             item.add_marker(pytest.mark.trio(run=run))
+
+
+def _check_markers(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
+    registered = [line.partition(":")[0].partition("(")[0].strip() for line in config.getini("markers")]
+    known = [name for name in registered if name.startswith(_PREFIX)]
+    for item in items:
+        for mark in item.iter_markers():
+            if mark.name.startswith(_PREFIX) and mark.name not in known:
+                raise pytest.UsageError(
+                    f"{item.nodeid}: there is no marker {mark.name}; there are {', '.join(sorted(known))}"
+                )
 
 
 def harness_of(backend: str, config: pytest.Config) -> type[Harness]:
@@ -211,6 +225,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             f"seed: write 'def {item.name}(...)', and give it what is asynchronous as main= and work=",
             pytrace=False,
         )
+    if "aegis_simulation" in names and any(mark.name == "aegis_limits" for mark in item.own_markers):
+        pytest.fail(
+            f"{item.name} is marked aegis_limits, which a simulation knows nothing of: leave that mark out. A scenario goes on for "
+            "seconds= on the virtual clock, and ends where its tasks run in circles",
+            pytrace=False,
+        )
     used = sorted(ASYNC_FIXTURES.intersection(names))
     if used and not _is_async(item):
         pytest.fail(
@@ -241,7 +261,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             hypothesis.inner_test = with_fresh_fixtures(item, hypothesis.inner_test, tell)
         elif not getattr(item.obj, "_trio_test_runner_wrapped", False):  # else it is run again, and has been wrapped
             item.obj = noting_failure(item.obj, tell)
-    return (yield)
+    if not _uses_ours(item):
+        return (yield)
+    from aegis_pytest.short_logs import watching  # noqa: PLC0415
+
+    with watching(item):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -260,12 +285,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show how the cluster stood when the test failed."""
+    """Show how the cluster stood when the test failed, and no more than the last that the library logged."""
     report = yield
+    if call.when == "call" and report.failed and _uses_ours(item):
+        from aegis_pytest.short_logs import shorten  # noqa: PLC0415 - see the module's docstring
+
+        shorten(item, report)
     state = item.stash.get(_STATE, "")
     if call.when == "call" and report.failed and state:
         report.sections.append(("cluster at the failure", state))
     return report
+
+
+def _uses_ours(item: pytest.Item) -> bool:
+    return any(name.startswith("aegis_") for name in getattr(item, "fixturenames", ()))
 
 
 def keep_state(item: pytest.Item, state: str) -> None:

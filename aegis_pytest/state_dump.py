@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import linecache
 import os
 import sysconfig
@@ -28,6 +29,8 @@ __all__ = [
     "dump_state",
     "from_users_code",
     "is_dumped",
+    "is_refusal",
+    "is_users",
     "passes_users_code",
     "reporting",
     "tell_line",
@@ -37,6 +40,7 @@ __all__ = [
 
 _OURS: Final = tuple(str(Path(package.__path__[0])) + os.sep for package in (aegis_core, aegis_backends, aegis_pytest))
 _FOREIGN: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_RAISES: Final = dis.opmap["RAISE_VARARGS"]
 _MOST_TASKS: Final = 10
 _LONGEST: Final = 240  # of a path, and the line of code there
 _MOST_LINES: Final = 22
@@ -129,11 +133,11 @@ def tell_line(filename: str, line: int, function: str = "") -> str:
     return f"{path}:{line}{within}: {linecache.getline(filename, line).strip()}"
 
 
-def where_tasks_wait(most: int = _MOST_TASKS) -> list[str]:
-    """Tasks of the test with the line of the user's code that they wait in, *most* of them; those without one are counted."""
+def where_tasks_wait(most: int = _MOST_TASKS, tasks: Iterable[trio.lowlevel.Task] | None = None) -> list[str]:
+    """*tasks*, or all, with the line of the user's code that they wait in, *most* of them; those without one are counted."""
     places: list[_Place] = []
     others = 0
-    for task in all_tasks():
+    for task in all_tasks() if tasks is None else tasks:
         place = _place(task)
         if place is None:
             others += 1
@@ -166,21 +170,21 @@ def _tasks(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]:
 def _place(task: trio.lowlevel.Task) -> _Place | None:
     found = None
     for frame, line in task.iter_await_frames():
-        if _is_users(frame.f_code.co_filename):
+        if is_users(frame.f_code.co_filename):
             found = _Place(task.name, frame, line)
     return found
 
 
 def passes_users_code(traceback: TracebackType | None) -> bool:
     """Whether a frame of *traceback* is one of the user's."""
-    return any(_is_users(frame.f_code.co_filename) for frame, _ in walk_tb(traceback))
+    return any(is_users(frame.f_code.co_filename) for frame, _ in walk_tb(traceback))
 
 
 def from_users_code(traceback: TracebackType | None) -> TracebackType | None:
     """*traceback* without the libraries' frames before the first one of the user's; all of it if there is none."""
     entry = traceback
     while entry is not None:
-        if _is_users(entry.tb_frame.f_code.co_filename):
+        if is_users(entry.tb_frame.f_code.co_filename):
             return entry
         entry = entry.tb_next
     return traceback
@@ -193,7 +197,7 @@ def to_users_code(traceback: TracebackType | None) -> TracebackType | None:
     while entry is not None:
         entries.append(entry)
         entry = entry.tb_next
-    while entries and not _is_users(entries[-1].tb_frame.f_code.co_filename):
+    while entries and not is_users(entries[-1].tb_frame.f_code.co_filename):
         entries.pop()
     kept: TracebackType | None = None
     for entry in reversed(entries):
@@ -201,6 +205,20 @@ def to_users_code(traceback: TracebackType | None) -> TracebackType | None:
     return kept or traceback
 
 
-def _is_users(filename: str) -> bool:
+def is_refusal(exc: BaseException | None) -> bool:
+    """Whether code of ours raised *exc* for what it was given: a `TypeError` or `ValueError` that a ``raise`` of ours made."""
+    if not isinstance(exc, TypeError | ValueError):
+        return False
+    entry = exc.__traceback__
+    while entry is not None and entry.tb_next is not None:
+        entry = entry.tb_next
+    if entry is None:
+        return False
+    code = entry.tb_frame.f_code
+    return code.co_filename.startswith(_OURS) and code.co_code[entry.tb_lasti] == _RAISES
+
+
+def is_users(filename: str) -> bool:
+    """Whether that file is neither ours nor a library's."""
     # A test's environment may lie within the project, so libraries are told by their own folders.
     return not filename.startswith((*_OURS, *_FOREIGN, "<"))

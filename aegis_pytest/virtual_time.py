@@ -25,6 +25,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
 from typing import Final
 
 import attrs
@@ -35,7 +36,7 @@ import trio.testing
 from aegis_core.errors import AegisError, ConfigError
 from aegis_pytest.mistakes import Listener, bury_run, has_broken_down
 from aegis_pytest.shields import lift_shields
-from aegis_pytest.state_dump import dump_state, from_users_code, to_users_code, where_tasks_wait
+from aegis_pytest.state_dump import dump_state, from_users_code, is_refusal, to_users_code, where_tasks_wait
 from aegis_pytest.verdict import Failure, drop_cancellations, only_leaf, own_failure, what_failed_first
 
 __all__ = ["GRACE", "THREAD_PATIENCE", "JumpingClock", "Limits", "bounded_run"]
@@ -240,12 +241,20 @@ def bounded_run(
             listener.warn()
         else:
             drop_cancellations(failed)
-            traceback = from_users_code(failed.__traceback__)
-            if isinstance(failed, AegisError | pytest.UsageError) and not full_trace:
-                # What is wrong stands in its message, and which line of the test it was.
-                traceback = to_users_code(traceback)
             if isinstance(failed, ConfigError) and failed.key == "backend":
                 failed.add_note(_BARE_OPEN)
-            raise failed.with_traceback(traceback)
+            raise failed.with_traceback(_shown(failed, full_trace))
 
     return run
+
+
+def _shown(failed: BaseException, full_trace: bool) -> TracebackType | None:  # noqa: FBT001 - as it was given
+    """What the test shows of where it failed: of an error of the library's, which line of the test it was."""
+    traceback = from_users_code(failed.__traceback__)
+    if full_trace:
+        return traceback
+    if is_refusal(failed):
+        failed.__cause__, failed.__suppress_context__ = None, True  # its message says it
+    elif not isinstance(failed, AegisError | pytest.UsageError):
+        return traceback
+    return to_users_code(traceback)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import inspect
 import math
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -56,14 +57,15 @@ _DROPS_A_RESULT: Final = dis.opmap["POP_TOP"]
 class _Block(AbstractContextManager[None]):
     """The block of one fault, which adds its *name* to *unused* if nobody ever took it: the call stands there by itself.
 
-    What is kept, in a list say, and not entered is somebody's choice.
+    From when it is entered until it is left, its name is in *within*. What is kept, in a list say, and not entered is somebody's choice.
     """
 
-    def __init__(self, name: str, block: AbstractContextManager[None], unused: list[str]) -> None:
+    def __init__(self, name: str, block: AbstractContextManager[None], unused: list[str], within: list[str]) -> None:
         self.name = name
         self._was_entered = False
         self._block = block
         self._unused = unused
+        self._within = within
 
     def __repr__(self) -> str:
         return f"<Block of {self.name}>"
@@ -71,10 +73,12 @@ class _Block(AbstractContextManager[None]):
     def __enter__(self) -> None:
         self._was_entered = True
         self._block.__enter__()
+        self._within.append(self.name)
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
+        self._within.remove(self.name)
         return self._block.__exit__(kind, exc, traceback)
 
     def __del__(self) -> None:
@@ -88,10 +92,18 @@ def _fault(
 ) -> Callable[Concatenate[Faults, P], AbstractContextManager[None]]:
     """Make a context manager of *method*, which `Faults.expect_entered` knows of."""
     make = contextmanager(method)
+    signature = inspect.signature(method)
+    _, *parameters = (it.replace(annotation=it.empty) for it in signature.parameters.values())
+    taken = signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
 
     @functools.wraps(method)
     def announce(self: Faults, /, *args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[None]:
-        return _Block(method.__name__, make(self, *args, **kwargs), self.unused)
+        __tracebackhide__ = True
+        try:
+            signature.bind(self, *args, **kwargs)
+        except TypeError as exc:
+            raise TypeError(f"{exc}: it is {method.__name__}{taken}") from None
+        return _Block(method.__name__, make(self, *args, **kwargs), self.unused, self.within)
 
     return announce
 
@@ -114,15 +126,17 @@ class Faults:
 
     Attributes:
         unused: The names of those that were called by themselves, without a block.
+        within: The names of those whose block was entered and not left.
     """
 
     def __init__(self, plane: FaultPlane, *, allow_unused: bool = False) -> None:
         self.plane = plane
         self._allow_unused = allow_unused
         self.unused: Final[list[str]] = []
+        self.within: Final[list[str]] = []
 
     def __repr__(self) -> str:
-        return f"<Faults on {self.plane!r}>"
+        return "<Faults>"  # pytest shows it with a failure, when all is over
 
     @_fault
     def partition(self, *groups: Collection[str]) -> Iterator[None]:
@@ -292,15 +306,21 @@ class Faults:
             yield
 
     def expect_entered(self) -> None:
-        """See that no fault was called by itself; the fixture does so when the test is over.
+        """See that no fault was called by itself, or entered by hand and not left; the fixture does so when the test is over.
 
         Raises:
-            pytest.fail.Exception: One was, and so never put in force; says how it is.
+            pytest.fail.Exception: One was, and so never put in force, or for nobody knows how long; says how it is.
         """
         for name in self.unused:
             pytest.fail(
                 f"aegis_faults.{name}(...) was called and never put in force: it is in force in its block, so write "
                 f"'with aegis_faults.{name}(...):'",
+                pytrace=False,
+            )
+        for name in self.within:
+            pytest.fail(
+                f"the block of aegis_faults.{name}(...) was entered and not left: enter it by 'with', not by __enter__; "
+                "several, by contextlib.ExitStack",
                 pytrace=False,
             )
 

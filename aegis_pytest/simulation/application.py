@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import random
 from collections.abc import Awaitable, Callable
 
 import attrs
+import pytest
 
 from aegis_core import Node
 
-__all__ = ["Application"]
+__all__ = ["Application", "Misuse"]
+
+
+class Misuse(Exception):
+    """What was given as the application cannot be run: no scenario is to blame for that."""
 
 
 @attrs.frozen
@@ -26,3 +33,50 @@ class Application:
     main: Callable[[], Awaitable[object]] | None = None
     work: Callable[[Node, random.Random], Awaitable[object]] | None = None
     setup: Callable[[], object] | None = None
+
+    def checked(self) -> Application:
+        """This application; what it is made of tells, when it is run, if that was no async function.
+
+        Raises:
+            pytest.UsageError: That can be seen at once, or it cannot be called as it will be.
+        """
+        __tracebackhide__ = True
+        main = None if self.main is None else _checked(self.main, "main")
+        work = None if self.work is None else _checked(self.work, "work", "node", "random")
+        return attrs.evolve(self, main=main, work=work)
+
+
+def _checked(fn: Callable[..., Awaitable[object]], option: str, *takes: str) -> Callable[..., Awaitable[object]]:
+    __tracebackhide__ = True
+    given: object = fn  # what it should be is no proof of what it is
+    called = f"{option}({', '.join(takes)})"
+    wanted = f"{option}= takes an async function that is called as 'await {called}'"
+    if inspect.iscoroutine(given):
+        given.close()
+        raise pytest.UsageError(f"{wanted}, got what {given.__name__}(...) returns: write '{given.__name__}' alone")
+    if not callable(given):
+        raise pytest.UsageError(f"{wanted}, got {given!r}")
+    try:
+        signature = inspect.signature(given)
+        signature.bind(*takes, **{name: None for name in signature.parameters if name == "task_status"})
+    except TypeError as exc:
+        raise pytest.UsageError(f"{wanted}, and {_name(given)} cannot be: {exc}") from None
+    except ValueError:
+        pass  # it does not tell what it takes
+    if inspect.iscoroutinefunction(given):
+        return fn
+
+    @functools.wraps(fn)
+    async def run(*args: object, **kwargs: object) -> object:
+        awaitable: object = fn(*args, **kwargs)
+        if not inspect.isawaitable(awaitable):
+            raise Misuse(f"{wanted}, and {_name(fn)} returned {awaitable!r}: write 'async def {_name(fn)}(...)'")
+        return await awaitable
+
+    return run
+
+
+def _name(fn: object) -> str:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return getattr(fn, "__name__", repr(fn))

@@ -9,12 +9,13 @@ from typing import Final
 
 from aegis_pytest.history import to_line
 from aegis_pytest.simulation.run import Outcome
+from aegis_pytest.simulation.scenario import Scenario
 
 __all__ = ["tell_failure"]
 
 _MOST_LINES: Final = 40
-_MOST_STEP_ROWS: Final = 14
-"""Of the scenario; what is wrong keeps as many. Where there are more steps, several share a line."""
+_MOST_STEP_ROWS: Final = 13
+"""Of the scenario; what is wrong keeps as many, and one. Where there are more steps, several share a line."""
 
 _LONGEST: Final = 240
 _NO_END: Final = 1_000_000
@@ -56,8 +57,17 @@ def _to_run_again(outcome: Outcome, smallest: Outcome, advice: str) -> list[str]
     return [
         *lines,
         f"to run it again{needed}: aegis_simulation.replay(...) with",
+        f"from aegis_pytest.simulation import {', '.join(_names(part))}",
         *_in_rows(part.code(), _MOST_STEP_ROWS),
     ]
+
+
+def _names(scenario: Scenario) -> Iterator[str]:
+    if scenario.acts:
+        yield "Act"
+    yield "Scenario"
+    if scenario.troubles:
+        yield "Trouble"
 
 
 def _write(outcome: Outcome, folder: Path) -> Iterator[str]:

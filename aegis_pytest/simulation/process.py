@@ -14,10 +14,13 @@ from aegis_pytest.faults.member import Member
 from aegis_pytest.history import BeliefProbe, History, Record, Recorder
 from aegis_pytest.simulation.monitor import Monitor
 from aegis_pytest.simulation.program import Program
+from aegis_pytest.state_dump import where_tasks_wait
 
 __all__ = ["Notes", "Process", "Watch"]
 
 _MOST_STEPS_AT_ONCE: Final = 10_000
+_LAST_STEPS: Final = 1000
+"""Of them, in which it is seen which tasks run."""
 _LEAST_LIMIT: Final = 150_000
 """Of the steps of a scenario, however short it is: without an application, one takes some ten thousand."""
 _STEPS_A_SECOND: Final = 1000
@@ -76,6 +79,7 @@ class Watch(trio.abc.Instrument):
         self._now = -1.0
         self._since = self._steps = 0
         self._earned = 0.0
+        self._busy: dict[trio.lowlevel.Task, None] = {}
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """See what it changed."""
@@ -84,8 +88,12 @@ class Watch(trio.abc.Instrument):
         if now != self._now:
             self._earned += _STEPS_A_SECOND * (now - self._now) * len(self._living)
             self._now, self._since = now, self._steps
-        elif self._steps - self._since == _MOST_STEPS_AT_ONCE:
-            self._stop(f"time stands still at {now:.6f} s: tasks run for ever, and wait for nothing")
+        elif self._steps - self._since > _MOST_STEPS_AT_ONCE - _LAST_STEPS:
+            self._busy[task] = None
+            if self._steps - self._since == _MOST_STEPS_AT_ONCE:
+                alive = [it for it in self._busy if getattr(it.coro, "cr_frame", None) is not None]
+                where = "\n".join(where_tasks_wait(tasks=alive))
+                self._stop(f"time stands still at {now:.6f} s: tasks run for ever, and wait for nothing\n{where}")
         if self._steps > max(_LEAST_LIMIT, self._earned):
             self._earned = math.inf  # said once
             self._stop(

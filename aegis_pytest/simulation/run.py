@@ -13,16 +13,17 @@ import attrs
 import pytest
 import trio
 
+from aegis_core.errors import AegisError
 from aegis_pytest.cluster import open_cluster
 from aegis_pytest.faults.clock import ElapsedClock
 from aegis_pytest.history import History, TooManyConfigurations, Violation, to_line
 from aegis_pytest.memory import MemoryHarness
-from aegis_pytest.simulation.application import Application
+from aegis_pytest.simulation.application import Application, Misuse
 from aegis_pytest.simulation.evidence import Evidence, evidence_of
 from aegis_pytest.simulation.scenario import Scenario
 from aegis_pytest.simulation.scheduling import seeded_scheduling
 from aegis_pytest.simulation.world import Stopped, World
-from aegis_pytest.state_dump import from_users_code
+from aegis_pytest.state_dump import from_users_code, to_users_code
 from aegis_pytest.virtual_time import JumpingClock, Limits, bounded_run
 
 __all__ = ["Outcome", "simulate"]
@@ -91,9 +92,17 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
         application: What the nodes run; by default they do what the scenario's acts say.
 
     Raises:
-        pytest.UsageError: The application's *setup* is an async function, or there is its *main*, and *scenario* has acts.
+        pytest.UsageError: The application's *setup* is an async function, or its *main* or *work* is none; or there is its *main*,
+            and *scenario* has acts.
+        ValueError: The *scenario* has a TTL or a length that is none.
         RuntimeError: This version of Trio cannot be told the order of tasks.
     """
+    __tracebackhide__ = True
+    if not scenario.ttl > 0:
+        raise ValueError(f"ttl= takes seconds, more than 0, not {scenario.ttl!r}")
+    if not scenario.seconds >= 0:
+        raise ValueError(f"seconds= takes how long it goes on, not {scenario.seconds!r}")
+    application = application.checked()
     if scenario.acts and application.main is not None:
         raise pytest.UsageError(
             "acts are for nodes without main, and yours run main: leave out acts= (of a Scenario, write acts=()), and let "
@@ -123,8 +132,17 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
     try:
         with seeded_scheduling(scenario.seed):
             bounded_run(limits)(main, clock=JumpingClock())
-    except (Exception, pytest.fail.Exception) as exc:  # noqa: BLE001 - whatever it is, it is what was looked for
-        problems += [_told(it) for it in _leaves(exc) if not isinstance(it, Stopped)]
+    except (Exception, pytest.fail.Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - whatever it is, it is what was looked for
+        raised = [it for it in _leaves(exc) if not isinstance(it, Stopped | trio.Cancelled)]
+        for it in raised:
+            if isinstance(it, Misuse):
+                raise pytest.UsageError(str(it)) from None
+            if not isinstance(it, Exception | pytest.fail.Exception):  # it skips the test, or ends the session
+                raise it from None
+        told: dict[str, str] = {}
+        for it in raised:  # where each node fails in the same way, it is told of the first
+            told.setdefault(_told(it, with_notes=False), _told(it))
+        problems += told.values()
     violations: tuple[Violation, ...] = ()
     try:
         violations = history.check()
@@ -170,9 +188,14 @@ def _leaves(exc: BaseException) -> Iterator[BaseException]:
         yield exc
 
 
-def _told(exc: BaseException) -> str:
+def _told(exc: BaseException, *, with_notes: bool = True) -> str:
     """*exc* with the lines of the user's program that led to it."""
-    if isinstance(exc, pytest.fail.Exception):
+    if isinstance(exc, pytest.fail.Exception) and not exc.pytrace:
         return str(exc)
-    lines = traceback.format_exception(type(exc), exc, from_users_code(exc.__traceback__), limit=_FRAMES, chain=False)
-    return "".join(lines).strip()
+    where = from_users_code(exc.__traceback__)
+    if isinstance(exc, AegisError | pytest.UsageError | pytest.fail.Exception):
+        where = to_users_code(where)  # what is wrong stands in its message
+    told = traceback.TracebackException(type(exc), exc, where, limit=_FRAMES)
+    if not with_notes:
+        told.__notes__ = None  # they name the node
+    return "".join(told.format(chain=False)).strip()

@@ -6,7 +6,7 @@ Nothing is decided while it runs, so that a scenario can be printed, run again, 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -153,15 +153,19 @@ class Scenario:
             "Scenario(",
             f"    seed={self.seed!r}, nodes={self.nodes!r}, seconds={self.seconds!r}, ttl={self.ttl!r},",
             f"    latencies={self.latencies!r},",
-            "    acts=(",
-            *(f"        {_call(act)}," for act in self.acts),
-            "    ),",
-            "    troubles=(",
-            *(f"        {_call(trouble)}," for trouble in self.troubles),
-            "    ),",
+            *_steps("acts", self.acts),
+            *_steps("troubles", self.troubles),
             ")",
         ]
         return "\n".join(lines)
+
+
+def _steps(name: str, steps: Sequence[Act | Trouble]) -> Iterator[str]:
+    if steps:
+        yield f"    {name}=("
+        for step in steps:
+            yield f"        {_call(step)},"
+        yield "    ),"
 
 
 def _call(value: Act | Trouble) -> str:

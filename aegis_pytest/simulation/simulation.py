@@ -102,14 +102,18 @@ class Simulation:
                 ownership, something acknowledged and lost, a resource that is not freed in time, an operation without an
                 answer, an error of the application, something left behind. Shows the seed, and the smallest scenario
                 found that breaks the same rule.
-            pytest.UsageError: *setup* is an async function, or there are both *main* and *acts*.
+            pytest.UsageError: *setup* is an async function, or *main* or *work* is none; or there are both *main* and *acts*.
+            TypeError: *nodes* is a number.
             ValueError: *faults* names what there is not; two nodes have the same name, or one a name with a dot;
-                there is no node or no seed; *main* never held anything and nobody called anything, in all scenarios.
+                there is no node or no seed; *ttl* or *seconds* cannot be; *main* never held anything and nobody called anything,
+                in all scenarios.
         """
         __tracebackhide__ = True
         unknown = sorted(set(faults) - set(TROUBLES))
         if unknown:
             raise ValueError(f"there is no fault {unknown[0]!r}; there are {', '.join(TROUBLES)}")
+        if not isinstance(nodes, Iterable):
+            raise TypeError(f"nodes= takes the nodes' names, ('a', 'b', 'c'), not {nodes!r}")
         application = Application(main, work, setup)
         count = acts if acts is not None else 0 if main is not None else 90
         seeds = (seeds,) if isinstance(seeds, str) else seeds
@@ -120,8 +124,8 @@ class Simulation:
             scenario = draw_scenario(
                 str(seed), nodes=nodes, seconds=seconds, ttl=ttl, acts=count, troubles=troubles, kinds=faults
             )
-            with _quiet():
-                tally += self._judge(scenario, application)
+            with _withheld() as heard:
+                tally += self._judge(scenario, application, heard)
         if not tally.scenarios:
             raise ValueError("seeds= is empty, or an iterator that was used before: nothing was checked")
         if main is not None and not tally.evidence.beliefs and not tally.evidence.calls:
@@ -144,51 +148,73 @@ class Simulation:
 
         Raises:
             pytest.fail.Exception: It breaks a rule.
-            pytest.UsageError: *setup* is an async function, or there is *main*, and *scenario* has acts.
+            pytest.UsageError: *setup* is an async function, or *main* or *work* is none; or there is *main*, and *scenario* has acts.
+            ValueError: The *scenario* has a TTL or a length that cannot be.
         """
         __tracebackhide__ = True
         application = Application(main, work, setup)
         gc.collect()
-        return self._judge(scenario, application, smaller=smaller)
+        heard: list[logging.LogRecord] = []
+        try:
+            with _withheld() as heard:
+                return self._judge(scenario, application, heard, smaller=smaller)
+        finally:
+            for record in heard:
+                logging.getLogger().handle(record)
 
-    def _judge(self, scenario: Scenario, application: Application, *, smaller: bool = True) -> Outcome:
+    def _judge(
+        self, scenario: Scenario, application: Application, heard: list[logging.LogRecord], *, smaller: bool = True
+    ) -> Outcome:
+        """Run *scenario*; at the end *heard* has what was logged in the run that is told of."""
         __tracebackhide__ = True
+        heard.clear()
         outcome = simulate(scenario, application)
         if outcome.is_good:
             return outcome
-        smallest, repeats = outcome, True
+        smallest, repeats, logged = outcome, True, tuple(heard)
         if smaller:
             kind = outcome.kind()
 
             def fails(tried: Scenario) -> bool:
-                nonlocal smallest
+                nonlocal smallest, logged
+                heard.clear()
                 again = simulate(tried, application)
                 if again.kind() != kind:
                     return False
-                smallest = again  # each that fails is the smallest so far
+                smallest, logged = again, tuple(heard)  # each that fails is the smallest so far
                 return True
 
             repeats = fails(scenario)
             if repeats:
                 shrink(scenario, fails)
+        heard[:] = logged
         told = tell_failure(
             outcome, smallest if repeats else None, self._folder, has_setup=application.setup is not None
         )
         pytest.fail(told, pytrace=False)
 
 
+class _Keep(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _withheld() -> Iterator[list[logging.LogRecord]]:
     """Within the block nothing is shown of what the library logs: hundreds of runs with faults would bury what a test says.
 
     It comes to the handlers of the library's own logger, and so to ``aegis_logs``: a test that counts on it must not be deceived.
     """
     logger = logging.getLogger("aegis")
-    unheard = logging.NullHandler()  # for lack of any handler, Python would print it
+    kept = _Keep()  # for lack of any handler, Python would print it
     propagates, logger.propagate = logger.propagate, False
-    logger.addHandler(unheard)
+    logger.addHandler(kept)
     try:
-        yield
+        yield kept.records
     finally:
-        logger.removeHandler(unheard)
+        logger.removeHandler(kept)
         logger.propagate = propagates

@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from aegis_core import (
+    CircuitStateChanged,
     InstanceDeregistered,
     InstanceHealthChanged,
     InstanceLost,
@@ -23,6 +24,7 @@ from aegis_core import (
 )
 from aegis_pytest.cluster import Cluster, open_cluster
 from aegis_pytest.event_log import EventLog
+from aegis_pytest.faults import Faults
 
 rooms = Service("rooms")
 AT = datetime(2000, 1, 1, tzinfo=UTC)
@@ -174,3 +176,23 @@ async def test_expecting_is_a_checkpoint(aegis_cluster: Cluster, aegis_events: E
         await aegis_events.expect(InstanceRegistered)
     assert scope.cancelled_caught
     await aegis_events.expect(InstanceRegistered, within=0)
+
+
+async def test_circuits_that_open_and_close_hide_nothing(
+    aegis_cluster: Cluster, aegis_events: EventLog, aegis_faults: Faults
+) -> None:
+    """They do while a store is away: of what happened last, the last of them is told; where they are expected, all are."""
+    instance = await aegis_cluster.serve("a", rooms, ttl=10)
+    await instance.claim("room")
+    with aegis_faults.partition({"a"}, {"store"}):
+        await trio.sleep(120)
+        told = [line.partition(": ")[2].partition("(")[0] for line in aegis_events.describe(4)]
+        assert "LeaseEnded" in told
+        assert told.count("CircuitStateChanged") == 1
+        assert len(aegis_events.of(CircuitStateChanged)) > 12
+        with pytest.raises(AssertionError, match=r"LeaseEnded") as caught:
+            await aegis_events.expect(InstanceHealthChanged, within=1)
+        assert str(caught.value).count("CircuitStateChanged") == 1
+        with pytest.raises(AssertionError) as caught:
+            await aegis_events.expect(CircuitStateChanged(what="nobody"), within=1)
+        assert str(caught.value).count("CircuitStateChanged") == 13

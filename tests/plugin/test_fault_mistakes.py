@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from aegis_core import Call, InstanceLost, Service
 from aegis_pytest.cluster import Cluster
 from aegis_pytest.event_log import EventLog
-from aegis_pytest.faults import Faults
+from aegis_pytest.faults import FaultPlane, Faults
 from tests.plugin.scene import commit, open_scene
 
 rooms = Service("rooms")
@@ -79,6 +79,24 @@ async def test_call_without_a_block_is_a_mistake(autojump_clock: MockClock) -> N
             scene.faults.pause("a")
         with pytest.raises(pytest.fail.Exception, match=r"aegis_faults\.pause\(\.\.\.\) was called and never put"):
             scene.faults.expect_entered()
+
+
+async def test_block_that_is_entered_by_hand_is_to_be_left(autojump_clock: MockClock) -> None:
+    """Whoever does both may."""
+    async with open_scene() as scene:
+        block = scene.faults.pause("a")
+        block.__enter__()
+        with pytest.raises(
+            pytest.fail.Exception, match=r"the block of aegis_faults\.pause\(\.\.\.\) was entered and not left"
+        ):
+            scene.faults.expect_entered()
+        block.__exit__(None, None, None)
+        scene.faults.expect_entered()
+
+
+def test_faults_are_shown_in_a_word() -> None:
+    """With each failure, when all is over: what they had to say then would not be true of the failure."""
+    assert repr(Faults(FaultPlane())) == "<Faults>"
 
 
 @pytest.mark.aegis_allow("unused_faults")

@@ -24,6 +24,33 @@ MISTAKES = {
             "an await is missing: coroutine 'EventLog.expect' was never awaited: *:*: aegis_events.expect(RoleChanged)",
         ],
     ),
+    "a call is not awaited": (
+        """
+        async def test_it(aegis_cluster):
+            await aegis_cluster.serve("a", rooms)
+            caller = await aegis_cluster.node("b")
+            caller.call("rooms", "enter")
+        """,
+        [
+            'an await is missing: coroutine \'Client._call\' was never awaited: *.py:*: caller.call("rooms", "enter")',
+        ],
+    ),
+    "a block is not entered": (
+        """
+        async def test_it(aegis_cluster):
+            instance = await aegis_cluster.serve("a", rooms)
+            instance.own("room")
+        """,
+        ["a block was never entered: write 'async with own(...)': *.py:*: instance.own(\"room\")"],
+    ),
+    "a fault is entered by hand": (
+        """
+        async def test_it(aegis_cluster, aegis_faults):
+            await aegis_cluster.node("a")
+            aegis_faults.pause("a").__enter__()
+        """,
+        ["the block of aegis_faults.pause(...) was entered and not left: enter it by 'with', *"],
+    ),
     "a claim is not awaited, and something fails for that": (
         """
         async def test_it(aegis_cluster):
@@ -67,6 +94,14 @@ MISTAKES = {
             aegis_simulation()
         """,
         ["test_it uses aegis_simulation, which only a synchronous test can*: write 'def test_it(...)'*"],
+    ),
+    "a simulation is given limits that it knows nothing of": (
+        """
+        @pytest.mark.aegis_limits(real=1)
+        def test_it(aegis_simulation):
+            aegis_simulation()
+        """,
+        ["test_it is marked aegis_limits, which a simulation knows nothing of: leave that mark out. *"],
     ),
     "another plug-in is told to run the test": (
         """
@@ -208,6 +243,22 @@ def test_missing_await_may_be_meant(run_tests: RunTests, said: str) -> None:
     result.assert_outcomes(passed=1, warnings=int("allow" in said))
 
 
+def test_call_that_each_node_of_a_simulation_does_not_await_is_told_once(run_tests: RunTests) -> None:
+    """By the line of the application."""
+    result = run_tests("""
+async def work(node, chance):
+    await trio.sleep(1)
+    node.call("rooms", "enter")
+
+def test_it(aegis_simulation):
+    aegis_simulation(work=work, seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=0)
+""")
+    assert result.parseoutcomes()["failed"] == 1
+    told = [line for line in result.outlines if line.startswith("an await is missing")]
+    assert len(told) == 1
+    assert told[0].endswith(': node.call("rooms", "enter")')
+
+
 def test_filter_for_other_coroutines_lets_this_one_fail(run_tests: RunTests) -> None:
     """What counts is the first filter that fits the very warning."""
     result = run_tests(f"@pytest.mark.filterwarnings('ignore:coroutine .main')\n{NOT_AWAITED}")
@@ -311,18 +362,6 @@ def test_run_that_ended_by_something_else_is_shown_by_that(run_tests: RunTests, 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([line])
     result.stdout.no_fnmatch_line("*did not leave it*")
-
-
-def test_error_of_the_library_is_shown_at_the_line_of_the_test(run_tests: RunTests) -> None:
-    """Where in the library it was raised is shown when it is asked for, and for other errors always."""
-    source = """
-async def test_it(aegis_cluster):
-    await (await aegis_cluster.node("a")).call("rooms", "enter")
-"""
-    result = run_tests(source)
-    result.stdout.fnmatch_lines(['>*.call("rooms", "enter")', "E*ServiceNotFound*"], consecutive=True)
-    result.stdout.no_fnmatch_line("*client.py*")
-    run_tests(source, "--full-trace").stdout.fnmatch_lines(["*client.py*"])
 
 
 def test_generator_that_nobody_exhausted_is_warned_of_as_ever(run_tests: RunTests) -> None:

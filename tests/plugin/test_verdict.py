@@ -213,8 +213,8 @@ def test_folders_that_only_begin_like_a_library_are_none() -> None:
     assert str(folder / "module.py").startswith(shields._WAITING)
     assert not f"{folder}_asyncio/module.py".startswith(shields._WAITING)
     stdlib = sysconfig.get_path("stdlib")
-    assert not state_dump._is_users(f"{stdlib}/module.py")
-    assert state_dump._is_users(f"{stdlib}-of-mine/module.py")
+    assert not state_dump.is_users(f"{stdlib}/module.py")
+    assert state_dump.is_users(f"{stdlib}-of-mine/module.py")
 
 
 def test_state_is_shown_when_a_fixture_fails(run_tests: RunTests) -> None:

@@ -5,12 +5,15 @@ Whoever changes a message on purpose changes the file, and looks at it: would yo
 
 from __future__ import annotations
 
+import logging
+import random
 from pathlib import Path
 from typing import Final
 
 import attrs
 import pytest
 
+from aegis_core import Node
 from aegis_core.node import lease
 from aegis_pytest import simulation
 from aegis_pytest.history import Answer, History
@@ -82,7 +85,18 @@ def test_failure_says_what_is_wrong_and_how_to_run_it_again(name: str, tmp_path:
     lines = told.splitlines()
     assert len(lines) <= MOST_LINES
     assert max(map(len, lines)) <= LONGEST_LINE
-    assert eval(told[told.index("Scenario(") :], vars(simulation)) == part.scenario
+    import_line, code = told[told.index("from aegis_pytest.simulation import ") :].split("\n", 1)
+    names: dict[str, object] = {}
+    exec(import_line, names)
+    assert eval(code, names) == part.scenario
+
+
+def test_scenario_without_steps_is_told_without_them(tmp_path: Path) -> None:
+    """Neither in its code nor in what is to be imported for it."""
+    empty = attrs.evolve(OUTCOMES["problem"], scenario=attrs.evolve(SMALL, acts=(), troubles=()))
+    *_, import_line, first, second, third, last = tell_failure(empty, empty, tmp_path, has_setup=True).splitlines()
+    assert import_line == "from aegis_pytest.simulation import Scenario"
+    assert eval(f"{first}{second}{third}{last}", vars(simulation)) == empty.scenario
 
 
 @pytest.mark.parametrize(("acts", "troubles"), [(0, 1), (14, 1), (28, 3), (90, 8), (500, 40)])
@@ -155,3 +169,24 @@ def test_large_scenario_is_replayed_from_what_its_failure_says(
     assert len(told.splitlines()) <= MOST_LINES
     assert "to run it again: aegis_simulation.replay(...)" in told
     assert simulate(eval(told[told.index("Scenario(") :], vars(simulation))).kind() == "SINGLE_OWNER"
+
+
+def test_replay_that_makes_a_failure_smaller_logs_the_run_that_it_shows(
+    aegis_simulation: Simulation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And no other: the one that is smallest, of which it tells."""
+    runs = 0
+
+    def count() -> None:
+        nonlocal runs
+        runs += 1
+
+    async def log(_node: Node, _random: random.Random) -> None:
+        logging.getLogger("aegis.test").warning("run %d", runs)
+        raise ValueError
+
+    with pytest.raises(pytest.fail.Exception):
+        aegis_simulation.replay(SMALL, work=log, setup=count, smaller=True)
+    assert runs > 2
+    (message,) = {record.getMessage() for record in caplog.records if record.name == "aegis.test"}
+    assert message != "run 1"

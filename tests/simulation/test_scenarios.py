@@ -80,8 +80,6 @@ def test_scenario_prints_as_the_python_that_makes_it() -> None:
         "    acts=(",
         "        Act(1.0, 'a', 'claim', 'key'),",
         "    ),",
-        "    troubles=(",
-        "    ),",
         ")",
     ]
 

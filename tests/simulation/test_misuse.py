@@ -1,0 +1,168 @@
+"""Simulations of what cannot be run, or fails in the way of tests: it says what to write, or where, and blames no scenario for it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial, wraps
+from random import Random
+from typing import cast
+
+import pytest
+import trio
+
+from aegis_core import Node, Service, open_node
+from aegis_pytest.simulation import Scenario, Simulation
+from tests.plugin.conftest import RunTests, run_tests
+
+__all__ = ["run_tests"]
+
+Main = Callable[[], Awaitable[object]]
+Work = Callable[[Node, Random], Awaitable[object]]
+
+
+async def run() -> None:
+    """An application that does nothing."""
+    async with open_node():
+        await trio.sleep_forever()
+
+
+def nothing(*_args: object) -> None:
+    """What is no async function."""
+
+
+async def greet(node: Node) -> None:
+    """Takes less than it gets."""
+
+
+MAIN = {
+    "a service": (Service("rooms"), r"main= takes an async function .* 'await main\(\)', got <Service 'rooms'"),
+    "a function that is synchronous": (nothing, r"nothing returned None: write 'async def nothing\(\.\.\.\)'"),
+    "a partial of one": (partial(nothing, 1), r"nothing returned None: write 'async def nothing\(\.\.\.\)'"),
+    "a function with parameters": (
+        greet,
+        r"'await main\(\)', and greet cannot be: missing a required argument: 'node'",
+    ),
+}
+
+WORK = {
+    "a service": (Service("rooms"), r"work= takes an async function .* 'await work\(node, random\)', got <Service"),
+    "a function that is synchronous": (nothing, r"nothing returned None: write 'async def nothing\(\.\.\.\)'"),
+    "a function with one parameter": (greet, r"and greet cannot be: too many positional arguments"),
+}
+
+
+@pytest.mark.parametrize("case", MAIN)
+def test_main_that_cannot_be_run_is_refused(aegis_simulation: Simulation, case: str) -> None:
+    """In one line that says what it takes: no rule was broken, and no scenario is to blame."""
+    given, told = MAIN[case]
+    with pytest.raises(pytest.UsageError, match=told):
+        aegis_simulation(cast(Main, given), seeds=[1], troubles=0)
+
+
+@pytest.mark.parametrize("case", WORK)
+def test_work_that_cannot_be_run_is_refused(aegis_simulation: Simulation, case: str) -> None:
+    """With an application and without, and in a replay."""
+    given, told = WORK[case]
+    with pytest.raises(pytest.UsageError, match=told):
+        aegis_simulation(run, work=cast(Work, given), seeds=[1], troubles=0)
+    with pytest.raises(pytest.UsageError, match=told):
+        aegis_simulation.replay(Scenario(seed="1", nodes=("a", "b"), seconds=9.0, ttl=3.0), work=cast(Work, given))
+
+
+def test_what_is_called_instead_of_given_is_refused(run_tests: RunTests) -> None:
+    """At the line of the test, without frames of the library's, nor a warning of what was never awaited."""
+    result = run_tests("""
+async def main():
+    pass
+
+def test_it(aegis_simulation):
+    aegis_simulation(main())
+""")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([
+        ">*aegis_simulation(main())",
+        "E*UsageError: main= takes an async function that is called as 'await main()', got what main(...) returns: write 'main' alone",
+    ])  # fmt: skip
+    result.stdout.no_fnmatch_line("*aegis_pytest*.py*")
+
+
+def test_what_returns_something_to_await_is_run(aegis_simulation: Simulation) -> None:
+    """Such as a decorator's function, which is no async one itself."""
+
+    @wraps(run)
+    def decorated() -> Awaitable[object]:
+        return run()
+
+    assert aegis_simulation(decorated, work=partial(trial, "x"), seeds=[1], seconds=9.0, troubles=0).scenarios == 1
+
+
+async def trial(_bound: str, _node: Node, _random: Random) -> None:
+    """Work with something of its own."""
+
+
+def test_times_and_nodes_that_are_none_are_refused(aegis_simulation: Simulation) -> None:
+    """By the names of the arguments."""
+    with pytest.raises(ValueError, match=r"^ttl= takes seconds, more than 0, not -1$"):
+        aegis_simulation(run, ttl=-1)
+    with pytest.raises(ValueError, match=r"^seconds= takes how long it goes on, not -5$"):
+        aegis_simulation(run, seconds=-5)
+    with pytest.raises(TypeError, match=r"^nodes= takes the nodes' names, \('a', 'b', 'c'\), not 3$"):
+        aegis_simulation(run, nodes=cast("tuple[str, ...]", 3))
+
+
+def test_work_judges_by_pytest_fail(aegis_simulation: Simulation) -> None:
+    """As by an assertion: with the seed, the line, and the scenario; told once, if it is the same on each node."""
+
+    async def judge(_node: Node, _random: Random) -> None:
+        await trio.sleep_until(3)
+        pytest.fail("the books do not balance")
+
+    with pytest.raises(pytest.fail.Exception) as caught:
+        aegis_simulation(work=judge, seeds=[17], seconds=9.0, ttl=3.0, faults=[], acts=0)
+    told = str(caught.value)
+    assert told.startswith("seed '17' breaks a rule\nTraceback")
+    assert told.count("Failed: the books do not balance") == 1
+    assert "in judge\n    pytest.fail(" in told
+    assert "outcomes.py" not in told
+    assert "Scenario(" in told
+
+
+def test_work_may_skip_the_test(aegis_simulation: Simulation) -> None:
+    """However many nodes do."""
+
+    async def skip(_node: Node, _random: Random) -> None:
+        await trio.sleep_until(3)
+        pytest.skip("not here")
+
+    with pytest.raises(pytest.skip.Exception, match="not here"):
+        aegis_simulation(work=skip, seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=0)
+
+
+def test_error_of_the_library_is_told_once_and_at_the_line_of_the_application(aegis_simulation: Simulation) -> None:
+    """Not with the library's frames, once for each node."""
+
+    async def ask(node: Node, _random: Random) -> None:
+        await trio.sleep_until(3)
+        await node.call("rooms", "greet", resource_id="%1")
+
+    with pytest.raises(pytest.fail.Exception) as caught:
+        aegis_simulation(work=ask, seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=0)
+    told = str(caught.value)
+    assert told.count("Traceback") == 1
+    assert 'await node.call("rooms", "greet", resource_id="%1")\naegis_core.' in told
+
+
+def test_tasks_for_which_time_stands_still_are_named(aegis_simulation: Simulation) -> None:
+    """By their line."""
+
+    async def spin(_node: Node, random: Random) -> None:
+        await trio.sleep(1)
+        while True:
+            await trio.lowlevel.checkpoint()
+            assert random.random() < 1
+
+    with pytest.raises(
+        pytest.fail.Exception,
+        match=r"time stands still at .*\ntasks:\n  [abc]: spin: .*await trio.lowlevel.checkpoint\(\)",
+    ):
+        aegis_simulation(work=spin, seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=0)
