@@ -29,7 +29,10 @@ _STEPS_A_SECOND: Final = 1000
 
 @attrs.define(eq=False)
 class Process:
-    """One life of a node, with its program; *node* and *member* are those of the node that it opened last."""
+    """One life of a node, with its program; *node* and *member* are those of the node that it opened last.
+
+    What its program does, it does in *tasks*; None before its time, and when it has been told to end.
+    """
 
     name: str
     program: Program
@@ -38,6 +41,7 @@ class Process:
     node: Node
     member: Member
     notes: Notes
+    tasks: trio.Nursery | None = None
 
     def enter(self, node: Node, member: Member) -> None:
         """Go on with *node*, which it has opened after it closed another."""

@@ -274,15 +274,26 @@ class World:
         member = self._cluster.plane.member(name)
         assert member is not None
         async with trio.open_nursery() as nursery:
-            for act in acts:
-                await trio.sleep_until(act.at)
-                await self._cluster.plane.wait_running(member)
-                nursery.start_soon(self._perform, process, act)
+            process.tasks = nursery
+            try:
+                for act in acts:
+                    await trio.sleep_until(act.at)
+                    await self._cluster.plane.wait_running(member)
+                    asked = self._asked(process, act)
+                    if asked.tasks is not None:
+                        asked.tasks.start_soon(self._perform, asked, act)
+                await trio.sleep_forever()  # others may ask it to hand on what it holds
+            finally:
+                process.tasks = None
+
+    def _asked(self, process: Process, act: Act) -> Process:
+        """Whose program performs *act*: its tasks end with it, and nobody else's."""
+        if act.kind != "hand_on":
+            return process
+        holders = (it for it in self._living.values() if not it.member.is_stopped and act.key in it.claims)
+        return next(holders, process)
 
     async def _perform(self, process: Process, act: Act) -> None:
-        if act.kind == "hand_on":
-            holders = [it for it in self._living.values() if not it.member.is_stopped and act.key in it.claims]
-            process = holders[0] if holders else process
         for instance in process.node.hosted.values():
             await process.program.perform(process.node, instance, act)
             break

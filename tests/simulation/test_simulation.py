@@ -150,6 +150,18 @@ def test_call_that_outlasts_the_drain_of_a_node_that_ends_is_no_breach(monkeypat
     assert simulation.simulate(short).text().startswith("left behind: a call to ")
 
 
+def test_what_a_node_is_asked_for_ends_with_it() -> None:
+    """Also what another node's act has it hand on: nobody waits any longer."""
+    scenario = attrs.evolve(
+        HELD,
+        nodes=("a", "b", "c"),
+        acts=(Act(1.0, "b", "claim", "key"), Act(2.1, "c", "hand_on", "key", to="a")),
+        troubles=(Trouble(1.9, 1.0, "slow", ("b", "store"), 0.9), Trouble(2.0, 5.0, "leave", ("b",))),
+    )
+    outcome = simulation.simulate(scenario)
+    assert outcome.is_good, outcome.text()
+
+
 def test_what_cannot_be_decided_is_not_called_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search for an order that needs more memory than it may take shows nothing."""
 
