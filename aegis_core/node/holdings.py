@@ -213,6 +213,11 @@ class Holdings:
                 raise claim.lost()
             claim.set_ready()
             return
+        # What is about to be somebody else's is not taken over before: that would hold the move up.
+        while claim.moving and claim.ended is None:
+            await claim.wait_moved()
+        if claim.ended is not None:
+            raise claim.lost()
         state: object = None
         with trio.CancelScope() as scope:
             claim.enter_hook(scope)
