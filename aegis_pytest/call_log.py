@@ -133,11 +133,7 @@ class CallLog:
 
         Raises:
             TypeError: A call has no such field.
-            pytest.UsageError: The cluster has never had an instance of the service, or none with the method, and no call
-                names it.
         """
-        __tracebackhide__ = True
-        self.known.check(service_name, method)
         pattern = _pattern(service_name, method, fields)
         return [call for call in self if _matches(call, pattern)]
 
@@ -158,9 +154,11 @@ class CallLog:
 
         Raises:
             TypeError: A call has no such field.
-            pytest.UsageError: As of `of`.
+            pytest.UsageError: The cluster has never had an instance of the service, or none with the method, and no call
+                names it.
         """
         __tracebackhide__ = True
+        self.known.check(service_name, method)
         return Recording(
             tuple(
                 RecordedCall(request=call.request, answer=call.answer)

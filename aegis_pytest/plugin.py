@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Iterable, Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -46,6 +47,7 @@ _MARKERS: Final = (
 
 
 _PREFIX: Final = "aegis_"
+_ALIKE: Final = 0.9
 
 _CHOICES: Final[pytest.StashKey[Mapping[str, type[Harness]]]] = pytest.StashKey()
 _STATE: Final[pytest.StashKey[str]] = pytest.StashKey()
@@ -169,7 +171,7 @@ def _check_markers(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
     known = [name for name in registered if name.startswith(_PREFIX)]
     for item in items:
         for mark in item.iter_markers():
-            if mark.name.startswith(_PREFIX) and mark.name not in known:
+            if mark.name not in known and get_close_matches(mark.name, known, cutoff=_ALIKE):
                 raise pytest.UsageError(
                     f"{item.nodeid}: there is no marker {mark.name}; there are {', '.join(sorted(known))}"
                 )

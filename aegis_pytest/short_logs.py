@@ -60,7 +60,7 @@ class _Watch(logging.Filter):
         ends = [*(record.begins for record in self._records[1:]), len(whole)]
         texts = [whole[record.begins : end] for record, end in zip(self._records, ends, strict=True)]
         ours = [at for at, record in enumerate(self._records) if record.is_ours]
-        if sum(_lines(texts[at]) for at in ours) <= MOST_LINES:
+        if len(ours) < 2 or sum(_lines(texts[at]) for at in ours) <= MOST_LINES:
             return whole
         room = MOST_LINES - 1 - _lines(texts[ours[-1]])
         kept = 1  # the last, however long it is

@@ -149,7 +149,8 @@ def where_tasks_wait(most: int = _MOST_TASKS, tasks: Iterable[trio.lowlevel.Task
     hidden = len(places) - most
     if hidden > 0:
         lines.append(f"  and {hidden} more")
-    lines.append(f"  (besides {others} of the libraries)")
+    if others:
+        lines.append(f"  (besides {others} of the libraries)")
     return lines
 
 

@@ -20,6 +20,7 @@ from aegis_core.engine.bulk import BatchOutcome, BulkItem, BulkPlan
 from aegis_core.engine.decision import Decision, Write, answered
 from aegis_core.engine.snapshot import Snapshot
 from aegis_core.errors import (
+    AegisError,
     Forbidden,
     InstanceNotFound,
     LeaseLost,
@@ -372,6 +373,8 @@ class BatchReleases(_Party):
             told = await self._decide(_without_writes(deciding(items, lambda: left)), writes=False)
         except Unavailable as exc:
             raise attrs.evolve(exc, outcome=Outcome.MAYBE_EXECUTED) from exc
+        except AegisError as exc:  # about these alone: the others were released
+            told = bulk.failed_batch(items, exc)
         return without(wanted, told.failed)
 
     def _settled(self, outcome: BatchOutcome) -> BatchOutcome:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Concatenate, Final, Literal, ParamSpec
 
 import pytest
+import trio
 
 from aegis_core.backend import Conflict, Put, Store, Transaction
 from aegis_pytest.faults.kinds import (
@@ -57,28 +58,35 @@ _DROPS_A_RESULT: Final = dis.opmap["POP_TOP"]
 class _Block(AbstractContextManager[None]):
     """The block of one fault, which adds its *name* to *unused* if nobody ever took it: the call stands there by itself.
 
-    From when it is entered until it is left, its name is in *within*. What is kept, in a list say, and not entered is somebody's choice.
+    From when it is entered until it is left, it is in *within*. What is kept, in a list say, and not entered is somebody's choice.
     """
 
-    def __init__(self, name: str, block: AbstractContextManager[None], unused: list[str], within: list[str]) -> None:
+    def __init__(self, name: str, block: AbstractContextManager[None], unused: list[str], within: list[_Block]) -> None:
         self.name = name
         self._was_entered = False
         self._block = block
         self._unused = unused
         self._within = within
+        self._task: trio.lowlevel.Task | None = None
 
     def __repr__(self) -> str:
         return f"<Block of {self.name}>"
 
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether it was entered by a task that is over, and never left."""
+        return self in self._within and self._task is not None and self._task.coro.cr_frame is None
+
     def __enter__(self) -> None:
         self._was_entered = True
+        self._task = trio.lowlevel.current_task()
         self._block.__enter__()
-        self._within.append(self.name)
+        self._within.append(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        self._within.remove(self.name)
+        self._within.remove(self)
         return self._block.__exit__(kind, exc, traceback)
 
     def __del__(self) -> None:
@@ -126,14 +134,14 @@ class Faults:
 
     Attributes:
         unused: The names of those that were called by themselves, without a block.
-        within: The names of those whose block was entered and not left.
+        within: The blocks that were entered and not left.
     """
 
     def __init__(self, plane: FaultPlane, *, allow_unused: bool = False) -> None:
         self.plane = plane
         self._allow_unused = allow_unused
         self.unused: Final[list[str]] = []
-        self.within: Final[list[str]] = []
+        self.within: Final[list[_Block]] = []
 
     def __repr__(self) -> str:
         return "<Faults>"  # pytest shows it with a failure, when all is over
@@ -317,9 +325,11 @@ class Faults:
                 f"'with aegis_faults.{name}(...):'",
                 pytrace=False,
             )
-        for name in self.within:
+        for block in self.within:
+            if not block.is_left_behind:
+                continue  # its task goes on, and leaves it when it is cancelled
             pytest.fail(
-                f"the block of aegis_faults.{name}(...) was entered and not left: enter it by 'with', not by __enter__; "
+                f"the block of aegis_faults.{block.name}(...) was entered and not left: enter it by 'with', not by __enter__; "
                 "several, by contextlib.ExitStack",
                 pytrace=False,
             )

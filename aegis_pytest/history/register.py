@@ -239,6 +239,7 @@ def _unasked(story: Story) -> Iterable[Operation]:
                 kind=Kind.CLAIM,
                 key=story.key,
                 instance=belief.instance,
+                forced=belief.forced,
             )
             yield Operation(
                 asked=asked,

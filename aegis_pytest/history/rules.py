@@ -161,10 +161,15 @@ def _durable(story: Story) -> Violation | None:
             if highest is None or ends[passed][1] > highest[1]:
                 highest = ends[passed]
             passed += 1
-        if highest is not None and epoch < highest[1]:
+        if highest is not None and epoch < highest[1] and not _is_robbed(story, it, highest[1]):
             message = f"{owner} is shown with epoch {epoch}, after {highest[0]} was with epoch {highest[1]}"
             return _violation(Rule.DURABLE, story, it.began, message, highest[2], it)
     return _not_found(story)
+
+
+def _is_robbed(story: Story, it: Operation | Belief, highest: int) -> bool:
+    """Whether *it* is a belief in what was taken by force before the believer was told that he had it."""
+    return isinstance(it, Belief) and any(other.forced and it.epoch < other.epoch <= highest for other in story.beliefs)
 
 
 def _not_found(story: Story) -> Violation | None:

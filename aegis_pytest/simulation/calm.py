@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
-from aegis_core.errors import CallTimeout, InvalidRequest, LeaseLost, NotOwner, ResourceConflict, StoreUnavailable
+from aegis_core.errors import CallTimeout, InvalidRequest, LeaseLost, NotOwner, ResourceConflict
 from aegis_core.models import EndReason
 from aegis_pytest.history import History
 from aegis_pytest.history.operations import Operation, Story, tell
@@ -108,9 +108,6 @@ def _has_reason(story: Story, it: Operation) -> bool:
         return not holders or any(_gives_up(story, holder, it) for holder in holders)
     if it.code == LeaseLost.code:
         return _gives_up(story, it.asked.process, it)
-    if (it.asked.kind, it.answer, it.code) == (Kind.RELEASE, Answer.UNKNOWN, StoreUnavailable.code):
-        # Another task of that instance takes what it asks to be rid of.
-        return any(other.asked.process == it.asked.process for other in _meanwhile(story, it, {Kind.CLAIM}))
     if it.code == NotOwner.code:
         return it.asked.process not in _holders(story, it)
     if it.code == CallTimeout.code:

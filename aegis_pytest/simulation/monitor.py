@@ -57,6 +57,8 @@ class Monitor:
         self._asked: dict[tuple[str, int], Invoked] = {}
         # By resource: the highest epoch that was told, and since when, each time that it grew.
         self._told: Final[dict[str, list[tuple[float, int]]]] = defaultdict(list)
+        # By resource: the highest epoch under which it was taken by force.
+        self._forced: Final[dict[str, int]] = defaultdict(int)
 
     def __repr__(self) -> str:
         return f"<Monitor of {len(self._told)} resources>"
@@ -94,7 +96,12 @@ class Monitor:
         held = (record.process, record.instance, record.key, record.epoch)
         self._held[record.key][held] = record
         self._intervals[record.instance, record.key, record.epoch].append(_Interval(record.at))
-        self._tell(record.key, record.epoch, since=record.at, at=record.at)
+        if record.forced:
+            self._forced[record.key] = max(record.epoch, self._forced[record.key])
+        if (
+            record.epoch >= self._forced[record.key]
+        ):  # who was robbed before he was told that he has it learns of that late
+            self._tell(record.key, record.epoch, since=record.at, at=record.at)
 
     def _ends(self, record: BeliefEnded) -> None:
         held = (record.process, record.instance, record.key, record.epoch)

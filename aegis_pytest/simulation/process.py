@@ -92,6 +92,7 @@ class Watch(trio.abc.Instrument):
         if now != self._now:
             self._earned += _STEPS_A_SECOND * (now - self._now) * len(self._living)
             self._now, self._since = now, self._steps
+            self._busy.clear()
         elif self._steps - self._since > _MOST_STEPS_AT_ONCE - _LAST_STEPS:
             self._busy[task] = None
             if self._steps - self._since == _MOST_STEPS_AT_ONCE:

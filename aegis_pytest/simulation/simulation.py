@@ -128,7 +128,7 @@ class Simulation:
                 tally += self._judge(scenario, application, heard)
         if not tally.scenarios:
             raise ValueError("seeds= is empty, or an iterator that was used before: nothing was checked")
-        if main is not None and not tally.evidence.beliefs and not tally.evidence.calls:
+        if main is not None and work is None and not tally.evidence.beliefs and not tally.evidence.calls:
             raise ValueError(
                 "main held no resource and no role, and no call came to a handler, in any of the scenarios: nothing was checked; "
                 "give it something to do, or callers by work="

@@ -102,6 +102,7 @@ async def test_standby_takes_over_from_who_ends_in_order(
     await make_healthy(servers)
     turns = len(servers.servers)
     took: list[float] = []
+    before: list[str] = []
     async with open_scene(url, tmp_path) as scene:
         active, standby = await own_in_line(scene, ttl=30)
         async with open_witness(url) as witness:
@@ -114,13 +115,16 @@ async def test_standby_takes_over_from_who_ends_in_order(
                 *_, released, claimed = (
                     it for it in await witness.up_to(epoch_of(owns)) if it.key == target_key("key")
                 )
-                assert (released.what, claimed.what) == ("deleted", "put")
+                before.append(released.what)
+                assert claimed.what == "put"
                 assert claimed.revision == epoch_of(owns)
                 if turn + 1 < turns:
                     active, standby = standby, await scene.start(name=f"heir-{turn}")
                     await standby.ask("own", key="key")
                     await standby.wait_in_line("key")
             assert not [it for it in witness.seen if it.what == "expired"]
+            # A bucket keeps one message of a key: what is overwritten before it was delivered is told to nobody.
+            assert "deleted" in before
         gaps = gaps_of(await scene.close(standby, ["key"]))
     assert len(gaps) == turns
     shown = ", ".join(f"{1000 * one:.0f}" for one in took)

@@ -94,6 +94,12 @@ GOOD: dict[str, tuple[Page, ...]] = {
         believes(8.5, None, "i2", 7),
         owner(10, 11, "i2", 7),
     ),
+    "who was robbed before he was told that he has it": (
+        claim(0, 4, "i1", 3),
+        claim(1, 2, "i2", 5, forced=True),
+        believes(1.5, None, "i2", 5, forced=True),
+        believes(3, 3.5, "i1", 3),
+    ),
     "taken by force, with two believers for a moment": (
         claim(0, 1, "i1", 2),
         believes(0.5, 6, "i1", 2),

@@ -85,7 +85,12 @@ async def test_block_that_is_entered_by_hand_is_to_be_left(autojump_clock: MockC
     """Whoever does both may."""
     async with open_scene() as scene:
         block = scene.faults.pause("a")
-        block.__enter__()
+
+        async def enter() -> None:
+            block.__enter__()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(enter)
         with pytest.raises(
             pytest.fail.Exception, match=r"the block of aegis_faults\.pause\(\.\.\.\) was entered and not left"
         ):
@@ -193,3 +198,17 @@ async def test_lease_of_a_dead_node_can_end_at_once(
     await aegis_cluster.kill("a")
     with aegis_faults.lose_lease("a"):
         await aegis_events.expect(InstanceLost, within=1)
+
+
+async def test_block_in_a_task_that_goes_on_is_no_mistake(aegis_cluster: Cluster, aegis_faults: Faults) -> None:
+    """The task leaves it when it is cancelled, which it is after the test."""
+    await aegis_cluster.node("a")
+
+    async def pause_for_ever() -> None:
+        with aegis_faults.pause("b"):
+            await trio.sleep_forever()
+
+    await aegis_cluster.node("b")
+    await aegis_cluster.run("a", pause_for_ever)
+    await trio.sleep(1)
+    assert [block.name for block in aegis_faults.within] == ["pause"]

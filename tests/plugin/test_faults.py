@@ -427,7 +427,7 @@ async def test_things_show_what_is_wrong(autojump_clock: MockClock) -> None:
     async with open_scene() as scene, store_of(scene.a).watch() as feed:
         scene.plane.kill("c")
         with scene.faults.pause("b"), scene.faults.drift("a", 0.01):
-            shown = repr(scene.faults)
+            shown = repr(scene.plane)
             assert "[<Member 'a': running>, <Member 'b': stopped>, <Member 'c': dead>]" in shown
             assert "Stop(node='b'), Drift(node='a', rate=0.01)" in shown
             clocks = [repr(node.clock) for node in (scene.a, scene.b, scene.c)]

@@ -12,8 +12,10 @@ import logging
 async def test_it(aegis_cluster, aegis_faults):
     logging.getLogger("bank").warning("opened")
     await aegis_cluster.serve("a", rooms, instance_id="rooms-1")
-    with aegis_faults.partition({"a"}, {"store"}):
-        await trio.sleep(200)
+    for _ in range(5):
+        with aegis_faults.partition({"a"}, {"store"}):
+            await trio.sleep(200)
+        await trio.sleep(100)
     logging.getLogger("bank").warning("closed")
     assert "open" == "closed"
 """
@@ -26,7 +28,7 @@ def logged(result: pytest.RunResult) -> list[str]:
     return lines[begin + 1 : next(at for at, line in enumerate(lines) if "cluster at the failure" in line)]
 
 
-def test_outage_is_logged_in_a_few_lines(run_tests: RunTests) -> None:
+def test_outages_are_logged_in_a_few_lines(run_tests: RunTests) -> None:
     """The last, and how many there were; other loggers' lines are all shown, in their places."""
     result = run_tests(AWAY)
     result.assert_outcomes(failed=1)
@@ -55,6 +57,28 @@ def test_other():
     )
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*line 0", "*line 9", "*number 0", "*number 99"])
+    result.stdout.no_fnmatch_line("*left out*")
+
+
+def test_one_long_record_is_shown_whole(run_tests: RunTests) -> None:
+    """Such as that of a handler's error, with where it was raised: it makes no test fail, and hides no failure."""
+    result = run_tests(
+        """
+import logging
+
+def log():
+    logging.getLogger("aegis.server").error("long\\n" * 20)
+
+async def test_good(aegis_cluster):
+    log()
+
+async def test_bad(aegis_cluster):
+    log()
+    assert not "the failure itself"
+"""
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*assert not 'the failure itself'", "*long"])
     result.stdout.no_fnmatch_line("*left out*")
 
 

@@ -251,6 +251,7 @@ PLANTED: Final = (
         "aegis_core.node.moves:Moves._move",
         "holdings.finish(claim, reason)",
         "holdings.finish(claim, reason) if claim.resource_id in moved else claim.stay()",
+        Change("aegis_core.node.holdings:Holdings.release_records", "self.touched(target)", "pass"),
         focus="moves without an answer",
     ),
     _bug(

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 
 import attrs
 import pytest
 import trio
 
-from aegis_core import Health, Instance, LeaseLost, Node, ResourceConflict, Role, Service, StoreUnavailable, open_node
+from aegis_core import (
+    Health,
+    Instance,
+    LeaseLost,
+    Node,
+    ResourceConflict,
+    Role,
+    Service,
+    StoreUnavailable,
+    hookspecs,
+    open_node,
+)
 from aegis_core.engine import roles
 from aegis_core.models import Outcome, Resource
-from aegis_core.node.holdings import Holdings
+from aegis_core.node.claims import Claim
+from aegis_core.node.deletions import Deleted, Deletions
 from aegis_core.node.registry import Registry
 from aegis_pytest.history import BeliefBegan
-from aegis_pytest.simulation import Application, Scenario, Simulation, Trouble, simulate
+from aegis_pytest.simulation import Application, Scenario, Simulation, Trouble, draw_scenario, simulate
 from tests.simulation.planted import PLANTED, Change
 
 ROOMS = Service("rooms")
@@ -169,16 +181,19 @@ async def _refuse(_self: Registry, resource_id: str) -> Resource:
     raise StoreUnavailable(reason=f"nobody tells of {resource_id}", outcome=Outcome.NOT_SENT)
 
 
-async def _keep(_self: Holdings, targets: Sequence[str], **_options: object) -> Sequence[str]:
+async def _keep(_self: Deletions, targets: Sequence[str], _timeout: float, moving: Collection[Claim]) -> Deleted:
+    """Tell of what was wound down that it is deleted, and never end with what is found to be left."""
+    if not moving:
+        await trio.sleep_forever()
     await trio.lowlevel.checkpoint()
-    return targets
+    return dict.fromkeys(targets, True)
 
 
 @pytest.mark.parametrize(
     ("where", "name", "instead", "told"),
     [
         (Registry, "get_owner", _refuse, "b cannot tell who owns room: "),
-        (Holdings, "_commit_release", _keep, "b is told that rooms-"),
+        (Deletions, "_delete", _keep, "b is told that rooms-"),
     ],
     ids=["untold", "kept"],
 )
@@ -225,3 +240,25 @@ def test_application_that_does_nothing_is_refused(
     """Else the test would pass, with nothing checked."""
     with pytest.raises(ValueError, match="main held no resource and no role, and no call came to a handler"):
         aegis_simulation(main, seeds=range(2), seconds=20.0)
+
+
+class _Permit:
+    @hookspecs.hookimpl
+    def aegis_authorize(self) -> bool:
+        return True
+
+
+def test_application_may_take_by_force() -> None:
+    """Who is robbed learns of it late, and of what he had himself taken by force perhaps only then."""
+
+    async def take() -> None:
+        async with open_node(plugins=[_Permit()]) as node, node.serve(ROOMS) as instance:
+            while True:
+                await trio.sleep(11.3 + node.runtime.random.random() * 9)
+                with suppress(ResourceConflict, StoreUnavailable):
+                    await instance.claim("room", force=True)
+
+    scenario = draw_scenario("0", nodes=("a", "b", "c"), ttl=10.0, acts=0, troubles=6, kinds=("lag",))
+    outcome = simulate(scenario, Application(take))
+    assert outcome.is_good, outcome.text()
+    assert any(it.forced for it in outcome.history if isinstance(it, BeliefBegan))

@@ -26,6 +26,16 @@ async def run() -> None:
         await trio.sleep_forever()
 
 
+async def serve() -> None:
+    """An application that holds something."""
+    async with (
+        open_node() as node,
+        node.serve(Service("rooms", version="1")) as instance,
+        instance.own(instance.instance_id),
+    ):
+        await trio.sleep_forever()
+
+
 def nothing(*_args: object) -> None:
     """What is no async function."""
 
@@ -89,9 +99,9 @@ def test_it(aegis_simulation):
 def test_what_returns_something_to_await_is_run(aegis_simulation: Simulation) -> None:
     """Such as a decorator's function, which is no async one itself."""
 
-    @wraps(run)
+    @wraps(serve)
     def decorated() -> Awaitable[object]:
-        return run()
+        return serve()
 
     assert aegis_simulation(decorated, work=partial(trial, "x"), seeds=[1], seconds=9.0, troubles=0).scenarios == 1
 

@@ -255,7 +255,7 @@ def test_call_that_runs_twice_is_told_where_no_message_comes_twice() -> None:
     assert list(run_twice(CALM, asked(once=False))) == ["run twice: call c of r ran 2 times, and was sent once"]
     assert list(run_twice(CALM, asked(once=True))) == []
     for names, at, is_told in ((("p", "pi"), 3.0, False), (("pi", "p"), 3.0, True), (("p", "pi"), 5.5, True)):
-        doubled = attrs.evolve(CALM, troubles=(Trouble(at, 1.0, "duplicate", names),))
+        doubled = attrs.evolve(CALM, nodes=("p", "pi"), troubles=(Trouble(at, 1.0, "duplicate", names),))
         assert len(list(run_twice(doubled, asked(once=False)))) == is_told
 
 
@@ -268,4 +268,6 @@ def test_time_that_stands_still_ends_the_run(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Program, "perform", spin)
     outcome = simulate(attrs.evolve(CALM, acts=(Act(3.0, "a", "claim", "key"),)))
-    assert outcome.text() == "time stands still at 3.000000 s: tasks run for ever, and wait for nothing"
+    first, *where = outcome.text().splitlines()
+    assert first == "time stands still at 3.000000 s: tasks run for ever, and wait for nothing"
+    assert "in spin: await trio.lowlevel.checkpoint()" in where[1]

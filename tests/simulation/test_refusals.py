@@ -13,6 +13,7 @@ from aegis_core.backend import StoreUnavailable
 from aegis_core.node.client import Client
 from aegis_core.node.registry import Registry
 from aegis_pytest import simulation
+from aegis_pytest.history import Answer, Returned
 from aegis_pytest.simulation import Act, Scenario, Trouble
 
 HELD = Scenario(
@@ -70,8 +71,8 @@ def test_call_that_ends_with_the_claim_of_whom_it_asked_has_a_reason() -> None:
     assert "NO_INSTANCE" in codes
 
 
-def test_release_of_what_another_task_takes_meanwhile_has_a_reason() -> None:
-    """Its record came by a transfer, and stays for whoever waits for it there."""
+def test_release_of_what_another_task_takes_meanwhile_is_carried_out() -> None:
+    """Its record came by a transfer, and stays until whoever waits for it there has it, and loses it again."""
     taken = Scenario(
         seed="1037",
         nodes=("a", "b", "c"),
@@ -87,7 +88,10 @@ def test_release_of_what_another_task_takes_meanwhile_has_a_reason() -> None:
     )
     outcome = simulation.simulate(taken)
     assert outcome.is_good, outcome.text()
-    assert any("is not recorded yet" in getattr(record, "said", "") for record in outcome.history)
+    (answer,) = (
+        it.answer for it in outcome.history if isinstance(it, Returned) and (it.process, it.number) == ("a", 1)
+    )
+    assert answer is Answer.DONE
 
 
 def test_read_that_fails_when_all_is_well_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
