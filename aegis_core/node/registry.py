@@ -360,7 +360,7 @@ class Registry:
             InstanceNotFound, InvalidRequest: As they say.
             StoreUnavailable: With MAYBE_EXECUTED work has ended, and is freed when the store answers, or has been.
 
-        Cancelled, it goes on in the background where a node serves the instance.
+        Cancelled, what it has begun to end goes on in the background where a node serves the instance; the rest stays.
         """
         lease = self._shown(service_name, instance_id, lease_id)
         return await self._node.releases.release(service_name, instance_id, resource_ids, lease=lease)
