@@ -91,6 +91,7 @@ async def test_block_that_is_entered_by_hand_is_to_be_left(autojump_clock: MockC
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(enter)
+            await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(
             pytest.fail.Exception, match=r"the block of aegis_faults\.pause\(\.\.\.\) was entered and not left"
         ):

@@ -9,7 +9,7 @@ import trio
 from aegis_sqlite import open_sqlite
 
 from aegis_core import Call, LeaseLost, Role, Service, open_node
-from aegis_core.backend import ANY, Conflict, Put, Transaction
+from aegis_core.backend import ABSENT, ANY, Conflict, Put, Transaction
 from aegis_core.config import parse_backend
 
 
@@ -20,7 +20,7 @@ async def count_up(url: str, name: str) -> None:
         assert store is not None
         for number in count():
             entry = await store.get("counter")
-            value, expect = (0, ANY) if entry is None else (int(entry.value), entry.revision)
+            value, expect = (0, ABSENT) if entry is None else (int(entry.value), entry.revision)
             operations = (Put("counter", b"%d" % (value + 1), expect), Put(f"log.{value + 1}", name.encode(), ANY))
             try:
                 await store.commit(Transaction(f"{name}-{number}", operations))
