@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Concatenate, Final, Literal, ParamSpec
 
+import attrs
 import pytest
 import trio
 
@@ -55,38 +56,49 @@ P = ParamSpec("P")
 _DROPS_A_RESULT: Final = dis.opmap["POP_TOP"]
 
 
+@attrs.frozen(eq=False)
+class Entered:
+    """That a task has entered the block of the fault *name*."""
+
+    name: str
+    task: trio.lowlevel.Task
+
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether the task is over, so that nobody leaves the block any more."""
+        return self.task.coro.cr_frame is None
+
+
 class _Block(AbstractContextManager[None]):
     """The block of one fault, which adds its *name* to *unused* if nobody ever took it: the call stands there by itself.
 
-    From when it is entered until it is left, it is in *within*. What is kept, in a list say, and not entered is somebody's choice.
+    From when it is entered until it is left, that is in *within*. What is kept, in a list say, and not entered is somebody's choice.
     """
 
-    def __init__(self, name: str, block: AbstractContextManager[None], unused: list[str], within: list[_Block]) -> None:
+    def __init__(
+        self, name: str, block: AbstractContextManager[None], unused: list[str], within: list[Entered]
+    ) -> None:
         self.name = name
         self._was_entered = False
         self._block = block
         self._unused = unused
         self._within = within
-        self._task: trio.lowlevel.Task | None = None
+        self._entered: Entered | None = None
 
     def __repr__(self) -> str:
         return f"<Block of {self.name}>"
 
-    @property
-    def is_left_behind(self) -> bool:
-        """Whether it was entered by a task that is over, and never left."""
-        return self in self._within and self._task is not None and self._task.coro.cr_frame is None
-
     def __enter__(self) -> None:
         self._was_entered = True
-        self._task = trio.lowlevel.current_task()
         self._block.__enter__()
-        self._within.append(self)
+        self._entered = Entered(self.name, trio.lowlevel.current_task())
+        self._within.append(self._entered)
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        self._within.remove(self)
+        if self._entered is not None:
+            self._within.remove(self._entered)
         return self._block.__exit__(kind, exc, traceback)
 
     def __del__(self) -> None:
@@ -141,7 +153,7 @@ class Faults:
         self.plane = plane
         self._allow_unused = allow_unused
         self.unused: Final[list[str]] = []
-        self.within: Final[list[_Block]] = []
+        self.within: Final[list[Entered]] = []
 
     def __repr__(self) -> str:
         return "<Faults>"  # pytest shows it with a failure, when all is over
@@ -325,11 +337,11 @@ class Faults:
                 f"'with aegis_faults.{name}(...):'",
                 pytrace=False,
             )
-        for block in self.within:
-            if not block.is_left_behind:
+        for entered in self.within:
+            if not entered.is_left_behind:
                 continue  # its task goes on, and leaves it when it is cancelled
             pytest.fail(
-                f"the block of aegis_faults.{block.name}(...) was entered and not left: enter it by 'with', not by __enter__; "
+                f"the block of aegis_faults.{entered.name}(...) was entered and not left: enter it by 'with', not by __enter__; "
                 "several, by contextlib.ExitStack",
                 pytrace=False,
             )
