@@ -426,9 +426,7 @@ def _claims(holdings: Holdings, ids: Iterable[str]) -> list[Claim]:
     return [claim for target in ids if (claim := holdings.table.get(target)) is not None]
 
 
-def _without_writes(
-    decide: _Decide,
-) -> _Decide:
+def _without_writes(decide: _Decide) -> _Decide:
     return lambda view: answered(decide(view).answer(()))
 
 

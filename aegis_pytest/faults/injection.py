@@ -79,7 +79,6 @@ class _Block(AbstractContextManager[None]):
         self, name: str, block: AbstractContextManager[None], unused: list[str], within: list[Entered]
     ) -> None:
         self.name = name
-        self._was_entered = False
         self._block = block
         self._unused = unused
         self._within = within
@@ -89,9 +88,8 @@ class _Block(AbstractContextManager[None]):
         return f"<Block of {self.name}>"
 
     def __enter__(self) -> None:
-        self._was_entered = True
-        self._block.__enter__()
         self._entered = Entered(self.name, trio.lowlevel.current_task())
+        self._block.__enter__()
         self._within.append(self._entered)
 
     def __exit__(
@@ -103,7 +101,7 @@ class _Block(AbstractContextManager[None]):
 
     def __del__(self) -> None:
         frame = sys._getframe().f_back
-        if not self._was_entered and frame is not None and frame.f_code.co_code[frame.f_lasti] == _DROPS_A_RESULT:
+        if self._entered is None and frame is not None and frame.f_code.co_code[frame.f_lasti] == _DROPS_A_RESULT:
             self._unused.append(self.name)
 
 

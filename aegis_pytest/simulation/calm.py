@@ -132,16 +132,14 @@ def _gives_up(story: Story, process: str, operation: Operation) -> bool:
         and operation.began <= it.ended <= operation.given_up + _DRAIN + _LATER
         for it in story.beliefs
     )
-    moves = _meanwhile(story, operation, {Kind.RELEASE, Kind.TRANSFER})
-    return is_ended or any(it.asked.process == process for it in moves)
-
-
-def _meanwhile(story: Story, operation: Operation, kinds: Collection[Kind]) -> Iterator[Operation]:
-    """The other operations of *kinds* that went on while *operation* did."""
-    for it in story.operations:
-        overlaps = it.began <= operation.given_up and operation.began <= it.given_up
-        if it is not operation and it.asked.kind in kinds and overlaps:
-            yield it
+    return is_ended or any(
+        it is not operation
+        and it.asked.kind in {Kind.RELEASE, Kind.TRANSFER}
+        and it.asked.process == process
+        and it.began <= operation.given_up
+        and operation.began <= it.given_up
+        for it in story.operations
+    )
 
 
 def _over(operation: Operation, late: float) -> float:

@@ -106,7 +106,7 @@ class Simulation:
             TypeError: *nodes* is a number.
             ValueError: *faults* names what there is not; two nodes have the same name, or one a name with a dot;
                 there is no node or no seed; *ttl* or *seconds* cannot be; *main* never held anything and nobody called anything,
-                in all scenarios.
+                in all scenarios, and there is no *work* that might judge.
         """
         __tracebackhide__ = True
         unknown = sorted(set(faults) - set(TROUBLES))

@@ -51,6 +51,20 @@ FOUND = {
             Act(4.1618, "a", "get_owner", "key-1"),
         ),
     ),
+    # The release was told as in doubt, because another task of the instance was taking what had just come by a transfer.
+    "released while another task takes it": Scenario(
+        seed="1037",
+        nodes=("a", "b", "c"),
+        seconds=20.0,
+        ttl=10.0,
+        latencies=(0.0289, 0.0, 0.0331),
+        acts=(
+            Act(10.3785, "a", "release", "key-1"),
+            Act(10.3789, "b", "own", "key-1", "", 1.76),
+            Act(10.38, "a", "own", "key-1", "", 38.016),
+            Act(10.3803, "b", "hand_on", "key-1", "a"),
+        ),
+    ),
     # The first attempt ran and was not answered; that the repeat found no owner was taken for what became of both.
     "repeated when its owner is gone": Scenario(
         seed="478",

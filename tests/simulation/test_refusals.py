@@ -13,7 +13,6 @@ from aegis_core.backend import StoreUnavailable
 from aegis_core.node.client import Client
 from aegis_core.node.registry import Registry
 from aegis_pytest import simulation
-from aegis_pytest.history import Answer, Returned
 from aegis_pytest.simulation import Act, Scenario, Trouble
 
 HELD = Scenario(
@@ -69,29 +68,6 @@ def test_call_that_ends_with_the_claim_of_whom_it_asked_has_a_reason() -> None:
     codes = [getattr(record, "code", "") for record in outcome.history]
     assert "LEASE_LOST" in codes
     assert "NO_INSTANCE" in codes
-
-
-def test_release_of_what_another_task_takes_meanwhile_is_carried_out() -> None:
-    """Its record came by a transfer, and stays until whoever waits for it there has it, and loses it again."""
-    taken = Scenario(
-        seed="1037",
-        nodes=("a", "b", "c"),
-        seconds=20.0,
-        ttl=10.0,
-        latencies=(0.0289, 0.0, 0.0331),
-        acts=(
-            Act(10.3785, "a", "release", "key-1"),
-            Act(10.3789, "b", "own", "key-1", "", 1.76),
-            Act(10.38, "a", "own", "key-1", "", 38.016),
-            Act(10.3803, "b", "hand_on", "key-1", "a"),
-        ),
-    )
-    outcome = simulation.simulate(taken)
-    assert outcome.is_good, outcome.text()
-    (answer,) = (
-        it.answer for it in outcome.history if isinstance(it, Returned) and (it.process, it.number) == ("a", 1)
-    )
-    assert answer is Answer.DONE
 
 
 def test_read_that_fails_when_all_is_well_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

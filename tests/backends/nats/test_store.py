@@ -16,7 +16,7 @@ import trio
 from aegis_backends.nats import background
 from aegis_backends.nats.background import open_background
 from aegis_backends.nats.bucket import BucketSettings, new_config
-from aegis_backends.nats.connection import ConnectionState, open_connection
+from aegis_backends.nats.connection import Connection, ConnectionState, open_connection
 from aegis_backends.nats.jetstream import Consumer, JetStream, StoredMessage
 from aegis_backends.nats.mirror import Grave
 from aegis_backends.nats.opening import open_nats
@@ -91,6 +91,13 @@ async def test_transaction_of_many_megabytes_is_committed() -> None:
             assert len(found) == 100
 
 
+async def delete_consumer(connection: Connection) -> None:
+    """Have the server delete the one consumer of the bucket."""
+    names = await connection.request("$JS.API.CONSUMER.NAMES.KV_service-registry", timeout=5.0)
+    (name,) = json.loads(names.payload)["consumers"]
+    await connection.request(f"$JS.API.CONSUMER.DELETE.KV_service-registry.{name}", timeout=5.0)
+
+
 async def test_own_transaction_is_known_again_before_the_watch_tells_it() -> None:
     """Its acknowledgement is enough, also where nothing was expected of the key."""
     async with open_servers() as servers, open_connection([servers.url]) as connection:
@@ -98,9 +105,7 @@ async def test_own_transaction_is_known_again_before_the_watch_tells_it() -> Non
         async with open_nats(address) as backend:
             store = backend.store
             assert isinstance(store, NatsStore)
-            names = await connection.request("$JS.API.CONSUMER.NAMES.KV_service-registry", timeout=5.0)
-            (name,) = json.loads(names.payload)["consumers"]
-            await connection.request(f"$JS.API.CONSUMER.DELETE.KV_service-registry.{name}", timeout=5.0)
+            await delete_consumer(connection)
             once = Transaction("t1", [Put("a", b"1", ANY), Put("b", b"1", ANY)])
             revisions = await store.commit(once)
             assert store._watch.mirror.applied < revisions[0]
@@ -114,9 +119,7 @@ async def test_key_that_others_put_since_is_put_again_though_the_view_was_behind
         async with open_nats(address) as backend:
             store = backend.store
             assert isinstance(store, NatsStore)
-            names = await connection.request("$JS.API.CONSUMER.NAMES.KV_service-registry", timeout=5.0)
-            (name,) = json.loads(names.payload)["consumers"]
-            await connection.request(f"$JS.API.CONSUMER.DELETE.KV_service-registry.{name}", timeout=5.0)
+            await delete_consumer(connection)
             (mine,) = await store.commit(Transaction("t1", [Put("a", b"1", ANY)]))
             async with open_nats(address) as others:
                 assert others.store is not None
@@ -164,9 +167,7 @@ async def test_watch_whose_consumer_is_gone_makes_another() -> None:
             store = backend.store
             assert store is not None
             async with open_mirror(store) as mirror:
-                names = await connection.request("$JS.API.CONSUMER.NAMES.KV_service-registry", timeout=5.0)
-                (name,) = json.loads(names.payload)["consumers"]
-                await connection.request(f"$JS.API.CONSUMER.DELETE.KV_service-registry.{name}", timeout=5.0)
+                await delete_consumer(connection)
                 with trio.fail_after(60):
                     (revision,) = await store.commit(Transaction("t1", [Put("a", b"1", ABSENT)]))
                     await mirror.wait_revision(revision)
