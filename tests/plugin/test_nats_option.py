@@ -43,6 +43,7 @@ class Streams:
     def __init__(self) -> None:
         self.made: set[str] = set()
         self.removed: set[str] = set()
+        self.told = trio.Event()
 
     def note(self, message: Message) -> None:
         """Take an advisory."""
@@ -52,6 +53,8 @@ class Streams:
                 self.made.add(told["stream"])
             case "delete":
                 self.removed.add(told["stream"])
+        self.told.set()
+        self.told = trio.Event()
 
 
 async def test_suites_run_on_a_cluster_and_leave_nothing(cluster: NatsServers, pytester: pytest.Pytester) -> None:
@@ -70,6 +73,9 @@ async def test_suites_run_on_a_cluster_and_leave_nothing(cluster: NatsServers, p
 
             result = await trio.to_thread.run_sync(run)
             names = await connection.request("$JS.API.STREAM.NAMES", timeout=10.0)
+            with trio.move_on_after(10.0):  # the servers tell each other, and us, in their own time
+                while streams.made - {"OTHERS"} != streams.removed:
+                    await streams.told.wait()
     streams.made.discard("OTHERS")  # made before, and told of late at times
     assert result.ret == pytest.ExitCode.OK, result.stdout.str()
     assert result.parseoutcomes()["passed"] >= 5
