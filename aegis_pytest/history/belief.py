@@ -29,6 +29,7 @@ class BeliefProbe(trio.abc.Instrument):
     Args:
         recorder: Of the process.
         robbed: Told of each claim whose record somebody else deleted or overwrote, while its lease was believed.
+        lag: Seconds by which the watches of the process may lag, besides what is usual.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class BeliefProbe(trio.abc.Instrument):
         recorder: Recorder,
         *,
         robbed: Callable[[Claim], None] = lambda _: None,
+        lag: float = 0.0,
     ) -> None:
         self._recorder = recorder
         self._robbed = robbed
+        self._lag = lag
         self._instances: list[Instance] = []
         self._nodes: list[Node] = []
         self._known: dict[Claim, None] = {}
@@ -84,7 +87,11 @@ class BeliefProbe(trio.abc.Instrument):
                     self._known[claim] = None
                     forced = claim.record.reason == "forced"
                     self._recorder.believes(
-                        instance.instance_id, claim.resource_id, claim.epoch, forced=forced, ttl=instance.ttl
+                        instance.instance_id,
+                        claim.resource_id,
+                        claim.epoch,
+                        forced=forced,
+                        hears_within=instance.ttl + self._lag,
                     )
         self._looked = self._recorder.clock()
 

@@ -83,7 +83,7 @@ class Belief:
     began: float
     ended: float = math.inf
     forced: bool = False
-    ttl: float = 30.0
+    hears_within: float = 30.0
     reason: str = ""
 
     @property
@@ -239,6 +239,6 @@ def _belief(began: BeliefBegan, ended: float, reason: str) -> Belief:
         began=began.at,
         ended=ended,
         forced=began.forced,
-        ttl=began.ttl,
+        hears_within=began.hears_within,
         reason=reason,
     )

@@ -102,10 +102,18 @@ class Recorder:
         """Note that operation *number* was answered with *exc*, which means *answer*, and names *owner*."""
         self.answer(number, answer, owner=owner, said=str(exc), code=exc.code)
 
-    def believes(self, instance: str, key: str, epoch: int, *, forced: bool = False, ttl: float = 30.0) -> None:
+    def believes(
+        self, instance: str, key: str, epoch: int, *, forced: bool = False, hears_within: float = 30.0
+    ) -> None:
         """Note that *instance* believes from now on that it holds *key*. See `BeliefBegan`."""
         began = BeliefBegan(
-            at=self.clock(), process=self.process, instance=instance, key=key, epoch=epoch, forced=forced, ttl=ttl
+            at=self.clock(),
+            process=self.process,
+            instance=instance,
+            key=key,
+            epoch=epoch,
+            forced=forced,
+            hears_within=hears_within,
         )
         self._take(began)
 

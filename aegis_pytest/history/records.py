@@ -124,7 +124,7 @@ class BeliefBegan:
         key: The resource id.
         epoch: Of the ownership.
         forced: It was taken by force, so that the holder before may have believed a little longer.
-        ttl: Of its instance, in seconds: so long at most it may go on to believe when another takes the resource by force.
+        hears_within: Seconds for which it may go on to believe at most when another takes the resource by force.
     """
 
     at: float
@@ -133,7 +133,7 @@ class BeliefBegan:
     key: str
     epoch: int
     forced: bool = False
-    ttl: float = 30.0
+    hears_within: float = 30.0
 
 
 @attrs.frozen(kw_only=True)

@@ -88,7 +88,7 @@ class Monitor:
             older = record if newer is other else other
             if not same and newer.forced:
                 lost = (older.process, older.instance, older.key, older.epoch)
-                self._lost.setdefault(lost, record.at + older.ttl)
+                self._lost.setdefault(lost, record.at + older.hears_within)
             elif not same and self._believes(other.process, record.key):
                 self._broken(
                     f"{other.instance} and {record.instance} both believe to hold {record.key} at {record.at:.6f} s"
@@ -109,7 +109,7 @@ class Monitor:
         self._intervals[record.instance, record.key, record.epoch][-1].ended = record.at
         if record.at > self._lost.pop(held, math.inf):
             what = f"{record.instance} believes to hold {record.key} until {record.at:.6f} s"
-            self._broken(f"{what}, more than a TTL after it was taken by force")
+            self._broken(f"{what}, longer after it was taken by force than it takes to hear of that")
 
     def _answered(self, asked: Invoked, record: Returned) -> None:
         if record.answer is Answer.DONE and record.epoch and asked.kind is not Kind.RELEASE:

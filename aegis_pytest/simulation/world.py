@@ -248,7 +248,8 @@ class World:
                     await trio.sleep(_RETRY)
             member = self._cluster.plane.member(name)
             assert member is not None
-            probe = BeliefProbe(recorder, robbed=partial(self._robbed, name, process))
+            lag = sum(it.lasts + it.size for it in self._scenario.troubles if it.kind == "lag" and name in it.names)
+            probe = BeliefProbe(recorder, robbed=partial(self._robbed, name, process), lag=lag)
             probe.watch_node(node)
             self._living[name] = Process(process, program, recorder, probe, node, member, notes)
             if self._application.work is not None:

@@ -248,8 +248,9 @@ class _Permit:
         return True
 
 
-def test_application_may_take_by_force() -> None:
-    """Who is robbed learns of it late, and of what he had himself taken by force perhaps only then."""
+@pytest.mark.parametrize("seed", ["0", "1"])
+def test_application_may_take_by_force(seed: str) -> None:
+    """Who is robbed learns of it late, after more than a TTL if his watch lags, and of what he took himself perhaps only then."""
 
     async def take() -> None:
         async with open_node(plugins=[_Permit()]) as node, node.serve(ROOMS) as instance:
@@ -258,7 +259,7 @@ def test_application_may_take_by_force() -> None:
                 with suppress(ResourceConflict, StoreUnavailable):
                     await instance.claim("room", force=True)
 
-    scenario = draw_scenario("0", nodes=("a", "b", "c"), ttl=10.0, acts=0, troubles=6, kinds=("lag",))
+    scenario = draw_scenario(seed, nodes=("a", "b", "c"), ttl=10.0, acts=0, troubles=6, kinds=("lag",))
     outcome = simulate(scenario, Application(take))
     assert outcome.is_good, outcome.text()
     assert any(it.forced for it in outcome.history if isinstance(it, BeliefBegan))

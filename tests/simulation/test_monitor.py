@@ -59,7 +59,7 @@ def test_two_who_believe_are_told_at_once() -> None:
     assert judged(began(1, "i", 3), began(2, "j", 4), believing=False) == []
     by_force = began(1, "i", 3), began(2, "j", 4, forced=True)
     assert judged(*by_force, ended(32, "i", 3)) == []
-    late = ["i believes to hold r until 32.500000 s, more than a TTL after it was taken by force"]
+    late = ["i believes to hold r until 32.500000 s, longer after it was taken by force than it takes to hear of that"]
     assert judged(*by_force, ended(32.5, "i", 3)) == late
 
 
