@@ -6,6 +6,9 @@ second claim that succeeds while the first holder still believes is explained by
 
 An instance may also come to hold a resource without having asked: it claims again what it held when its lease was lost,
 and adopts what is transferred to it. Such an acquisition shows in its belief alone, and took effect before that.
+
+Who waits for a resource tries until an attempt succeeds for sure. One whose answer was lost may have succeeded, too, and been
+lost with the lease before anybody was told of it: where somebody saw the waiter hold it, there was such an attempt.
 """
 
 from __future__ import annotations
@@ -67,6 +70,7 @@ class Register:
         self.operations: tuple[Operation, ...] = (
             *(_of_what_it_held(it, story.beliefs) for it in story.operations if _matters(it)),
             *_unasked(story),
+            *_in_vain(story),
         )
         self._shared = _shared_releases(self.operations)
 
@@ -146,6 +150,8 @@ def _seen(state: Holding, owner: str, epoch: int) -> Iterable[Holding]:
 
 def _claim(state: Holding, operation: Operation) -> Iterable[Holding]:
     asked = operation.asked
+    if asked.epoch and asked.epoch <= state.highest:
+        return ()
     if state.owner == asked.instance and operation.answer is Answer.DONE:
         return _seen(state, asked.instance, operation.epoch)
     if not state.owner or asked.forced:
@@ -218,6 +224,33 @@ def _told(story: Story) -> dict[tuple[str, int], float]:
 def _given(story: Story) -> frozenset[tuple[str, int]]:
     """The acquisitions by transfer, by owner and epoch."""
     return frozenset((it.asked.to, it.epoch) for it in story.operations if it.asked.kind is Kind.TRANSFER)
+
+
+def _in_vain(story: Story) -> Iterable[Operation]:
+    """Attempts of claims, before the one that was answered: where somebody saw the claimer hold it while it still waited.
+
+    They bear the epoch of that answer: they can only have been before.
+    """
+    seen = [
+        it
+        for it in story.operations
+        if it.answer is Answer.HELD or (it.asked.kind is Kind.GET_OWNER and it.answer is Answer.DONE)
+    ]
+    for claim in story.operations:
+        asked = claim.asked
+        if asked.kind is not Kind.CLAIM or claim.answer is not Answer.DONE:
+            continue
+        if any(
+            it.owner == asked.instance and it.epoch != claim.epoch and claim.began < it.ended and it.began < claim.ended
+            for it in seen
+        ):
+            yield Operation(
+                asked=attrs.evolve(asked, epoch=claim.epoch),
+                ended=math.inf,
+                answer=Answer.UNKNOWN,
+                said="an attempt in vain",
+                given_up=claim.ended,
+            )
 
 
 def _unasked(story: Story) -> Iterable[Operation]:

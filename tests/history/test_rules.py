@@ -146,6 +146,15 @@ GOOD: dict[str, tuple[Page, ...]] = {
         believes(12, 20, "i1", 3),
         owner(26, 27, "i2", 4),
     ),
+    "who waits for it had it before, was not told of that, and lost it with its lease": (
+        claim(0, 1, "i1", 3),
+        claim(0.5, 20, "i2", 9),
+        release(2, 3, "i1"),
+        claim(4, 12, "i1", 6),
+        transfer(5, 6, "i1", "i2", answer=HELD, holder="i2"),
+        believes(11, 13, "i1", 6),
+        release(12.5, 13, "i1"),
+    ),
     "two releases at once, of which one carries out both": (
         claim(0, 1, "i1", 3),
         release(2, 5, "i1", epoch=3),
@@ -190,6 +199,26 @@ BAD: dict[str, tuple[Rule, tuple[Page, ...]]] = {
     "a claim is refused where nobody can have been": (
         Rule.LINEARIZABLE,
         (claim(0, 1, "i1", answer=HELD, holder="i2"), claim(2, 3, "i2", 4)),
+    ),
+    "who waits for it is seen to hold it, while another does": (
+        Rule.LINEARIZABLE,
+        (
+            claim(0, 1, "i1", 3),
+            believes(0.5, 30, "i1", 3),
+            claim(0.5, 20, "i2", answer=HELD, holder="i1"),
+            claim(4, 5, "i3", answer=HELD, holder="i2"),
+        ),
+    ),
+    "who waited for it is seen to hold it, when it was answered and gave it back": (
+        Rule.LINEARIZABLE,
+        (
+            claim(0, 1, "i1", 3),
+            claim(0.5, 10, "i2", 9),
+            release(2, 3, "i1"),
+            transfer(4, 5, "i1", "i2", answer=HELD, holder="i2"),
+            release(11, 12, "i2"),
+            claim(13, 14, "i3", answer=HELD, holder="i2"),
+        ),
     ),
     "a read sees nobody after a claim": (Rule.LINEARIZABLE, (claim(0, 1, "i1", 3), owner(2, 3))),
     "a read sees what was released": (

@@ -65,6 +65,21 @@ FOUND = {
             Act(10.3803, "b", "hand_on", "key-1", "a"),
         ),
     ),
+    # "b" had it, did not hear of that while its commits were in doubt, and lost it with its lease: no bug, but taken for one.
+    "held by who still waits for the answer": Scenario(
+        seed="8322",
+        nodes=("a", "b", "c"),
+        seconds=65.32,
+        ttl=10.0,
+        latencies=(0.0004, 0.0073, 0.0),
+        acts=(
+            Act(16.1663, "b", "own", "key-3", "", 0.105),
+            Act(16.1666, "a", "own", "key-3", "", 0.792),
+            Act(19.9384, "a", "own", "key-3", "", 0.358),
+            Act(19.9492, "a", "hand_on", "key-3", "b"),
+        ),
+        troubles=(Trouble(16.527, 23.793, "doubt_applied", ("b",), 14.221),),
+    ),
     # The first attempt ran and was not answered; that the repeat found no owner was taken for what became of both.
     "repeated when its owner is gone": Scenario(
         seed="478",
