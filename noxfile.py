@@ -74,7 +74,7 @@ def wheel(session: nox.Session) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         installer = "uv" if session.venv_backend == "uv" else "pip"
         session.install("build")
-        session.run(
+        session.run_install(
             *("python", "-m", "build", "--installer", installer, "--outdir", str(folder), str(CHECKOUT)),
             silent=True,
         )
