@@ -112,7 +112,7 @@ class Client:
             resource_id: Go to its owner (or, on demand, to whom takes it).
             instance_id: Go to this instance, also to one that was served with ``register=False``.
             timeout: Seconds for everything, repetitions included. An earlier deadline of the current cancel scope
-                holds too, travels with the call, and ends it as Cancelled. A message that is lost takes what is left of them.
+                holds too, travels with the call, and ends it as Cancelled. A lost message costs all that is left of them.
             idempotency_key: Execute it once per incarnation, however often it is sent with this key: so repeat with the
                 same key what ended with MAYBE_EXECUTED.
             returns: Make the result this type; as it came by default.
