@@ -201,7 +201,7 @@ class ServiceInstance(Value):
         sticky_active_group: The role group that it belongs to, or None.
         on_demand: Prefixes of resource ids that it takes when a call for one without owner comes to it.
         adopts: It can take over a resource that is transferred to it (its service has ``on_acquire``).
-        idempotent: Methods that may be executed twice, so that callers repeat a call whose fate is unknown.
+        idempotent: Methods that may be executed twice, so that a call whose fate is unknown is repeated while it has time.
         metadata: The user's own, JSON-like.
         registered_at: Aware UTC.
         last_heartbeat: Aware UTC.

@@ -2,7 +2,8 @@
 
 It sees what passes between a node and its transports, and so needs nothing of the application, nor of the backend. What
 a caller sends is entered with its first attempt, and struck out when an answer of a handler reaches the caller, whichever
-attempt it answers; what stands there in the end is *lost*.
+attempt it answers; what stands there in the end is *lost*. Who had no answer may repeat the call with its idempotency
+key: the answer to that is one to both.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from aegis_core import codec
 from aegis_core.envelopes import RequestEnvelope
 from aegis_core.errors import InvalidRequest, Unavailable
 from aegis_core.node.service import RESERVED
-from aegis_pytest.handled_call import HandledCall, is_refusal, show_request
+from aegis_pytest.handled_call import HandledCall, is_refusal
 from aegis_pytest.known_services import KnownServices
 from aegis_pytest.recording import RecordedCall, Recording
+from aegis_pytest.sent_call import SentCall
 from aegis_pytest.telling import brief, clip, first_lines, show_fields, show_time
 
-__all__ = ["DEFAULT_WITHIN", "CallLog", "SentCall", "read_call"]
+__all__ = ["DEFAULT_WITHIN", "CallLog", "read_call"]
 
 DEFAULT_WITHIN: Final = 5.0
 """Seconds: the time that a call has by default."""
@@ -64,34 +66,6 @@ class _Expectation:
     call: HandledCall | None = None
 
 
-@attrs.define(eq=False)
-class SentCall:
-    """A call on its way, over all its attempts. `CallLog.sent` makes it, and the transport of its caller tells how it goes.
-
-    Args:
-        node: The caller's.
-        request: What is asked.
-        at: When it was first sent, on Trio's clock.
-        is_dead: Whether the caller's node was killed: nobody waits there any more.
-        fate: How the last attempt stands, in words; "" while it waits for its answer.
-        given_up: Its caller stopped waiting: it was cancelled, or the instance's lease ended.
-        attempts: What instances of the cluster received of it.
-    """
-
-    node: str
-    request: RequestEnvelope
-    at: float
-    is_dead: Callable[[], bool]
-    fate: str = ""
-    given_up: bool = False
-    attempts: list[HandledCall] = attrs.field(factory=list)
-
-    @property
-    def message_id(self) -> str:
-        """The same in each attempt."""
-        return self.request.message_id or self.request.trace_id
-
-
 class CallLog:
     """What the instances of a cluster were asked, and what they answered; the fixture ``aegis_calls``.
 
@@ -125,6 +99,8 @@ class CallLog:
     def of(self, service_name: str | None = None, method: str | None = None, /, **fields: object) -> list[HandledCall]:
         """The calls that were handled so far; what `expect` took is among them, and so is what has no answer yet.
 
+        That there were none of a service can be said only of one that there is: a name that is misspelt is refused.
+
         Args:
             service_name: Only those of this service.
             method: Only those of this method.
@@ -133,7 +109,11 @@ class CallLog:
 
         Raises:
             TypeError: A call has no such field.
+            pytest.UsageError: The cluster has never had an instance of the service, or none with the method, and no call
+                names it.
         """
+        __tracebackhide__ = True
+        self.known.check(service_name, method)
         pattern = _pattern(service_name, method, fields)
         return [call for call in self if _matches(call, pattern)]
 
@@ -153,12 +133,9 @@ class CallLog:
             fields: As of `of`.
 
         Raises:
-            TypeError: A call has no such field.
-            pytest.UsageError: The cluster has never had an instance of the service, or none with the method, and no call
-                names it.
+            TypeError, pytest.UsageError: As of `of`.
         """
         __tracebackhide__ = True
-        self.known.check(service_name, method)
         return Recording(
             tuple(
                 RecordedCall(request=call.request, answer=call.answer)
@@ -224,7 +201,8 @@ class CallLog:
         """Wait until every call that nodes of the cluster have sent was handled, and its caller has the answer.
 
         An error that the handler raised is an answer. Lost is what no instance took, or whose answer did not come. Who gave up
-        waiting by itself has lost nothing if the call is handled all the same; nor has a node that was killed.
+        waiting by itself has lost nothing if the call is handled all the same; nor has a node that was killed, nor who
+        had no answer, called again with the same idempotency key (service, method and resource), and had it then.
 
         Args:
             service_name: Only calls of this service.
@@ -251,7 +229,7 @@ class CallLog:
             "\n".join(
                 [
                     f"{len(lost)} of the {self._count} calls that were sent {'is' if len(lost) == 1 else 'are'} lost:",
-                    *first_lines(lost, _SHOWN),
+                    *first_lines(lost, _SHOWN, longest=500),  # each part has been made short
                 ]
             )
         )
@@ -279,10 +257,9 @@ class CallLog:
         lost: list[str] = []
         for sent in self._sent.values():
             wanted = all(getattr(sent.request, name) == value for name, value in pattern.items())
-            how = _how_lost(sent) if wanted and not sent.is_dead() else None
+            how = sent.how_lost() if wanted and not sent.is_dead() else None
             if how is not None:
-                when = show_time(sent.at - self._began)
-                lost.append(f"  {show_request(sent.request)}, sent by node {sent.node} at {when}: {how}")
+                lost.append(f"  {sent.describe(self._began)}: {how}")
         return lost
 
     # -- for the transports -----------------------------------------------------------------------------------
@@ -310,6 +287,9 @@ class CallLog:
         self.known.name(request)
         known = self._sent.get(call.message_id)
         if known is None:
+            if request.idempotency_key is not None:
+                unanswered = (it for it in self._sent.values() if it.fate and it.node == node)
+                call.repeated = tuple(it for it in unanswered if it.once == call.once)
             self._sent[call.message_id] = known = call
             self._count += 1
         known.fate = ""
@@ -319,7 +299,8 @@ class CallLog:
         """Take note of how an attempt of *call* ended: "" for an answer of a handler, else in words."""
         call.fate, call.given_up = fate, given_up
         if not fate:
-            self._sent.pop(call.message_id, None)
+            for it in (call, *call.repeated):
+                self._sent.pop(it.message_id, None)
         self._tell()
 
     def came(self, call: SentCall, payload: bytes) -> None:
@@ -345,21 +326,6 @@ class CallLog:
     def _tell(self) -> None:
         self._moved.set()
         self._moved = trio.Event()
-
-
-def _how_lost(sent: SentCall) -> str | None:
-    """How far a call came whose caller has no answer; None if that is all right."""
-    begun = [call for call in sent.attempts if not call.refused]
-    if not begun:
-        return f"no instance has handled it ({sent.fate or 'it was not received'})"
-    last = begun[-1]
-    who = f"{last.instance_id} on node {last.node}"
-    if not last.answered:
-        return f"{who} has not answered it"
-    if sent.given_up:
-        return None
-    what = "was interrupted in it" if isinstance(last.error, Unavailable) else "has handled it"
-    return f"{who} {what}, and its answer did not reach the caller ({sent.fate or 'it is under way'})"
 
 
 def _pattern(service_name: str | None, method: str | None, fields: Mapping[str, object]) -> dict[str, object]:

@@ -22,9 +22,9 @@ def clip(line: str, most: int = _LONGEST) -> str:
     return f"{indent}{brief(line, most)}"
 
 
-def first_lines(lines: Iterable[str], most: int, *, indent: str = "  ") -> list[str]:
-    """*lines*, each as `clip` has it, of which *most* at most are shown; if there are more, the last one says how many."""
-    lines = [clip(line) for line in lines]
+def first_lines(lines: Iterable[str], most: int, *, indent: str = "  ", longest: int = _LONGEST) -> list[str]:
+    """*lines*, each as `clip` has it with *longest*, of which *most* at most are shown; if there are more, the last one says how many."""
+    lines = [clip(line, longest) for line in lines]
     if len(lines) <= most:
         return lines
     return [*lines[: most - 1], f"{indent}and {len(lines) - most + 1} more lines"]

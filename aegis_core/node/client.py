@@ -112,8 +112,9 @@ class Client:
             resource_id: Go to its owner (or, on demand, to whom takes it).
             instance_id: Go to this instance, also to one that was served with ``register=False``.
             timeout: Seconds for everything, repetitions included. An earlier deadline of the current cancel scope
-                holds too, travels with the call, and ends it as Cancelled.
-            idempotency_key: Execute it once per incarnation, however often it is sent with this key.
+                holds too, travels with the call, and ends it as Cancelled. A lost message costs all that is left of them.
+            idempotency_key: Execute it once per incarnation, however often it is sent with this key: so repeat with the
+                same key what ended with MAYBE_EXECUTED.
             returns: Make the result this type; as it came by default.
 
         Returns:
@@ -123,7 +124,8 @@ class Client:
             InvalidRequest: The parameters do not fit the method, or there is no such method; each problem with its path.
             ServiceNotFound, InstanceNotFound, ResourceNotFound: Nobody of that name (or no owner) lives.
             NoInstance, Overloaded, TransportUnavailable: Nobody could take it; `outcome` NOT_SENT or REJECTED.
-            TransportUnavailable, LeaseLost, CallTimeout: With `outcome` MAYBE_EXECUTED: nobody knows.
+            TransportUnavailable, LeaseLost, CallTimeout: With `outcome` MAYBE_EXECUTED: nobody knows. Repeated before that
+                only where it is harmless and the failure shows before the time is over, as a lost message does not.
             RemoteError: The method raised.
 
         Cancelling the call does not cancel the method, which runs on until its deadline.
@@ -555,7 +557,7 @@ def _log_attempt(order: Order, where: Route) -> None:
 
 @attrs.frozen(eq=False, repr=False)
 class BoundMethod(Generic[P, R]):
-    """A method of a service, ready to be called with its own parameters; made by `Client.bind`."""
+    """A method of a service, ready to be called with its own parameters; made by `Node.bind`."""
 
     _client: Client
     _declared: Declaration
@@ -567,7 +569,7 @@ class BoundMethod(Generic[P, R]):
         return f"<BoundMethod {self._declared.service_name}.{self._declared.method}{where}>"
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the method; raises as `Client.call` does.
+        """Call the method; raises as `Node.call` does.
 
         Args:
             args: Parameters by position.

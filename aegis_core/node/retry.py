@@ -6,7 +6,7 @@
 - *Nobody knows* (MAYBE_EXECUTED): try again only if that is harmless: anywhere, if the method is declared idempotent
   (by the bound function, or in the callee's own record); at the very same incarnation, if the call has an idempotency
   key and no answer came, because that one remembers what it answered. Whatever happens afterwards, such a call never
-  ends as NOT_SENT or REJECTED.
+  ends as NOT_SENT or REJECTED. A message that was lost takes all the time there is, so that none is left for another.
 - *Not here* (`Misdirected`): the view is behind, or the callee. If the callee knows a newer epoch than the view, wait
   for the view to reach it; else pause.
 - *Nobody has it* is believed only when it was decided on a view that was synced after the call began.

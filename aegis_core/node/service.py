@@ -245,7 +245,8 @@ class Service:
         Args:
             function: The function, when used without arguments.
             name: What callers call it; the function's own name by default.
-            idempotent: Executing it twice does the same as once. A call whose fate is unknown is then repeated.
+            idempotent: Executing it twice does the same as once. A call whose fate is unknown is then repeated, where
+                that shows while it has time: a connection broke. What shows only as `CallTimeout` the caller repeats.
 
         Raises:
             TypeError: It is no async function, or takes no `Call`.

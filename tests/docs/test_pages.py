@@ -14,7 +14,9 @@ import pytest
 from aegis_pytest.backends import known_backends
 
 DOCS = Path(__file__).parents[2] / "docs"
+README = DOCS.parent / "README.md"
 _FENCE = re.compile(r"(?ms)^```(\w+)\n(.*?)^```$")
+_STARTED = re.compile(r"(?m)^trio\.run\(")
 _ENVIRONMENT = re.compile(r"((?:AEGIS_\w+=\S+ )+)\S*python (\S+)")
 
 
@@ -75,6 +77,13 @@ def test_the_pages_with_programs_are_found() -> None:
     names = [program.name for program in programs(DOCS / "tutorial.md")]
     assert names == ["accounts.py", "engine.py", "test_engine.py"]
     assert len(PAGES) >= 4
+
+
+def test_programs_can_be_imported() -> None:
+    """A test imports what a reader saved; nothing is started by that."""
+    found = [(page, program) for page in (README, *DOCS.rglob("*.md")) for program in programs(page)]
+    started = [f"{page.name}: {program.name}" for page, program in found if _STARTED.search(program.source)]
+    assert not started
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(DOCS)) for page in PAGES])

@@ -153,8 +153,8 @@ PROMISED: dict[str, tuple[Function, Function]] = {
     "Call": (Call, _call_fields),
     "ResourceMetadata": (ResourceMetadata, _metadata_fields),
     "Node.serve": (Node.serve, _serve),
-    "Node.call": (Client.call, _call),
-    "Node.bind": (Client.bind, lambda function, *, resource_id=None, timeout=5.0: None),
+    "Node.call": (Node.call, _call),
+    "Node.bind": (Node.bind, lambda function, *, resource_id=None, timeout=5.0: None),
     "Node.events": (Node.events, lambda *types, service=None, resource_id=None: None),
     "Node.owner_of": (Node.owner_of, lambda resource_id: None),
     "Node.explain": (Node.explain, lambda resource_id: None),
@@ -232,7 +232,9 @@ def test_promised_attributes_are_kept(handle: type, names: str) -> None:
 
 
 async def test_node_calls_as_the_client_does(autojump_clock: MockClock) -> None:
-    """`Node.call` and `Node.bind` are the client's, and its registry is the one whose operations stand above."""
+    """What the class shows as `Node.call` and `Node.bind` a node has of its client; its registry is the one from above."""
+    assert Node.call is Client.call
+    assert Node.bind is Client.bind
     async with aegis_core.open_node("memory://") as node:
         assert node.call.__func__ is Client.call
         assert node.bind.__func__ is Client.bind

@@ -325,6 +325,25 @@ async def test_call_that_nobody_took_is_lost(
     await aegis_calls.expect_none_lost(within=0)
 
 
+async def test_reason_of_a_loss_is_never_cut_off(
+    aegis_cluster: Cluster, aegis_calls: CallLog, aegis_faults: Faults
+) -> None:
+    """However long the request is, and the names of who is concerned."""
+    instance = await aegis_cluster.serve("a" * 60, rooms, instance_id="i" * 60)
+    resource_id = "r" * 250
+    await instance.claim(resource_id)
+    caller = await aegis_cluster.node("b" * 60)
+    with aegis_faults.drop(("a" * 60, "b" * 60)), pytest.raises(CallTimeout):
+        await ask(caller, "Ada" * 100, resource_id=resource_id, timeout=2)
+    with pytest.raises(AssertionError) as caught:
+        await aegis_calls.expect_none_lost(within=0)
+    line = str(caught.value).splitlines()[1]
+    assert line.startswith("  rooms.book(guest='AdaAdaAda")
+    assert ", sent by node bbb" in line
+    assert line.endswith("and its answer did not reach the caller (no answer within 2 s)")
+    assert len(line) < 400
+
+
 async def test_refusal_is_no_handling(aegis_cluster: Cluster, aegis_calls: CallLog) -> None:
     """Who asks an instance for a resource that it does not own is sent on; a draining one takes nothing."""
     instance = await aegis_cluster.serve("a", rooms)

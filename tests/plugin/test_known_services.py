@@ -38,7 +38,8 @@ async def test_service_that_the_cluster_has_never_had_is_refused(aegis_cluster: 
         await aegis_calls.expect_none_lost("roms")
     with pytest.raises(pytest.UsageError, match=refused):
         aegis_calls.recording("roms")
-    assert aegis_calls.of("roms", "book") == []
+    with pytest.raises(pytest.UsageError, match=refused):
+        aegis_calls.of("roms", "book")
 
 
 async def test_method_that_the_service_does_not_have_is_refused(aegis_cluster: Cluster, aegis_calls: CallLog) -> None:
@@ -49,6 +50,8 @@ async def test_method_that_the_service_does_not_have_is_refused(aegis_cluster: C
         await aegis_calls.expect_none_lost("rooms", "bok")
     with pytest.raises(pytest.UsageError, match=refused):
         aegis_calls.recording("rooms", "bok")
+    with pytest.raises(pytest.UsageError, match=refused):
+        aegis_calls.of("rooms", "bok")
     with pytest.raises(pytest.UsageError, match=r"^no service here has a method 'bok', and no call names it; known"):
         await aegis_calls.expect_none_lost(None, "bok")
     assert aegis_calls.of(None, "book") == aegis_calls.of("rooms", "book") == []
