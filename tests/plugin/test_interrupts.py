@@ -112,7 +112,7 @@ pressed = False
 
 async def work(node, random):
     global pressed
-    await trio.sleep(1)
+    await trio.sleep_until(10)
     if not pressed:
         pressed = True
         press()
