@@ -305,7 +305,7 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Show where the tasks of the test waited that Ctrl-C ended."""
     tasks = config.stash.get(_INTERRUPTED, [])
-    if tasks:
+    if len(tasks) > 2:  # a heading and how many of the libraries' tasks there are, besides
         terminalreporter.section("interrupted: where the tasks waited")
         for line in tasks:
             terminalreporter.line(line)

@@ -102,6 +102,13 @@ async def test_one(aegis_cluster):
     )
 
 
+def test_interrupt_of_a_test_alone_shows_no_list_of_nothing(pytester: pytest.Pytester) -> None:
+    """Of the task that runs, pytest names the line."""
+    result = run(pytester, "async def test_one(aegis_cluster):\n    press()\n")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.no_fnmatch_line("*where the tasks waited*")
+
+
 @pytest.mark.parametrize("forever", ["pass", "time.sleep(600)"], ids=["at-work", "in-a-system-call"])
 def test_one_interrupt_ends_a_simulation_whose_nodes_all_spin(pytester: pytest.Pytester, forever: str) -> None:
     """Trio raises it in one of them, and the next would go on for ever."""
