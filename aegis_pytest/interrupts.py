@@ -14,7 +14,7 @@ import _thread
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -23,8 +23,11 @@ from aegis_pytest.state_dump import where_tasks_wait
 __all__ = ["Interrupts", "find_interrupt", "interrupt_main_thread"]
 
 
+Handler = Callable[[int, FrameType | None], object]
+
+
 class Interrupts:
-    """What is known of those of one Trio run.
+    """What is known of those of one Trio run, before which it is made.
 
     Attributes:
         tasks: Where its tasks waited at the first, as lines; empty before.
@@ -32,6 +35,8 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.tasks: list[str] = []
+        self._outside = signal.getsignal(signal.SIGINT)
+        self._handler: Handler | None = None
 
     @property
     def is_pending(self) -> bool:
@@ -51,12 +56,22 @@ class Interrupts:
                 self.tasks = where_tasks_wait()
             before(number, frame)
 
+        self._handler = note
         signal.signal(signal.SIGINT, note)
         try:
             yield
         finally:
-            if signal.getsignal(signal.SIGINT) is note:  # else a test left its own there
-                signal.signal(signal.SIGINT, before)
+            self._put_back(before)
+
+    def close(self) -> None:
+        """Let go of the run, which is over: of one that broke down, the block of `noted` was not left."""
+        self._put_back(self._outside)
+
+    def _put_back(self, before: signal.Handlers | Handler | int | None) -> None:
+        # Else a test left its own there.
+        if self._handler is not None and signal.getsignal(signal.SIGINT) is self._handler:
+            signal.signal(signal.SIGINT, before)
+        self._handler = None
 
 
 def interrupt_main_thread() -> None:

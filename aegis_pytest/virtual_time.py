@@ -158,6 +158,7 @@ class _Watch:
     def end(self) -> None:
         """Let go of the run, which is over: of one that broke down, `around` was not left."""
         self._over.set()
+        self.interrupts.close()
         if self._thread is not None:
             self._thread.join()
 

@@ -167,6 +167,17 @@ async def test_handler_is_put_back_unless_another_took_its_place() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def test_handler_does_not_outlive_a_run_that_broke_down() -> None:
+    """Its block was never left."""
+    before = signal.getsignal(signal.SIGINT)
+    interrupts = Interrupts()
+    block = interrupts.noted()
+    block.__enter__()
+    assert signal.getsignal(signal.SIGINT) is not before
+    interrupts.close()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 async def test_first_interrupt_is_the_one_whose_waits_are_told() -> None:
     """By a second, the test unwinds already."""
     interrupts = Interrupts()
