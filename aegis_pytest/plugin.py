@@ -11,7 +11,7 @@ What it does to tests that use its asynchronous fixtures, directly or through ot
 - under hypothesis, each example gets its fixtures made anew (`aegis_pytest.examples`);
 - if they are no coroutines, it says what to write instead;
 - if they forget to await something, they fail;
-- if they fail, it shows how their cluster stood at that moment.
+- if they fail, it shows how their cluster stood at that moment; if Ctrl-C ends them, where their tasks waited.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Iterable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -51,6 +52,7 @@ _ALIKE: Final = 0.9
 
 _CHOICES: Final[pytest.StashKey[Mapping[str, type[Harness]]]] = pytest.StashKey()
 _STATE: Final[pytest.StashKey[str]] = pytest.StashKey()
+_INTERRUPTED: Final[pytest.StashKey[list[str]]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -162,6 +164,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 real_time=bool(real_time),
                 full_trace=bool(config.getoption("fulltrace")),
                 allow=allow,
+                tell_interrupt=partial(config.stash.__setitem__, _INTERRUPTED),
             )
             item.add_marker(pytest.mark.trio(run=run))
 
@@ -297,6 +300,15 @@ def pytest_runtest_makereport(
     if call.when == "call" and report.failed and state:
         report.sections.append(("cluster at the failure", state))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show where the tasks of the test waited that Ctrl-C ended."""
+    tasks = config.stash.get(_INTERRUPTED, [])
+    if len(tasks) > 2:  # a heading and how many of the libraries' tasks there are, besides
+        terminalreporter.section("interrupted: where the tasks waited")
+        for line in tasks:
+            terminalreporter.line(line)
 
 
 def _uses_ours(item: pytest.Item) -> bool:

@@ -11,7 +11,8 @@ Either way the test fails with the state of its clusters and tasks (`aegis_pytes
 does not end by that, because it waits in a shielded block, is cancelled there `GRACE` seconds later. Only code that never
 comes to a checkpoint is beyond that.
 
-What it forgot to await, or to leave, fails it, too (`aegis_pytest.mistakes`).
+What it forgot to await, or to leave, fails it, too (`aegis_pytest.mistakes`). Ctrl-C ends the session, whatever the test
+makes of it (`aegis_pytest.interrupts`).
 
 A mock clock knows nothing of threads: while `trio.to_thread.run_sync` waits for a disk, virtual minutes would pass. So
 as long as a thread works, the clock jumps only after `THREAD_PATIENCE` real seconds of idleness.
@@ -24,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Final
@@ -34,6 +36,7 @@ import trio
 import trio.testing
 
 from aegis_core.errors import AegisError, ConfigError
+from aegis_pytest.interrupts import Interrupts, find_interrupt, interrupt_main_thread
 from aegis_pytest.mistakes import Listener, bury_run, has_broken_down
 from aegis_pytest.shields import lift_shields
 from aegis_pytest.state_dump import dump_state, from_users_code, is_refusal, to_users_code, where_tasks_wait
@@ -52,6 +55,9 @@ THREAD_PATIENCE: Final = 1.0
 
 GRACE: Final = 10.0
 """Seconds, on the clock whose limit ended it, that a test has to unwind before shields are lifted, and again after that."""
+
+_INTERRUPT_EVERY: Final = 0.5
+"""Real seconds between two interrupts of a simulation that does not end by the first."""
 
 _MOST_TASKS: Final = 4
 """Where tasks wait, when that is not what the test failed by."""
@@ -120,13 +126,16 @@ class _Watch:
         why: It was ended; "" for a test that was not.
         report: `why`, and the state.
         tasks: Where its tasks waited.
+        interrupts: Those by the user. With *insisting*, they are repeated until the run is over.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, insisting: bool) -> None:
         self.why = self.report = ""
         self.tasks: list[str] = []
         self.failure: Failure | None = None
+        self.interrupts = Interrupts()
         self._limits = limits
+        self._insisting = insisting
         self._scope = trio.CancelScope()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -140,7 +149,7 @@ class _Watch:
         self._thread = threading.Thread(target=self._watch_real, args=(token,), daemon=True)
         self._thread.start()
         try:
-            with self._scope:
+            with self.interrupts.noted(), self._scope:
                 await fn()
         finally:
             self.failure = own_failure()
@@ -149,6 +158,7 @@ class _Watch:
     def end(self) -> None:
         """Let go of the run, which is over: of one that broke down, `around` was not left."""
         self._over.set()
+        self.interrupts.close()
         if self._thread is not None:
             self._thread.join()
 
@@ -163,8 +173,12 @@ class _Watch:
             lift_shields(self._scope)
 
     def _watch_real(self, token: trio.lowlevel.TrioToken) -> None:
-        if self._over.wait(min(self._limits.real, threading.TIMEOUT_MAX)):
-            return
+        end = time.monotonic() + self._limits.real
+        while time.monotonic() < end:
+            if self._over.wait(min(_INTERRUPT_EVERY, end - time.monotonic())):
+                return
+            if self._insisting and self.interrupts.is_pending:
+                interrupt_main_thread()
         why = (
             f"the test is not done after {self._limits.real:g} real seconds (ini option aegis_test_timeout, marker "
             "aegis_limits)"
@@ -182,7 +196,12 @@ class _Watch:
 
 
 def bounded_run(
-    limits: Limits, *, real_time: bool = False, full_trace: bool = False, allow: frozenset[str] = frozenset()
+    limits: Limits,
+    *,
+    real_time: bool = False,
+    full_trace: bool = False,
+    allow: frozenset[str] = frozenset(),
+    tell_interrupt: Callable[[list[str]], None] = lambda _: None,
 ) -> Callable[..., None]:
     """Make the ``run=`` of a test's mark.
 
@@ -191,6 +210,7 @@ def bounded_run(
         real_time: Do not supply a virtual clock. One that the test itself names is used in any case.
         full_trace: Show where in the library an error of the library's was raised.
         allow: Of `aegis_pytest.mistakes.MISTAKES`, what does not fail the test.
+        tell_interrupt: Called when Ctrl-C ended the test, with where its tasks waited, line by line.
     """
 
     def run(
@@ -204,7 +224,7 @@ def bounded_run(
             clock = trio.testing.MockClock(autojump_threshold=0)
         virtual = isinstance(clock, trio.testing.MockClock | JumpingClock)
         guards = [_ThreadGuard(clock)] if isinstance(clock, trio.testing.MockClock) else []
-        watch = _Watch(limits)
+        watch = _Watch(limits, insisting=isinstance(clock, JumpingClock))
 
         async def main() -> None:
             await watch.around(fn, virtual=virtual)
@@ -217,16 +237,20 @@ def bounded_run(
         except BaseExceptionGroup as group:
             # pytest-trio has a nursery for the test and for each fixture: a failed assertion should read as one.
             raised = only_leaf(group)
-        except Exception as exc:  # noqa: BLE001 - it is raised below
+        except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - it is raised below
             raised = exc
         finally:
             watch.end()
+        interrupt = find_interrupt(raised, None if watch.failure is None else watch.failure.raised)
         if has_broken_down(raised):
             bury_run()
             not_left = listener.tell_block(raised)
             if not_left:
                 raised = None
                 listener.found.insert(0, not_left)
+        if interrupt is not None:
+            tell_interrupt(watch.interrupts.tasks)
+            raise interrupt if full_trace else interrupt.with_traceback(to_users_code(interrupt.__traceback__))
         failed = what_failed_first(watch.failure, raised)
         if watch.failure is not None and failed is not None:
             for line in (f"besides, {watch.why}", *watch.tasks) if watch.why else ():
