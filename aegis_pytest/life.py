@@ -29,6 +29,7 @@ from aegis_core.node.instance import Instance
 from aegis_core.node.node import Node, open_node
 from aegis_core.node.service import Service
 from aegis_pytest.faults.kinds import STORE
+from aegis_pytest.traces import leaves
 
 __all__ = ["Crew", "Life", "Main", "ServeOptions", "Serving", "Task", "check_name", "check_options"]
 
@@ -366,7 +367,8 @@ def _naming(task: str) -> Iterator[None]:
     try:
         yield
     except Exception as exc:
-        exc.add_note(f"raised in the background of the test, by {task}")
+        for leaf in leaves(exc):
+            leaf.add_note(f"raised in the background of the test, by {task}")
         raise
 
 
