@@ -45,13 +45,13 @@ def shortened(exc: BaseException) -> BaseException:
             exc.__cause__, exc.__suppress_context__ = None, True  # its message says it
         return exc.with_traceback(users_trace(exc))
     parts: dict[str, list[BaseException]] = {}
-    for part in map(shortened, exc.exceptions):
+    # What the library says is often the effect of what the user's code did.
+    for part in map(shortened, sorted(exc.exceptions, key=_is_told)):
         parts.setdefault("".join(traceback.format_exception(part)), []).append(part)
     for part, *others in parts.values():
         if others:
             part.add_note(f"({len(others) + 1} tasks failed in this way)")
-    # What the library says is often the effect of what the user's code did.
-    shown = sorted((part for part, *_ in parts.values()), key=_is_told)
+    shown = [part for part, *_ in parts.values()]
     if len(shown) == 1:
         return _led_by(shown[0], exc)
     group = exc.derive(shown[:_MOST_PARTS])

@@ -36,12 +36,18 @@ async def test_it(aegis_cluster):
         ('await aegis_cluster.serve("a", rooms, colour=1)', "no option 'colour': there are instance_id, role, group,*"),
         ('with aegis_faults.drop("a", "store"): pass', "too many positional arguments: it is drop(way, [*], times=None)"),
         ('Recording.read(__file__)', "*.py is no recording: *"),
+        ('await aegis_cluster.start("a", trio.sleep, 1)', "*sleep() of node 'a' ended before it had started: *open_node()*"),
+        ('await aegis_cluster.start("a", elsewhere)', "*elsewhere() of node 'a' did not start within 30 s: *open_node()*"),
     ],
 )  # fmt: skip
 def test_argument_that_is_refused_is_shown_at_the_line_of_the_test(run_tests: RunTests, line: str, told: str) -> None:
     """Without the library's frames, and what it found wrong within."""
     source = f"""
 from aegis_pytest.recording import Recording
+
+async def elsewhere():
+    async with open_node("memory://elsewhere"):
+        await trio.sleep_forever()
 
 async def test_it(aegis_cluster, aegis_faults):
     {line}
