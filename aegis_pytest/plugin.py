@@ -36,6 +36,9 @@ ASYNC_FIXTURES: Final = frozenset(
 _OTHER_RUNNERS: Final = frozenset({"anyio", "asyncio"})
 """Marks of plug-ins that would run a test elsewhere than where its fixtures live."""
 
+_WITHOUT_NATS: Final = frozenset({"memory", "http"})
+"""Backends that need no NATS server; what is installed may well build on one."""
+
 _CLOCKS: Final = frozenset({"autojump_clock", "mock_clock"})
 
 _MARKERS: Final = (
@@ -175,6 +178,18 @@ def _check_markers(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
                 raise pytest.UsageError(
                     f"{item.nodeid}: there is no marker {mark.name}; there are {', '.join(sorted(known))}"
                 )
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: Iterable[pytest.Item]) -> str | None:
+    """Say that a NATS cluster is named for nothing."""
+    if config.getoption("--aegis-nats-url") is None or any(_may_use_nats(item) for item in items):
+        return None
+    return "--aegis-nats-url is not used: of the tests here none runs on NATS, unless you choose it by --aegis-backend nats"
+
+
+def _may_use_nats(item: pytest.Item) -> bool:
+    backend = getattr(getattr(item, "callspec", None), "params", {}).get("aegis_backend", "memory")
+    return backend not in _WITHOUT_NATS or "aegis_nats_url" in getattr(item, "fixturenames", ())
 
 
 def harness_of(backend: str, config: pytest.Config) -> type[Harness]:

@@ -112,16 +112,30 @@ async def test_bucket_is_made_as_the_url_says(cluster: NatsServers) -> None:
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("http://127.0.0.1:8700", "*expected nats://host:4222*"),
-        ("nats://127.0.0.1?bucket=mine", "*each test makes a bucket*"),
-        ("nats://127.0.0.1?replicas=2", "*expected 1, 3 or 5*"),
+        ("http://127.0.0.1:8700", "expected nats://host:4222*"),
+        ("nats://127.0.0.1?bucket=mine", "bucket: leave it out: each test makes a bucket*"),
+        ("nats://127.0.0.1?replicas=2", "replicas: expected 1, 3 or 5*"),
+        ("localhost:4222", "expected scheme://*"),
+        ("nats://127.0.0.1?colour=red", "colour: the nats backend has no such parameter*"),
     ],
 )
 def test_url_that_cannot_be_is_refused(pytester: pytest.Pytester, url: str, told: str) -> None:
     """Before any test runs."""
     result = pytester.runpytest_inprocess("--aegis-nats-url", url)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([told])
+    result.stderr.fnmatch_lines([f"ERROR: --aegis-nats-url: {told}"])
+
+
+@pytest.mark.parametrize(
+    ("options", "used"), [((), False), (("--aegis-backend", "http"), False), (("--aegis-backend", "memory,nats"), True)]
+)
+def test_url_that_no_test_uses_is_told(run_tests: RunTests, options: tuple[str, ...], *, used: bool) -> None:
+    """Quietly, too: who names a cluster believes otherwise that it was tested."""
+    source = "async def test_it(aegis_cluster): pass"
+    result = run_tests(source, "-q", "--collect-only", "--aegis-nats-url=nats://127.0.0.1:1", *options)
+    assert result.ret == pytest.ExitCode.OK
+    said = "--aegis-nats-url is not used: of the tests here none runs on NATS, unless *"
+    (result.stdout.no_fnmatch_line if used else lambda it: result.stdout.fnmatch_lines([it]))(said)
 
 
 def test_without_a_server_program_the_error_says_how_to_get_one(pytester: pytest.Pytester) -> None:
