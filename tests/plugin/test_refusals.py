@@ -14,6 +14,9 @@ def test_misspelt_marker_is_an_error(run_tests: RunTests) -> None:
     result.stderr.fnmatch_lines(
         ["*::test_it: there is no marker aegis_need; there are aegis_allow, aegis_limits, aegis_needs, aegis_real_time"]
     )
+    result = run_tests(source.format("aegis_backend"), "-W", "default")
+    result.stderr.fnmatch_lines(["*::test_it: there is no marker aegis_backend: the option --aegis-backend *"])
+    run_tests(source.format("aegis_backend"), ini="markers = aegis_backend: of a plug-in").assert_outcomes(passed=1)
     run_tests(source.format("aegis_own"), ini="markers = aegis_own(kind): of a plug-in").assert_outcomes(passed=1)
 
 
