@@ -35,12 +35,8 @@ __all__ = ["Crew", "Life", "Main", "ServeOptions", "Serving", "Task", "check_nam
 
 Asynchronous = Callable[..., Awaitable[object]]
 
-_OPEN_WITHIN: Final = 30.0
-"""Seconds, on the real clock, too: before the limit of the test says less of it."""
-_BARE: Final = (
-    "an application's node is the one that it opens by open_node() without a backend (which AEGIS_BACKEND names where it "
-    "is no test)"
-)
+_OPEN_WITHIN: Final = 30.0  # on the real clock the test itself has 60, and says less of it
+_BARE: Final = "an application's node is the one that it opens by open_node() without a backend (AEGIS_BACKEND names that elsewhere)"
 
 
 def check_name(name: object) -> None:

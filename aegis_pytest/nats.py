@@ -83,29 +83,22 @@ def session_url(given: str | None) -> Iterator[str]:
     Without a server's program, or with one that does not start, or where nobody answers at *given*, the tests that ask fail,
     and say what to do.
     """
-    problem = ""
-    try:
-        if given is not None:
-            trio.run(NatsHarness(given).reach)
-        else:
-            _need_program()
-    except ConfigError as exc:
-        problem = exc.message
-    except StoreUnavailable as exc:
-        problem = f"{_URL_OPTION}: {exc.reason}"
-    if problem:
-        pytest.fail(problem, pytrace=False)
-    if given is not None:
-        yield given
-        return
+    url = problem = ""
     with ExitStack() as stack:
         try:
-            servers = stack.enter_context(running_servers())
+            if given is not None:
+                trio.run(NatsHarness(given).reach)
+                url = given
+            else:
+                _need_program()
+                url = f"{stack.enter_context(running_servers()).url}?storage=memory"
+        except ConfigError as exc:
+            problem = exc.message
         except StoreUnavailable as exc:
-            problem = _tell_broken(exc.reason)
-        if problem:  # here, where it gets no context
+            problem = _tell_broken(exc.reason) if given is None else f"{_URL_OPTION}: {exc.reason}"
+        if problem:
             pytest.fail(problem, pytrace=False)
-        yield f"{servers.url}?storage=memory"
+        yield url
 
 
 def _tell_broken(reason: str) -> str:

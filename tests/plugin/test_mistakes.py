@@ -95,24 +95,6 @@ MISTAKES = {
         """,
         ["test_it uses aegis_simulation, which only a synchronous test can*: write 'def test_it(...)'*"],
     ),
-    "a simulation and a cluster are asked for": (
-        """
-        def test_it(aegis_simulation, aegis_events):
-            aegis_simulation()
-        """,
-        ["test_it uses aegis_simulation and aegis_events, which cannot be combined: *"],
-    ),
-    "a simulation and a cluster are asked for in an asynchronous test": (
-        """
-        @pytest.fixture
-        async def other(aegis_cluster):
-            pass
-
-        async def test_it(aegis_simulation, other):
-            aegis_simulation()
-        """,
-        ["test_it uses aegis_simulation and aegis_cluster, which cannot be combined: *"],
-    ),
     "a simulation is given limits that it knows nothing of": (
         """
         @pytest.mark.aegis_limits(real=1)

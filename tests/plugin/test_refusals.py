@@ -20,6 +20,29 @@ def test_misspelt_marker_is_an_error(run_tests: RunTests) -> None:
     run_tests(source.format("aegis_own"), ini="markers = aegis_own(kind): of a plug-in").assert_outcomes(passed=1)
 
 
+def test_simulation_and_cluster_are_not_combined(run_tests: RunTests) -> None:
+    """Whichever way the test is written; what it names itself is told, or else what that uses."""
+    result = run_tests("""
+@pytest.fixture
+async def other(aegis_cluster):
+    pass
+
+def test_plain(aegis_simulation, aegis_events):
+    aegis_simulation()
+
+async def test_async(aegis_simulation, other):
+    aegis_simulation()
+""")
+    result.assert_outcomes(errors=2)
+    said = ", which cannot be combined: *"
+    result.stdout.fnmatch_lines(
+        [
+            f"test_plain uses aegis_simulation and aegis_events{said}",
+            f"test_async uses aegis_simulation and aegis_cluster{said}",
+        ]
+    )
+
+
 def test_error_of_the_library_is_shown_at_the_line_of_the_test(run_tests: RunTests) -> None:
     """Where in the library it was raised is shown when it is asked for, and for other errors always."""
     source = """
