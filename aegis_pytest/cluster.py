@@ -167,7 +167,7 @@ class Cluster:
 
         Raises:
             pytest.UsageError: The node is there already.
-            RuntimeError: *main* ended, or was not done in time, without having opened the node.
+            RuntimeError: *main* ended, or was not done within 30 seconds, without having opened the node.
         """
         async with self._opening.setdefault(name, trio.Lock()):
             life = await self._living(name)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import pytest
 from pytest_trio import trio_fixture
 
-from aegis_pytest.plugin import allowed, harness_of, keep_state
+from aegis_pytest.markers import allowed
+from aegis_pytest.plugin import harness_of, keep_state
 
 if TYPE_CHECKING:
     from aegis_core.backend import Store

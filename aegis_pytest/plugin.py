@@ -17,8 +17,7 @@ What it does to tests that use its asynchronous fixtures, directly or through ot
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +25,6 @@ import pytest
 
 if TYPE_CHECKING:
     from aegis_pytest.harness import Harness
-    from aegis_pytest.virtual_time import Limits
 
 __all__: list[str] = []
 
@@ -37,7 +35,8 @@ ASYNC_FIXTURES: Final = frozenset(
 _OTHER_RUNNERS: Final = frozenset({"anyio", "asyncio"})
 """Marks of plug-ins that would run a test elsewhere than where its fixtures live."""
 
-_CLOCKS: Final = frozenset({"autojump_clock", "mock_clock"})
+_WITHOUT_NATS: Final = frozenset({"memory", "http"})
+"""Backends that need no NATS server; what is installed may well build on one."""
 
 _MARKERS: Final = (
     "aegis_limits(virtual=3600, real=60): seconds that the test may take on the virtual and on the real clock",
@@ -46,9 +45,6 @@ _MARKERS: Final = (
     "aegis_allow('leaked_claims', 'unanswered_calls', 'tasks_left', 'missing_awaits', 'unused_faults'): what does not fail it",
 )
 
-
-_PREFIX: Final = "aegis_"
-_ALIKE: Final = 0.9
 
 _CHOICES: Final[pytest.StashKey[Mapping[str, type[Harness]]]] = pytest.StashKey()
 _STATE: Final[pytest.StashKey[str]] = pytest.StashKey()
@@ -140,27 +136,29 @@ def _check_nats_url(url: str) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-trio's own marks, because the first mark's run= counts
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that use an asynchronous fixture of ours, and refuse markers that look like ours and are none."""
-    _check_markers(config, items)
+    """Mark the tests that use an asynchronous fixture of ours, and refuse markers that cannot be meant."""
+    from aegis_pytest import markers  # noqa: PLC0415 - see the module's docstring
+
+    markers.check_markers(config, items)
     users = [item for item in items if ASYNC_FIXTURES.intersection(getattr(item, "fixturenames", ()))]
     if not users:
         return
     if not config.pluginmanager.hasplugin("trio"):
         raise pytest.UsageError("the fixtures of AegisIPC need pytest-trio: pip install 'aegis-ipc[test]'")
-    from aegis_pytest.virtual_time import bounded_run  # noqa: PLC0415 - see the module's docstring
+    from aegis_pytest.virtual_time import bounded_run  # noqa: PLC0415
 
-    defaults = _limits(config)
+    defaults = markers.limits_of(config)
     for item in users:
-        allow = allowed(item)
+        allow = markers.allowed(item)
         name = getattr(getattr(item, "callspec", None), "params", {}).get("aegis_backend", "memory")
         capabilities = harness_of(name, config).capabilities
-        missing = sorted(_needs(item) - capabilities)
+        missing = sorted(markers.needs_of(item) - capabilities)
         if missing:
             item.add_marker(pytest.mark.skip(reason=f"backend {name} has no {' and no '.join(missing)}"))
         if _is_async(item) and not any("run" in mark.kwargs for mark in item.iter_markers("trio")):
             real_time = item.get_closest_marker("aegis_real_time") or "virtual_time" not in capabilities
             run = bounded_run(
-                _own_limits(item, defaults),
+                markers.own_limits_of(item, defaults),
                 real_time=bool(real_time),
                 full_trace=bool(config.getoption("fulltrace")),
                 allow=allow,
@@ -169,15 +167,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.trio(run=run))
 
 
-def _check_markers(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
-    registered = [line.partition(":")[0].partition("(")[0].strip() for line in config.getini("markers")]
-    known = [name for name in registered if name.startswith(_PREFIX)]
-    for item in items:
-        for mark in item.iter_markers():
-            if mark.name not in known and get_close_matches(mark.name, known, cutoff=_ALIKE):
-                raise pytest.UsageError(
-                    f"{item.nodeid}: there is no marker {mark.name}; there are {', '.join(sorted(known))}"
-                )
+def pytest_report_collectionfinish(config: pytest.Config, items: Iterable[pytest.Item]) -> str | None:
+    """Say that a NATS cluster is named for nothing."""
+    if config.getoption("--aegis-nats-url") is None or any(_may_use_nats(item) for item in items):
+        return None
+    return "--aegis-nats-url is not used: of the tests here none runs on NATS, unless you choose it by --aegis-backend nats"
+
+
+def _may_use_nats(item: pytest.Item) -> bool:
+    backend = getattr(getattr(item, "callspec", None), "params", {}).get("aegis_backend", "memory")
+    return backend not in _WITHOUT_NATS or "aegis_nats_url" in getattr(item, "fixturenames", ())
 
 
 def harness_of(backend: str, config: pytest.Config) -> type[Harness]:
@@ -188,42 +187,18 @@ def harness_of(backend: str, config: pytest.Config) -> type[Harness]:
     return config.stash[_CHOICES].get(backend) or load_harness(backend)
 
 
-def _needs(item: pytest.Item) -> frozenset[str]:
-    """The capabilities that *item* needs of its backend.
-
-    Raises:
-        pytest.UsageError: There is no such capability.
-    """
-    from aegis_pytest.backends import CAPABILITIES  # noqa: PLC0415 - see the module's docstring
-
-    needs = frozenset(name for mark in item.iter_markers("aegis_needs") for name in mark.args)
-    for name in needs.difference(CAPABILITIES):
-        known = ", ".join(map(repr, CAPABILITIES))
-        raise pytest.UsageError(f"{item.nodeid}: aegis_needs knows {known}, not {name!r}")
-    # Who names a clock means virtual time.
-    return needs | {"virtual_time"} if _CLOCKS.intersection(getattr(item, "fixturenames", ())) else needs
-
-
-def allowed(item: pytest.Item) -> frozenset[str]:
-    """What the markers ``aegis_allow`` of *item* let its cluster leave behind, or the test itself do.
-
-    Raises:
-        pytest.UsageError: There is no such thing.
-    """
-    from aegis_pytest.leftovers import LEFTOVERS  # noqa: PLC0415 - see the module's docstring
-    from aegis_pytest.mistakes import MISTAKES  # noqa: PLC0415
-
-    known = (*LEFTOVERS, *MISTAKES)
-    named = frozenset(name for mark in item.iter_markers("aegis_allow") for name in mark.args)
-    for name in named.difference(known):
-        raise pytest.UsageError(f"{item.nodeid}: aegis_allow knows {', '.join(map(repr, known))}, not {name!r}")
-    return named
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tell a test that it cannot be run with the fixtures that it uses: asynchronous ones, or simulations, or elsewhere."""
     names = getattr(item, "fixturenames", ())
+    used = sorted(ASYNC_FIXTURES.intersection(names))
+    if "aegis_simulation" in names and used:
+        pytest.fail(
+            f"{item.name} uses aegis_simulation and {', '.join(_named(item, used))}, which cannot be combined: a simulation opens "
+            "a cluster of its own for each seed, in a Trio run of its own. Leave one out; what is asynchronous in a simulation is "
+            "its main= and work=",
+            pytrace=False,
+        )
     if "aegis_simulation" in names and _is_async(item):
         pytest.fail(
             f"{item.name} uses aegis_simulation, which only a synchronous test can, because it makes a Trio run for each "
@@ -236,7 +211,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             "seconds= on the virtual clock, and ends where its tasks run in circles",
             pytrace=False,
         )
-    used = sorted(ASYNC_FIXTURES.intersection(names))
     if used and not _is_async(item):
         pytest.fail(
             f"{item.name} uses {', '.join(used)}, which only an asynchronous test can: write 'async def {item.name}(...)'",
@@ -331,34 +305,8 @@ def _is_async(item: pytest.Item) -> bool:
     return inspect.iscoroutinefunction(function) or getattr(function, "_trio_test_runner_wrapped", False)
 
 
-def _limits(config: pytest.Config) -> Limits:
-    return _checked(
-        (("virtual", config.getini("aegis_virtual_budget")), ("real", config.getini("aegis_test_timeout"))),
-        "ini options aegis_virtual_budget and aegis_test_timeout",
-    )
-
-
-def _own_limits(item: pytest.Item, defaults: Limits) -> Limits:
-    mark = item.get_closest_marker("aegis_limits")
-    if mark is None:
-        return defaults
-    where = f"{item.nodeid}: aegis_limits"
-    if mark.args or not {"virtual", "real"}.issuperset(mark.kwargs):
-        raise pytest.UsageError(f"{where} takes virtual= and real=, seconds")
-    given = {"virtual": defaults.virtual, "real": defaults.real, **mark.kwargs}
-    return _checked(given.items(), where)
-
-
-def _checked(given: Iterable[tuple[str, object]], where: str) -> Limits:
-    from aegis_pytest.virtual_time import Limits  # noqa: PLC0415 - see the module's docstring
-
-    seconds: dict[str, float] = {}
-    for name, value in given:
-        try:
-            number = float(value)  # type: ignore[arg-type]  # what is none, is told
-        except (TypeError, ValueError):
-            number = -1.0
-        if number < 0:
-            raise pytest.UsageError(f"{where}: expected seconds, got {value!r}")
-        seconds[name] = number or float("inf")
-    return Limits(**seconds)
+def _named(item: pytest.Item, fixtures: Sequence[str]) -> Sequence[str]:
+    """Those of *fixtures* that the test itself names; all, if others use them for it."""
+    function = _test_function(item)
+    parameters = () if function is None else inspect.signature(function).parameters
+    return [name for name in fixtures if name in parameters] or fixtures

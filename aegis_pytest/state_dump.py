@@ -207,8 +207,8 @@ def to_users_code(traceback: TracebackType | None) -> TracebackType | None:
 
 
 def is_refusal(exc: BaseException | None) -> bool:
-    """Whether code of ours raised *exc* for what it was given: a `TypeError` or `ValueError` that a ``raise`` of ours made."""
-    if not isinstance(exc, TypeError | ValueError):
+    """Whether code of ours raised *exc* for what it was asked: a `TypeError`, `ValueError` or `RuntimeError` that a ``raise`` of ours made."""
+    if not isinstance(exc, TypeError | ValueError | RuntimeError):
         return False
     entry = exc.__traceback__
     while entry is not None and entry.tb_next is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -19,6 +19,7 @@ import trio
 
 from aegis_pytest.state_dump import describe_state, from_users_code, is_dumped
 from aegis_pytest.telling import brief, first_lines
+from aegis_pytest.traces import leaves
 
 __all__ = [
     "Failure",
@@ -87,13 +88,8 @@ def only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
     Raise it outside of the ``except`` that caught *group*, lest it gets the group for its context.
     """
-    leaf: BaseException = group
-    while isinstance(leaf, BaseExceptionGroup):
-        first, *others = leaf.exceptions
-        if others:
-            return group
-        leaf = first
-    return leaf
+    found = [*leaves(group)]
+    return found[0] if len(found) == 1 else group
 
 
 def what_failed_first(own: Failure | None, raised: BaseException | None) -> BaseException | None:
@@ -109,7 +105,7 @@ def what_failed_first(own: Failure | None, raised: BaseException | None) -> Base
         return own.raised
     if len(besides) > 1:
         return raised
-    _note(besides[0], [*_leaves(own.raised)])
+    _note(besides[0], [*leaves(own.raised)])
     return besides[0]
 
 
@@ -128,12 +124,12 @@ def drop_cancellations(failure: BaseException) -> None:
 
 
 def _is_cancellation(exc: BaseException) -> bool:
-    return all(isinstance(leaf, trio.Cancelled) for leaf in _leaves(exc))
+    return all(isinstance(leaf, trio.Cancelled) for leaf in leaves(exc))
 
 
 def _besides(own: BaseException, raised: BaseException | None) -> list[BaseException]:
-    known = set(map(id, _leaves(own)))
-    return [leaf for leaf in _leaves(raised) if id(leaf) not in known and not isinstance(leaf, trio.Cancelled)]
+    known = set(map(id, leaves(own)))
+    return [leaf for leaf in leaves(raised) if id(leaf) not in known and not isinstance(leaf, trio.Cancelled)]
 
 
 def _note(failure: BaseException, besides: Sequence[BaseException]) -> None:
@@ -149,14 +145,6 @@ def _as_failure(exc: BaseException) -> BaseException | None:
     if isinstance(exc, pytest.xfail.Exception):
         return None
     return exc if isinstance(exc, Exception | pytest.fail.Exception) else None
-
-
-def _leaves(exc: BaseException | None) -> Iterator[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        for part in exc.exceptions:
-            yield from _leaves(part)
-    elif exc is not None:
-        yield exc
 
 
 def _in_short(exc: BaseException) -> str:

@@ -27,7 +27,6 @@ import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from types import TracebackType
 from typing import Final
 
 import attrs
@@ -35,11 +34,12 @@ import pytest
 import trio
 import trio.testing
 
-from aegis_core.errors import AegisError, ConfigError
+from aegis_core.errors import ConfigError
 from aegis_pytest.interrupts import Interrupts, find_interrupt, interrupt_main_thread
 from aegis_pytest.mistakes import Listener, bury_run, has_broken_down
 from aegis_pytest.shields import lift_shields
-from aegis_pytest.state_dump import dump_state, from_users_code, is_refusal, to_users_code, where_tasks_wait
+from aegis_pytest.state_dump import dump_state, from_users_code, to_users_code, where_tasks_wait
+from aegis_pytest.traces import shortened
 from aegis_pytest.verdict import Failure, drop_cancellations, only_leaf, own_failure, what_failed_first
 
 __all__ = ["GRACE", "THREAD_PATIENCE", "JumpingClock", "Limits", "bounded_run"]
@@ -208,7 +208,7 @@ def bounded_run(
     Args:
         limits: What the test may take.
         real_time: Do not supply a virtual clock. One that the test itself names is used in any case.
-        full_trace: Show where in the library an error of the library's was raised.
+        full_trace: Show where in the library an error of the library's was raised, and all parts of a group.
         allow: Of `aegis_pytest.mistakes.MISTAKES`, what does not fail the test.
         tell_interrupt: Called when Ctrl-C ended the test, with where its tasks waited, line by line.
     """
@@ -267,18 +267,7 @@ def bounded_run(
             drop_cancellations(failed)
             if isinstance(failed, ConfigError) and failed.key == "backend":
                 failed.add_note(_BARE_OPEN)
-            raise failed.with_traceback(_shown(failed, full_trace))
+            whole = failed.with_traceback(from_users_code(failed.__traceback__)) if full_trace else None
+            raise whole or shortened(failed)
 
     return run
-
-
-def _shown(failed: BaseException, full_trace: bool) -> TracebackType | None:  # noqa: FBT001 - as it was given
-    """What the test shows of where it failed: of an error of the library's, which line of the test it was."""
-    traceback = from_users_code(failed.__traceback__)
-    if full_trace:
-        return traceback
-    if is_refusal(failed):
-        failed.__cause__, failed.__suppress_context__ = None, True  # its message says it
-    elif not isinstance(failed, AegisError | pytest.UsageError):
-        return traceback
-    return to_users_code(traceback)

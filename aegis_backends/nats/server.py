@@ -115,18 +115,23 @@ class NatsServer:
 
         Raises:
             RuntimeError: It runs already.
+            StoreUnavailable: The program cannot be run.
         """
         if self.running:
             raise RuntimeError(f"{self!r} runs already")
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program and file
-                [self._program, "-c", self.directory / "server.conf"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C at a terminal is for the program in front, which then ends the server itself.
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - our own program and file
+                    [self._program, "-c", self.directory / "server.conf"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # Ctrl-C at a terminal is for the program in front, which then ends the server itself.
+                    start_new_session=True,
+                )
+            except OSError as exc:
+                reason = f"NATS server {self.name!r} cannot be started: {self._program}: {exc.strerror}"
+                raise StoreUnavailable(reason=reason) from exc
         try:
             self._watchdog = Watchdog.over_process(self._process.pid)
         except BaseException:
@@ -138,8 +143,8 @@ class NatsServer:
         """Start the process and wait until JetStream answers.
 
         Raises:
-            StoreUnavailable: It ended, or did not answer within *timeout* seconds; tells what it logged last. It is
-                not running then.
+            StoreUnavailable: It cannot be run, ended, or did not answer within *timeout* seconds; tells what it logged last.
+                It is not running then.
         """
         self.spawn()
         try:
@@ -162,7 +167,8 @@ class NatsServer:
                     return
                 await trio.sleep(_LOOK)
         why = f"did not answer within {timeout:g} s" if self.running else "ended"
-        raise StoreUnavailable(reason=f"NATS server {self.name!r} {why}; it logged last: {self.log[-2000:]}")
+        log = self.log[-2000:].strip() or "nothing"
+        raise StoreUnavailable(reason=f"NATS server {self.name!r} {why}; it logged last: {log}")
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal: SIGSTOP lets it hang, SIGCONT go on, SIGUSR2 enters lame-duck mode."""
@@ -277,9 +283,9 @@ class NatsServers:
 
     async def _start_on_free_ports(self, timeout: float) -> None:
         self._configure()
-        for server in self.servers:
-            server.spawn()
         try:
+            for server in self.servers:
+                server.spawn()
             for server in self.servers:
                 await server.wait_ready(timeout=timeout)
         except BaseException:

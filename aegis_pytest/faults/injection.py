@@ -1,4 +1,7 @@
-"""The faults that a test can put in force, each for the length of a block: the fixture ``aegis_faults``."""
+"""The faults that a test can put in force, each for the length of a block: the fixture ``aegis_faults``.
+
+It is one long file because `Faults` is one fixture, whose methods stand together with what each of them refuses.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Concatenate, Final, Literal, ParamSpec
+from typing import TYPE_CHECKING, Concatenate, Final, Literal, NoReturn, ParamSpec
 
 import attrs
 import pytest
@@ -92,6 +95,21 @@ class _Block(AbstractContextManager[None]):
         self._block.__enter__()
         self._within.append(self._entered)
 
+    # Type checkers are not shown these: to them it is an error to use any.
+    if not TYPE_CHECKING:
+
+        def __await__(self) -> NoReturn:
+            self._refuse()
+
+        def __aenter__(self) -> NoReturn:
+            self._refuse()
+
+        def __aexit__(self, *_: object) -> NoReturn:
+            self._refuse()
+
+        def _refuse(self) -> NoReturn:
+            raise TypeError(f"it is entered otherwise: write 'with aegis_faults.{self.name}(...)'")
+
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
@@ -167,7 +185,7 @@ class Faults:
         Args:
             groups: Names, e.g. ``{"a"}, {"b", "store"}``.
         """
-        sides = tuple(frozenset([group] if isinstance(group, str) else group) for group in groups)
+        sides = tuple(_names("partition", group) for group in groups)
         if not sides or not all(sides):
             raise pytest.UsageError(
                 "partition takes groups of names, none of them empty: partition({'a'}, {'b', 'store'})"
@@ -313,6 +331,7 @@ class Faults:
         Raises:
             pytest.UsageError: Nothing of that name is registered.
         """
+        _name("lose_lease", who, "an instance id, or the name of a node")
         member = self.plane.member(who) or self.plane.member_with(who)
         store = None if member is None else self.plane.store or member.store
         if member is None or store is None or not member.instances:
@@ -387,7 +406,19 @@ def _stranger(name: str) -> str:
     return f"there is no node {name!r} that the fault could have hit"
 
 
-def _node(fault: str, name: str) -> str:
+def _name(fault: str, name: object, what: str = "the name of a node") -> str:
+    if not isinstance(name, str):
+        raise pytest.UsageError(f"{fault} takes {what}, not {name!r}")
+    return name
+
+
+def _names(fault: str, group: object) -> frozenset[str]:
+    names: Collection[object] = [group] if isinstance(group, str) or not isinstance(group, Collection) else group
+    return frozenset(_name(fault, name, "groups of names") for name in names)
+
+
+def _node(fault: str, name: object) -> str:
+    name = _name(fault, name)
     if name == STORE:
         raise pytest.UsageError(
             f"{fault} is of a node; the ways to the store can be cut, slow and lossy, and commits doubled"
@@ -402,22 +433,27 @@ def _pair(fault: str, way: object) -> tuple[str, str]:
     raise pytest.UsageError(f"{fault} takes a way between two names, {fault}(('a', 'store')), not {way!r}")
 
 
-def _number(fault: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise pytest.UsageError(f"{fault}: {value} is no number of seconds")
+def _number(fault: str, value: object) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise pytest.UsageError(f"{fault}: {value!r} is no number of seconds")
     return value
 
 
-def _seconds(fault: str, value: float) -> float:
-    if _number(fault, value) < 0:
+def _seconds(fault: str, given: object) -> float:
+    value = _number(fault, given)
+    if value < 0:
         raise pytest.UsageError(f"{fault}: {value:g} s is less than no time")
     return value
 
 
-def _times(fault: str, times: int | None) -> float:
-    if times is not None and times < 1:
+def _times(fault: str, times: object) -> float:
+    if times is None:
+        return math.inf
+    if not isinstance(times, int):
+        raise pytest.UsageError(f"{fault}: times= takes how often, 1 or more, not {times!r}")
+    if times < 1:
         raise pytest.UsageError(f"{fault}: times={times} would never happen; leave the fault out")
-    return math.inf if times is None else times
+    return times
 
 
 async def _expire(store: Store, key: str) -> None:

@@ -6,14 +6,13 @@ import hashlib
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
 import pytest
 import trio
 
-from aegis_core.errors import AegisError
 from aegis_pytest.cluster import open_cluster
 from aegis_pytest.faults.clock import ElapsedClock
 from aegis_pytest.history import History, TooManyConfigurations, Violation, to_line
@@ -23,7 +22,7 @@ from aegis_pytest.simulation.evidence import Evidence, evidence_of
 from aegis_pytest.simulation.scenario import Scenario
 from aegis_pytest.simulation.scheduling import seeded_scheduling
 from aegis_pytest.simulation.world import Stopped, World
-from aegis_pytest.state_dump import from_users_code, to_users_code
+from aegis_pytest.traces import leaves, users_trace
 from aegis_pytest.virtual_time import JumpingClock, Limits, bounded_run
 
 __all__ = ["Outcome", "simulate"]
@@ -131,9 +130,9 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
     limits = Limits(virtual=scenario.seconds * 2 + _BEYOND, real=_MOST_REAL)
     try:
         with seeded_scheduling(scenario.seed):
-            bounded_run(limits)(main, clock=JumpingClock())
+            bounded_run(limits, full_trace=True)(main, clock=JumpingClock())
     except (Exception, pytest.fail.Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - whatever it is, it is what was looked for
-        raised = [it for it in _leaves(exc) if not isinstance(it, Stopped | trio.Cancelled)]
+        raised = [it for it in leaves(exc) if not isinstance(it, Stopped | trio.Cancelled)]
         for it in raised:
             if isinstance(it, Misuse):
                 raise pytest.UsageError(str(it)) from None
@@ -179,23 +178,11 @@ def _without_names(problem: str, names: Sequence[str]) -> str:
     return re.sub(rf"\b({known})\b|\S*\d\S*", "#", lines[0])
 
 
-def _leaves(exc: BaseException) -> Iterator[BaseException]:
-    """What was raised first, without the groups that nurseries put around it."""
-    if isinstance(exc, BaseExceptionGroup):
-        for each in exc.exceptions:
-            yield from _leaves(each)
-    else:
-        yield exc
-
-
 def _told(exc: BaseException, *, with_notes: bool = True) -> str:
     """*exc* with the lines of the user's program that led to it."""
     if isinstance(exc, pytest.fail.Exception) and not exc.pytrace:
         return str(exc)
-    where = from_users_code(exc.__traceback__)
-    if isinstance(exc, AegisError | pytest.UsageError | pytest.fail.Exception):
-        where = to_users_code(where)  # what is wrong stands in its message
-    told = traceback.TracebackException(type(exc), exc, where, limit=_FRAMES)
+    told = traceback.TracebackException(type(exc), exc, users_trace(exc), limit=_FRAMES)
     if not with_notes:
         told.__notes__ = None  # they name the node
     return "".join(told.format(chain=False)).strip()

@@ -47,6 +47,19 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     "endless-drift": (lambda it: it.drift("a", float("inf")), "no number of seconds"),
     "skewed-store": (lambda it: it.skew("store", 1), "is of a node"),
     "endless-skew": (lambda it: it.skew("a", float("inf")), "no number of seconds"),
+    "text-for-seconds": (lambda it: it.slow("a", "0.5"), "slow: '0.5' is no number of seconds"),
+    "text-for-a-rate": (lambda it: it.drift("a", "0.5"), "drift: '0.5' is no number of seconds"),
+    "text-for-a-jump": (lambda it: it.skew("a", "1"), "skew: '1' is no number of seconds"),
+    "text-for-a-delay": (lambda it: it.indeterminate("a", applied="later", after="1"), "'1' is no number of seconds"),
+    "text-for-times": (lambda it: it.drop(("a", "b"), times="1"), "times= takes how often, 1 or more, not '1'"),
+    "list-of-nodes": (lambda it: it.pause(["a"]), r"pause takes the name of a node, not \['a'\]"),
+    "no-name": (lambda it: it.partition({"a", 3}), "partition takes groups of names, not 3"),
+    "no-group": (lambda it: it.partition(3), "partition takes groups of names, not 3"),
+    "groups-in-a-group": (lambda it: it.partition([["a"], ["b"]]), r"partition takes groups of names, not \['a'\]"),
+    "list-of-instances": (
+        lambda it: it.lose_lease(["a"]),
+        "lose_lease takes an instance id, or the name of a node, not",
+    ),
     "reset-store": (lambda it: it.reset("store"), "is of a node"),
 }
 

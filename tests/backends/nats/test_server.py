@@ -109,6 +109,19 @@ async def test_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         await servers.servers[0].start()
 
 
+async def test_program_that_cannot_be_run_is_told(tmp_path: Path) -> None:
+    """By its path; and none of several servers is left running."""
+    (tmp_path / "nats-server").touch(0o644)
+    servers = NatsServers(1, tmp_path, program=tmp_path / "nats-server")
+    with pytest.raises(StoreUnavailable, match=r"cannot be started: .*nats-server: Permission denied"):
+        await servers.start()
+    several = NatsServers(2, tmp_path)
+    several.servers[1]._program = tmp_path / "nats-server"
+    with pytest.raises(StoreUnavailable, match="'n2' cannot be started"):
+        await several.start()
+    assert not is_there(several.servers[0].pid)
+
+
 async def test_server_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     """A server without JetStream for whom nobody is logged in never becomes ready."""
     servers = NatsServers(1, tmp_path, settings='authorization { token: "secret" }')
