@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from aegis_pytest.history import to_line
+from aegis_pytest.simulation.application import Application
 from aegis_pytest.simulation.run import Outcome
 from aegis_pytest.simulation.scenario import Scenario
 
@@ -30,7 +31,7 @@ _MAKE_ANEW: Final = (
 )
 
 
-def tell_failure(outcome: Outcome, smallest: Outcome | None, folder: Path, *, has_setup: bool) -> str:
+def tell_failure(outcome: Outcome, smallest: Outcome | None, folder: Path, application: Application) -> str:
     """What a test says that found *outcome*, in at most 40 lines. It ends with Python that makes the scenario, whole.
 
     Args:
@@ -39,26 +40,27 @@ def tell_failure(outcome: Outcome, smallest: Outcome | None, folder: Path, *, ha
             it does not fail like that again, which is then said instead.
         folder: Gets what does not fit into the lines, of what is shown: ``failure.txt``, all that is wrong; ``history.jsonl``, for
             `aegis_pytest.history.History.read`; and a picture of each violation.
-        has_setup: Whether the application has a *setup*: who has it is not advised to have one.
+        application: What was run. Who has a *setup* is not advised to have one.
     """
-    advice = "" if has_setup else _MAKE_ANEW
+    advice = "" if application.setup is not None else _MAKE_ANEW
     shown = smallest or outcome
     below = [f"all of it in {folder}: {', '.join(_write(shown, folder))}"]
-    below += [_DIFFERS + advice] if smallest is None else _to_run_again(outcome, smallest, advice)
+    below += [_DIFFERS + advice] if smallest is None else _to_run_again(outcome, smallest, application, advice)
     text = shown.text(_MOST_LINES - 1 - len(below)).splitlines()
     return "\n".join([f"seed {outcome.scenario.seed!r} breaks a rule", *map(_clipped, text), *below])
 
 
-def _to_run_again(outcome: Outcome, smallest: Outcome, advice: str) -> list[str]:
+def _to_run_again(outcome: Outcome, smallest: Outcome, application: Application, advice: str) -> list[str]:
     whole, part = outcome.scenario, smallest.scenario
     steps, kept = len(whole.acts) + len(whole.troubles), len(part.acts) + len(part.troubles)
     needed = "" if smallest is outcome else f" ({kept} of its {steps} steps are needed)"
     lines = [_NEEDS_NOTHING + advice] if steps and not kept else []
+    arguments = ", ".join(filter(None, ["scenario", application.arguments]))
     return [
         *lines,
-        f"to run it again{needed}: aegis_simulation.replay(...) with",
+        f"to run it again{needed}: aegis_simulation.replay({arguments}) with",
         f"from aegis_pytest.simulation import {', '.join(_names(part))}",
-        *_in_rows(part.code(), _MOST_STEP_ROWS),
+        *_in_rows(f"scenario = {part.code()}", _MOST_STEP_ROWS),
     ]
 
 

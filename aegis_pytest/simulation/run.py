@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import attrs
@@ -94,22 +93,16 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
     Raises:
         pytest.UsageError: The application's *setup* is an async function, or its *main* or *work* is none; or there is its *main*,
             and *scenario* has acts.
-        ValueError: The *scenario* has a TTL or a length that is none.
         RuntimeError: This version of Trio cannot be told the order of tasks.
     """
     __tracebackhide__ = True
-    if not scenario.ttl > 0:
-        raise ValueError(f"ttl= takes seconds, more than 0, not {scenario.ttl!r}")
-    if not scenario.seconds >= 0:
-        raise ValueError(f"seconds= takes how long it goes on, not {scenario.seconds!r}")
     application = application.checked()
     if scenario.acts and application.main is not None:
         raise pytest.UsageError(
             "acts are for nodes without main, and yours run main: leave out acts= (of a Scenario, write acts=()), and let "
             "main, or work=, do what is to be done"
         )
-    if application.setup is not None:
-        _set_up(application.setup)
+    application.set_up()
     history = History()
     problems: list[str] = []
     seen: list[str] = []
@@ -156,16 +149,6 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
         seconds=ended,
         evidence=evidence_of(history, freed=freed, promotions=promotions, conflicts=conflicts, calls=calls),
     )
-
-
-def _set_up(setup: Callable[[], object]) -> None:
-    given = setup()
-    if inspect.iscoroutine(given):
-        given.close()
-        raise pytest.UsageError(
-            f"setup= takes a synchronous function, which is called outside of any Trio run: write 'def {given.__name__}()' "
-            f"instead of 'async def {given.__name__}()', or setup=partial(trio.run, {given.__name__})"
-        )
 
 
 def _without_names(problem: str, names: Sequence[str]) -> str:

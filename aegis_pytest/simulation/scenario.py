@@ -12,7 +12,18 @@ from typing import Final
 import attrs
 
 from aegis_pytest.faults.kinds import STORE
-from aegis_pytest.simulation.checks import check_kinds, check_names, check_who
+from aegis_pytest.simulation.checks import (
+    check_collection,
+    check_count,
+    check_kinds,
+    check_length,
+    check_names,
+    check_nodes,
+    check_seconds,
+    check_ttl,
+    check_who,
+    leave_out_of_tracebacks,
+)
 
 __all__ = ["ENDS", "TROUBLES", "Act", "Scenario", "Trouble", "draw_scenario"]
 
@@ -61,15 +72,22 @@ class Act:
         lasts: Of `own`: seconds for which it is held; of calls: that the handler takes, 0 for a moment.
 
     Raises:
-        ValueError: There is no such kind.
+        TypeError: `at` or `lasts` is no number.
+        ValueError: One is less than 0; or there is no such kind.
     """
 
     at: float
     node: str
-    kind: str = attrs.field(validator=lambda _act, _field, kind: check_kinds("act", [kind], _ACTS))
+    kind: str
     key: str
     to: str = ""
     lasts: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        __tracebackhide__ = True
+        check_kinds("act", [self.kind], _ACTS)
+        check_seconds("at", self.at)
+        check_seconds("lasts", self.lasts)
 
 
 @attrs.frozen
@@ -85,32 +103,22 @@ class Trouble:
             the pieces of a ``lag``, until a ``duplicate`` arrives; of a ``late_expiry`` the share of the TTL.
 
     Raises:
-        ValueError: There is no such kind, or it cannot have these names.
+        TypeError: `at` or `lasts` is no number.
+        ValueError: One is less than 0; or there is no such kind, or it cannot have these names.
     """
 
     at: float
     lasts: float
-    kind: str = attrs.field(validator=lambda _trouble, _field, kind: check_kinds("trouble", [kind], TROUBLES))
-    names: tuple[str, ...] = attrs.field(validator=lambda trouble, _field, names: check_names(trouble.kind, names))
+    kind: str
+    names: tuple[str, ...]
     size: float = 0.0
 
-
-def _check_nodes(nodes: Sequence[str]) -> None:
-    """Refuse nodes of which nothing can be drawn or run.
-
-    Raises:
-        ValueError: There is none, two have the same name, or a name has a dot.
-    """
-    if not nodes:
-        raise ValueError("nodes= is empty: a scenario needs one node at least")
-    twice = sorted({name for name in nodes if nodes.count(name) > 1})
-    if twice:
-        raise ValueError(f"nodes= names {twice[0]!r} more than once: each node needs a name of its own")
-    dotted = [name for name in nodes if "." in name]
-    if dotted:
-        raise ValueError(
-            f"nodes= names {dotted[0]!r}: what follows a dot is the number of a node's life, so leave it out"
-        )
+    def __attrs_post_init__(self) -> None:
+        __tracebackhide__ = True
+        check_kinds("trouble", [self.kind], TROUBLES)
+        check_names(self.kind, self.names)
+        check_seconds("at", self.at)
+        check_seconds("lasts", self.lasts)
 
 
 @attrs.frozen(kw_only=True)
@@ -120,18 +128,19 @@ class Scenario:
     Args:
         seed: What ids, jitter and the order of tasks are drawn from.
         nodes: Names of the nodes.
-        seconds: How long acts and troubles go on.
-        ttl: Of every instance, in seconds.
+        seconds: How long acts and troubles go on; 1 at least.
+        ttl: Of every instance, in seconds; 1 at least.
         latencies: Of each node, in the order of `nodes`: seconds from it to the store, and as many back. None: no time.
         acts: In the order of their times.
         troubles: In the order of their times.
 
     Raises:
-        ValueError: There is no node, two have the same name, or a name has a dot.
+        TypeError: The nodes are no names, `seconds` or `ttl` is no number, or the acts or troubles are none.
+        ValueError: There is no node, two have the same name, or a name has a dot; or `seconds` or `ttl` is too short.
     """
 
     seed: str
-    nodes: tuple[str, ...] = attrs.field(validator=lambda _scenario, _field, nodes: _check_nodes(nodes))
+    nodes: tuple[str, ...]
     seconds: float
     ttl: float
     latencies: tuple[float, ...] = ()
@@ -139,6 +148,12 @@ class Scenario:
     troubles: tuple[Trouble, ...] = ()
 
     def __attrs_post_init__(self) -> None:
+        __tracebackhide__ = True
+        check_nodes(self.nodes)
+        check_length(self.seconds)
+        check_ttl(self.ttl)
+        check_collection("acts", self.acts, Act, "several, (Act(2.0, 'a', 'claim', 'key'),)")
+        check_collection("troubles", self.troubles, Trouble, "several, (Trouble(5.0, 10.0, 'crash', ('a',)),)")
         for act in self.acts:
             check_who(act, filter(None, (act.node, act.to)), self.nodes)
         for trouble in self.troubles:
@@ -158,6 +173,9 @@ class Scenario:
             ")",
         ]
         return "\n".join(lines)
+
+
+leave_out_of_tracebacks(Act, Trouble, Scenario)
 
 
 def _steps(name: str, steps: Sequence[Act | Trouble]) -> Iterator[str]:
@@ -271,8 +289,8 @@ def draw_scenario(
         seed: Any text.
         nodes: Names of the nodes.
         keys: Resource ids that the nodes' programs want.
-        seconds: How long it goes on; by default 17 times the TTL.
-        ttl: Of every instance, in seconds; None to draw that, too: 3, 10 or 30.
+        seconds: How long it goes on, 1 at least; by default 17 times the TTL.
+        ttl: Of every instance, in seconds, 1 at least; None to draw that, too: 3, 10 or 30.
         acts: How often a program asks for something.
         troubles: How often something goes wrong, at most: it is drawn, too.
         kinds: What may go wrong; of `TROUBLES`.
@@ -281,11 +299,20 @@ def draw_scenario(
         spans: How long troubles last, in TTLs: the least and the most, one pair of which is drawn for each.
 
     Raises:
-        ValueError: There is no node, or two have the same name; or there is no such kind.
+        TypeError: One of them is nothing of the kind.
+        ValueError: There is no node, or two have the same name; there is no such kind; *seconds* or *ttl* is shorter than 1; or
+            a count is less than 0.
     """
-    _check_nodes(nodes)
+    __tracebackhide__ = True
+    check_nodes(nodes)
     check_kinds("trouble", kinds, TROUBLES)
     check_kinds("act", asks, _ACTS)
+    check_count("acts", acts)
+    check_count("troubles", troubles)
+    if seconds is not None:
+        check_length(seconds)
+    if ttl is not None:
+        check_ttl(ttl)
     chance = random.Random(f"scenario {seed}")
     ttl = chance.choice(_TTLS) if ttl is None else ttl
     seconds = _TTLS_LONG * ttl if seconds is None else seconds

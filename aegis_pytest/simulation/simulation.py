@@ -14,6 +14,7 @@ import pytest
 
 from aegis_core import Node
 from aegis_pytest.simulation.application import Application
+from aegis_pytest.simulation.checks import check_collection, check_kinds
 from aegis_pytest.simulation.evidence import Evidence
 from aegis_pytest.simulation.failure import tell_failure
 from aegis_pytest.simulation.run import Outcome, simulate
@@ -90,8 +91,8 @@ class Simulation:
             seeds: Anything whose `str` differs; a string is one seed. The same seed gives the same run, byte for byte, on every machine, as long as
                 the application takes nothing from elsewhere: time, ids, hash-ordered sets.
             nodes: Names of the nodes.
-            seconds: How long a scenario goes on, virtual; 3 TTLs without faults follow.
-            ttl: Of instances that are served without one, in seconds.
+            seconds: How long a scenario goes on, virtual, 1 at least; 3 TTLs without faults follow.
+            ttl: Of instances that are served without one, in seconds, 1 at least.
             acts: How often the nodes of a scenario without *main* ask for something; 90 by default. With *main*, the
                 application alone says what its nodes do.
             troubles: How many things go wrong in a scenario at most.
@@ -103,17 +104,17 @@ class Simulation:
                 answer, an error of the application, something left behind. Shows the seed, and the smallest scenario
                 found that breaks the same rule.
             pytest.UsageError: *setup* is an async function, or *main* or *work* is none; or there are both *main* and *acts*.
-            TypeError: *nodes* is a number.
+            TypeError: An argument is nothing of its kind: *nodes*, *seeds* or *faults* is one thing instead of several,
+                *seconds*, *ttl*, *acts* or *troubles* no number.
             ValueError: *faults* names what there is not; two nodes have the same name, or one a name with a dot;
-                there is no node or no seed; *ttl* or *seconds* cannot be; *main* never held anything and nobody called anything,
-                in all scenarios, and there is no *work* that might judge.
+                there is no node or no seed; *ttl* or *seconds* is less than 1, *acts* or *troubles* less than 0; nobody held
+                anything or called anything, in all scenarios, and there is no *work* that might judge.
         """
         __tracebackhide__ = True
-        unknown = sorted(set(faults) - set(TROUBLES))
-        if unknown:
-            raise ValueError(f"there is no fault {unknown[0]!r}; there are {', '.join(TROUBLES)}")
-        if not isinstance(nodes, Iterable):
-            raise TypeError(f"nodes= takes the nodes' names, ('a', 'b', 'c'), not {nodes!r}")
+        check_collection("faults", faults, str, "kinds of faults, ['crash', 'partition']", in_order=False)
+        check_kinds("fault", faults, TROUBLES)
+        if not isinstance(seeds, Iterable):
+            raise TypeError(f"seeds= takes several seeds, range(20), not {seeds!r}")
         application = Application(main, work, setup)
         count = acts if acts is not None else 0 if main is not None else 90
         seeds = (seeds,) if isinstance(seeds, str) else seeds
@@ -128,10 +129,9 @@ class Simulation:
                 tally += self._judge(scenario, application, heard)
         if not tally.scenarios:
             raise ValueError("seeds= is empty, or an iterator that was used before: nothing was checked")
-        if main is not None and work is None and not tally.evidence.beliefs and not tally.evidence.calls:
-            raise ValueError(
-                "main held no resource and no role, and no call came to a handler, in any of the scenarios: nothing was checked; "
-                "give it something to do, or callers by work="
+        if not count:
+            _check_that_something_happened(
+                application, tally.evidence, "in any of the scenarios", "give it something to do, or callers by work="
             )
         return tally
 
@@ -149,7 +149,8 @@ class Simulation:
         Raises:
             pytest.fail.Exception: It breaks a rule.
             pytest.UsageError: *setup* is an async function, or *main* or *work* is none; or there is *main*, and *scenario* has acts.
-            ValueError: The *scenario* has a TTL or a length that cannot be.
+            ValueError: Nobody held anything or called anything, and there is no *work* that might judge: without the
+                *main*, *work* and *setup* that the failure names, it is another run.
         """
         __tracebackhide__ = True
         application = Application(main, work, setup)
@@ -157,10 +158,18 @@ class Simulation:
         heard: list[logging.LogRecord] = []
         try:
             with _withheld() as heard:
-                return self._judge(scenario, application, heard, smaller=smaller)
+                outcome = self._judge(scenario, application, heard, smaller=smaller)
         finally:
             for record in heard:
                 logging.getLogger().handle(record)
+        if not scenario.acts:
+            _check_that_something_happened(
+                application,
+                outcome.evidence,
+                "in this replay",
+                "give it the main, work= and setup= that the failure names",
+            )
+        return outcome
 
     def _judge(
         self, scenario: Scenario, application: Application, heard: list[logging.LogRecord], *, smaller: bool = True
@@ -188,10 +197,22 @@ class Simulation:
             if repeats:
                 shrink(scenario, fails)
         heard[:] = logged
-        told = tell_failure(
-            outcome, smallest if repeats else None, self._folder, has_setup=application.setup is not None
-        )
+        told = tell_failure(outcome, smallest if repeats else None, self._folder, application)
         pytest.fail(told, pytrace=False)
+
+
+def _check_that_something_happened(application: Application, evidence: Evidence, where: str, advice: str) -> None:
+    """Refuse a test without acts that would pass whatever the library, or the application, did.
+
+    Raises:
+        ValueError: There is no *work* that might judge, and nothing of what is judged happened.
+    """
+    __tracebackhide__ = True
+    if application.work is None and not evidence.beliefs and not evidence.calls:
+        who = "the nodes" if application.main is None else "main"
+        raise ValueError(
+            f"{who} held no resource and no role, and no call came to a handler, {where}: nothing was checked; {advice}"
+        )
 
 
 class _Keep(logging.Handler):

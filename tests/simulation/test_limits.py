@@ -114,7 +114,32 @@ def test_acts_besides_an_application_are_refused(aegis_simulation: Simulation) -
     with pytest.raises(pytest.UsageError, match="acts are for nodes without main"):
         simulate(ACTIVE, Application(serve))
     assert aegis_simulation(serve, work=ask, seeds=[1], seconds=20.0, faults=[], acts=0).scenarios == 1
-    assert aegis_simulation.replay(QUIET, serve).is_good
+    assert aegis_simulation.replay(QUIET, serve, work=ask).is_good
+
+
+async def hold() -> None:
+    """An application that holds something, if it can."""
+    async with open_node() as node, node.serve(Service("rooms")) as instance:
+        with suppress(AegisError):
+            await instance.claim("room")
+        await trio.sleep_forever()
+
+
+def test_replay_in_which_nothing_happens_is_refused(aegis_simulation: Simulation) -> None:
+    """It was pasted without what its failure names, and would pass with the bug."""
+    told = (
+        r"held no resource and no role, .* in this replay: nothing was checked; give it the main, work= and setup= that"
+    )
+    with pytest.raises(ValueError, match=f"^main {told}"):
+        aegis_simulation.replay(QUIET, serve)
+    with pytest.raises(ValueError, match=f"^the nodes {told}"):
+        aegis_simulation.replay(QUIET)
+    with pytest.raises(
+        ValueError, match=r"^the nodes held no resource .* in any of the scenarios: nothing was checked"
+    ):
+        aegis_simulation(seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=0)
+    assert aegis_simulation.replay(QUIET, hold).is_good
+    assert aegis_simulation.replay(ACTIVE).is_good
 
 
 def test_application_may_be_busy_for_as_long_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
