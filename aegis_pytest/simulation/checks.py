@@ -85,9 +85,11 @@ def check_collection(name: str, given: object, kind: type, takes: str, *, in_ord
         TypeError: It is none, or has something else in it; or it has no order, and is to be *in_order*.
     """
     __tracebackhide__ = True
-    is_one = isinstance(given, str) or not isinstance(given, Collection)
-    if is_one or (in_order and not isinstance(given, Sequence)) or not all(isinstance(it, kind) for it in given):
-        raise TypeError(f"{name}= takes {takes}, not {given!r}")
+    if isinstance(given, Collection) and not isinstance(given, str):
+        is_fit = isinstance(given, Sequence) or not in_order
+        if is_fit and all(isinstance(it, kind) for it in given):
+            return
+    raise TypeError(f"{name}= takes {takes}, not {given!r}")
 
 
 def check_nodes(nodes: Sequence[str]) -> None:

@@ -46,6 +46,8 @@ class Outcome:
         problems: What is wrong besides: promises about time, errors of the nodes, what was left behind; in words.
         seconds: How long it took in virtual time, up to the breach that ended it.
         evidence: How often it came to what the rules are about.
+        called: The services that were called by name, by an application that has *work*.
+        served: The services that had an instance.
     """
 
     scenario: Scenario
@@ -54,6 +56,8 @@ class Outcome:
     problems: tuple[str, ...]
     seconds: float
     evidence: Evidence = attrs.field(factory=Evidence)
+    called: frozenset[str] = frozenset()
+    served: frozenset[str] = frozenset()
 
     @property
     def is_good(self) -> bool:
@@ -108,9 +112,11 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
     seen: list[str] = []
     ended = 0.0
     freed = promotions = conflicts = calls = 0
+    called: frozenset[str] = frozenset()
+    served: frozenset[str] = frozenset()
 
     async def main() -> None:
-        nonlocal ended, freed, promotions, conflicts, calls
+        nonlocal ended, freed, promotions, conflicts, calls, called, served
         # No clock that counts the time for which the machine sleeps: a run follows from its seed alone.
         async with open_cluster(MemoryHarness(ElapsedClock()), seed=scenario.seed, ttl=scenario.ttl) as cluster:
             world = World(scenario, application, cluster, history, problems, seen)
@@ -120,6 +126,7 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
                 ended = trio.current_time()
                 freed, promotions, conflicts = world.freed, world.promotions, cluster.plane.conflicts
                 calls = len(cluster.calls)
+                called, served = frozenset(world.called), frozenset(cluster.calls.known.served)
 
     limits = Limits(virtual=scenario.seconds * 2 + _BEYOND, real=_MOST_REAL)
     try:
@@ -148,6 +155,8 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
         problems=(*(() if violations else seen), *problems),
         seconds=ended,
         evidence=evidence_of(history, freed=freed, promotions=promotions, conflicts=conflicts, calls=calls),
+        called=called,
+        served=served,
     )
 
 

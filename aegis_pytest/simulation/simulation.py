@@ -108,7 +108,8 @@ class Simulation:
                 *seconds*, *ttl*, *acts* or *troubles* no number.
             ValueError: *faults* names what there is not; two nodes have the same name, or one a name with a dot;
                 there is no node or no seed; *ttl* or *seconds* is less than 1, *acts* or *troubles* less than 0; nobody held
-                anything or called anything, in all scenarios, and there is no *work* that might judge.
+                anything or called anything, in all scenarios, and there is no *work* that might judge; or *work* called,
+                by name, a service that nobody served, and of all calls none was handled.
         """
         __tracebackhide__ = True
         check_collection("faults", faults, str, "kinds of faults, ['crash', 'partition']", in_order=False)
@@ -119,6 +120,8 @@ class Simulation:
         count = acts if acts is not None else 0 if main is not None else 90
         seeds = (seeds,) if isinstance(seeds, str) else seeds
         tally = Tally()
+        called: set[str] = set()
+        served: set[str] = set()
         # What earlier tests left behind is collected now: what Python says of it then would be taken for the application's.
         gc.collect()
         for seed in seeds:
@@ -126,12 +129,20 @@ class Simulation:
                 str(seed), nodes=nodes, seconds=seconds, ttl=ttl, acts=count, troubles=troubles, kinds=faults
             )
             with _withheld() as heard:
-                tally += self._judge(scenario, application, heard)
+                outcome = self._judge(scenario, application, heard)
+            tally += outcome
+            called |= outcome.called
+            served |= outcome.served
         if not tally.scenarios:
             raise ValueError("seeds= is empty, or an iterator that was used before: nothing was checked")
         if not count:
             _check_that_something_happened(
                 application, tally.evidence, "in any of the scenarios", "give it something to do, or callers by work="
+            )
+        if not tally.evidence.calls and not called <= served:
+            raise ValueError(
+                f"there was no instance of service {min(called - served)!r}, which work called, in any of the scenarios, and no "
+                f"call came to a handler; there were instances of: {', '.join(sorted(served)) or 'no service'}"
             )
         return tally
 

@@ -161,3 +161,37 @@ def test_tasks_that_wait_for_moments_only_end_the_run(monkeypatch: pytest.Monkey
     outcome = simulate(attrs.evolve(QUIET, seconds=1_000_000.0), Application(serve, spin))
     assert re.fullmatch(r"tasks go round in circles: they took \d+ steps in [\d.]+ s, of which .*", outcome.text())
     assert outcome.seconds < 3.0
+
+
+async def mistake(node: Node, _chance: random.Random) -> None:
+    """Call what is not there, and live with it."""
+    while True:
+        await trio.sleep(1.0)
+        with suppress(AegisError):
+            await node.call("roms", "enter")
+
+
+async def mistake_now_and_then(node: Node, chance: random.Random) -> None:
+    """Call what is there, too."""
+    with suppress(AegisError):
+        await node.call("simulated", "touch", {"name": "x", "lasts": 0.0, "stubborn": False}, resource_id="key")
+    await mistake(node, chance)
+
+
+async def claim(node: Node, _chance: random.Random) -> None:
+    """Make no call at all."""
+    for instance in node.hosted.values():
+        with suppress(AegisError):
+            await instance.claim("room")
+    await trio.sleep_forever()
+
+
+def test_calls_of_a_service_that_is_nowhere_are_refused(aegis_simulation: Simulation) -> None:
+    """Its name is misspelt: nothing of the application was called. Who calls something besides, or nothing, may do so."""
+    told = r"there was no instance of service 'roms', which work called, .*; there were instances of: rooms$"
+    with pytest.raises(ValueError, match=told):
+        aegis_simulation(serve, work=mistake, seeds=[1, 2], seconds=9.0, ttl=3.0, faults=[])
+    assert aegis_simulation(serve, work=claim, seeds=[1], seconds=9.0, ttl=3.0, faults=[]).scenarios == 1
+    assert aegis_simulation(serve, work=ask, seeds=[1], seconds=9.0, ttl=3.0, faults=[]).scenarios == 1
+    calling = aegis_simulation(work=mistake_now_and_then, seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=20)
+    assert calling.evidence.calls
