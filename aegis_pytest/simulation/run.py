@@ -22,7 +22,7 @@ from aegis_pytest.simulation.evidence import Evidence, evidence_of
 from aegis_pytest.simulation.scenario import Scenario
 from aegis_pytest.simulation.scheduling import seeded_scheduling
 from aegis_pytest.simulation.world import Stopped, World
-from aegis_pytest.state_dump import from_users_code, to_users_code
+from aegis_pytest.state_dump import from_users_code, passes_users_code, to_users_code
 from aegis_pytest.virtual_time import JumpingClock, Limits, bounded_run
 
 __all__ = ["Outcome", "simulate"]
@@ -139,6 +139,11 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
                 raise pytest.UsageError(str(it)) from None
             if not isinstance(it, Exception | pytest.fail.Exception):  # it skips the test, or ends the session
                 raise it from None
+        if any(passes_users_code(it.__traceback__) for it in raised):
+            # What a program that has failed could not do any more, is none of its mistakes.
+            raised = [
+                it for it in raised if not isinstance(it, pytest.UsageError) or passes_users_code(it.__traceback__)
+            ]
         told: dict[str, str] = {}
         for it in raised:  # where each node fails in the same way, it is told of the first
             told.setdefault(_told(it, with_notes=False), _told(it))

@@ -6,7 +6,7 @@ Nothing is decided while it runs, so that a scenario can be printed, run again, 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -24,6 +24,7 @@ from aegis_pytest.simulation.checks import (
     check_who,
     leave_out_of_tracebacks,
 )
+from aegis_pytest.simulation.troubles import BETWEEN, TROUBLES
 
 __all__ = ["ENDS", "TROUBLES", "Act", "Scenario", "Trouble", "draw_scenario"]
 
@@ -197,77 +198,6 @@ def _call(value: Act | Trouble) -> str:
 
 # --- Drawing one ---------------------------------------------------------------------------------
 
-_Draw = Callable[[random.Random, Sequence[str]], tuple[tuple[str, ...], float]]
-
-
-def _one(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes),), 0.0
-
-
-def _sides(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    count = chance.randint(1, max(1, len(nodes) - 1))
-    side = sorted(chance.sample(nodes, count))
-    return (*side, *((STORE,) if chance.random() < 0.3 else ())), 0.0
-
-
-def _store(_chance: random.Random, _nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (STORE,), 0.0
-
-
-def _way(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    one, other = chance.sample([*nodes, STORE], 2)
-    return (one, other), round(chance.choice([0.02, 0.2, 1.0]) * (0.5 + chance.random()), 3)
-
-
-def _skew(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes),), round(40 * chance.random(), 3)
-
-
-def _drift(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes),), round(0.02 * chance.random() - 0.01, 5)
-
-
-def _cut_off(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes), STORE), 0.0
-
-
-def _lag(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes),), round(chance.choice([0.02, 0.3, 2.0]) * (0.5 + chance.random()), 3)
-
-
-def _late_expiry(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes),), 0.08  # less than the margin, a tenth, by the 1 % that clocks may drift
-
-
-def _doubt(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes),), round(20 * chance.random(), 3)
-
-
-TROUBLES: Final[Mapping[str, _Draw]] = {
-    "crash": _one,
-    "cut_off": _cut_off,
-    "doubt_applied": _doubt,
-    "doubt_later": _doubt,
-    "doubt_lost": _doubt,
-    "drift": _drift,
-    "drop": _way,
-    "duplicate": _way,
-    "jitter": _way,
-    "lag": _lag,
-    "late_expiry": _late_expiry,
-    "leave": _one,
-    "lose_lease": _one,
-    "partition": _sides,
-    "pause": _one,
-    "skew": _skew,
-    "slow": _way,
-    "store_down": _store,
-}
-"""Everything that can go wrong: a node's crash and new start, or its orderly end and new start; a node that is cut off from the store alone; commits whose answer
-is lost, although they are applied at once, later, or never; clocks that run up to 1 % fast or slow, or jump ahead; messages
-that are lost, doubled, slow, or take as long as it comes, so that they overtake each other; a watch that lags; renewals that the store acknowledges and forgets, or does not take;
-partitions; a node that is stopped; a store that nobody reaches."""
-
 
 def draw_scenario(
     seed: str,
@@ -414,8 +344,7 @@ def _draw_trouble(
     all_nodes: Sequence[str] = (),
 ) -> Trouble:
     kind = chance.choice(kinds)
-    # A way has two ends.
-    names, size = TROUBLES[kind](chance, all_nodes or nodes if TROUBLES[kind] in {_way, _sides} else nodes)
+    names, size = TROUBLES[kind](chance, all_nodes or nodes if kind in BETWEEN else nodes)
     if kind == "lag":
         size = round(size * ttl / 10, 3)  # with the large ones, renewals come to cover what was written before them
     low, high = chance.choice(spans)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -17,6 +16,7 @@ from aegis_pytest.simulation.application import Application
 from aegis_pytest.simulation.checks import check_collection, check_kinds
 from aegis_pytest.simulation.evidence import Evidence
 from aegis_pytest.simulation.failure import tell_failure
+from aegis_pytest.simulation.logged import Logged, withheld
 from aegis_pytest.simulation.run import Outcome, simulate
 from aegis_pytest.simulation.scenario import TROUBLES, Scenario, draw_scenario
 from aegis_pytest.simulation.shrinking import shrink
@@ -128,8 +128,8 @@ class Simulation:
             scenario = draw_scenario(
                 str(seed), nodes=nodes, seconds=seconds, ttl=ttl, acts=count, troubles=troubles, kinds=faults
             )
-            with _withheld() as heard:
-                outcome = self._judge(scenario, application, heard)
+            with withheld() as logged:
+                outcome = self._judge(scenario, application, logged)
             tally += outcome
             called |= outcome.called
             served |= outcome.served
@@ -166,13 +166,13 @@ class Simulation:
         __tracebackhide__ = True
         application = Application(main, work, setup)
         gc.collect()
-        heard: list[logging.LogRecord] = []
+        logged: list[Logged] = []
         try:
-            with _withheld() as heard:
-                outcome = self._judge(scenario, application, heard, smaller=smaller)
+            with withheld() as logged:
+                outcome = self._judge(scenario, application, logged, smaller=smaller)
         finally:
-            for record in heard:
-                logging.getLogger().handle(record)
+            for it in logged:
+                logging.getLogger().handle(it.record)
         if not scenario.acts:
             _check_that_something_happened(
                 application,
@@ -183,32 +183,32 @@ class Simulation:
         return outcome
 
     def _judge(
-        self, scenario: Scenario, application: Application, heard: list[logging.LogRecord], *, smaller: bool = True
+        self, scenario: Scenario, application: Application, logged: list[Logged], *, smaller: bool = True
     ) -> Outcome:
-        """Run *scenario*; at the end *heard* has what was logged in the run that is told of."""
+        """Run *scenario*; at the end *logged* has what was logged in the run that is told of."""
         __tracebackhide__ = True
-        heard.clear()
+        logged.clear()
         outcome = simulate(scenario, application)
         if outcome.is_good:
             return outcome
-        smallest, repeats, logged = outcome, True, tuple(heard)
+        smallest, repeats, kept = outcome, True, tuple(logged)
         if smaller:
             kind = outcome.kind()
 
             def fails(tried: Scenario) -> bool:
-                nonlocal smallest, logged
-                heard.clear()
+                nonlocal smallest, kept
+                logged.clear()
                 again = simulate(tried, application)
                 if again.kind() != kind:
                     return False
-                smallest, logged = again, tuple(heard)  # each that fails is the smallest so far
+                smallest, kept = again, tuple(logged)  # each that fails is the smallest so far
                 return True
 
             repeats = fails(scenario)
             if repeats:
                 shrink(scenario, fails)
-        heard[:] = logged
-        told = tell_failure(outcome, smallest if repeats else None, self._folder, application)
+        logged[:] = kept
+        told = tell_failure(outcome, smallest if repeats else None, self._folder, application, kept)
         pytest.fail(told, pytrace=False)
 
 
@@ -224,29 +224,3 @@ def _check_that_something_happened(application: Application, evidence: Evidence,
         raise ValueError(
             f"{who} held no resource and no role, and no call came to a handler, {where}: nothing was checked; {advice}"
         )
-
-
-class _Keep(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
-@contextmanager
-def _withheld() -> Iterator[list[logging.LogRecord]]:
-    """Within the block nothing is shown of what the library logs: hundreds of runs with faults would bury what a test says.
-
-    It comes to the handlers of the library's own logger, and so to ``aegis_logs``: a test that counts on it must not be deceived.
-    """
-    logger = logging.getLogger("aegis")
-    kept = _Keep()  # for lack of any handler, Python would print it
-    propagates, logger.propagate = logger.propagate, False
-    logger.addHandler(kept)
-    try:
-        yield kept.records
-    finally:
-        logger.removeHandler(kept)
-        logger.propagate = propagates

@@ -13,6 +13,7 @@ from typing import Final
 
 import attrs
 import pytest
+import trio
 
 from aegis_core import Node
 from aegis_core.node import lease
@@ -20,6 +21,7 @@ from aegis_pytest import simulation
 from aegis_pytest.history import Answer, History
 from aegis_pytest.simulation import Act, Application, Outcome, Scenario, Simulation, Trouble, draw_scenario, simulate
 from aegis_pytest.simulation.failure import tell_failure
+from aegis_pytest.simulation.logged import Logged
 from tests.history.writing import believes, claim, history, owner, release
 
 GOLDEN: Final = Path(__file__).parent / "golden"
@@ -76,12 +78,33 @@ OUTCOMES: Final = {
 }
 
 
+def logged(at: float, level: int, message: str, *args: object) -> Logged:
+    """What a node might have logged."""
+    return Logged(at, logging.LogRecord("aegis.events", level, "logs.py", 1, message, args, None))
+
+
+LOGGED: Final = (
+    logged(57.5, logging.ERROR, "long ago"),
+    *(
+        logged(60.0 + number, logging.WARNING, f"instance lost rooms-{number}{'abc'[number % 3]}")
+        for number in range(8)
+    ),
+    *(
+        logged(81.0 + number, logging.ERROR, "scope overran till (epoch 3, seconds %.1f)", number)
+        for number in range(4)
+    ),
+    logged(86.25, logging.INFO, "instance registered"),
+    logged(88.125, logging.WARNING, "is registered anew\nand more"),
+    logged(90.5, logging.ERROR, "too late"),
+)
+
+
 @pytest.mark.parametrize("name", OUTCOMES)
 def test_failure_says_what_is_wrong_and_how_to_run_it_again(name: str, tmp_path: Path) -> None:
     """As it stands in the file, in at most forty lines; what it says to paste makes the scenario."""
     part = OUTCOMES[name]
     whole = attrs.evolve(part, scenario=attrs.evolve(part.scenario, acts=(*part.scenario.acts, *LARGE.acts)))
-    told = tell_failure(whole, part, tmp_path, Application())
+    told = tell_failure(whole, part, tmp_path, Application(), LOGGED)
     assert told.replace(str(tmp_path), "FOLDER") == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
     lines = told.splitlines()
     assert len(lines) <= MOST_LINES
@@ -161,6 +184,18 @@ def test_what_is_to_be_pasted_has_what_was_given(tmp_path: Path) -> None:
         assert f"to run it again: aegis_simulation.replay({arguments}) with\n" in told
 
 
+def test_what_was_logged_is_in_a_file(tmp_path: Path) -> None:
+    """All of it, where there is any."""
+    outcome = OUTCOMES["problem"]
+    assert f"{tmp_path}: failure.txt, history.jsonl\n" in tell_failure(outcome, outcome, tmp_path, Application())
+    told = tell_failure(outcome, outcome, tmp_path, Application(), LOGGED)
+    assert f"{tmp_path}: failure.txt, history.jsonl, log.txt\n" in told
+    text = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert text.count(" s  ") == len(LOGGED)
+    assert "    57.500000 s  ERROR  aegis.events: long ago\n" in text
+    assert text.endswith("    90.500000 s  ERROR  aegis.events: too late\n")
+
+
 def test_all_of_it_is_in_the_files(tmp_path: Path) -> None:
     """What is wrong, whole, with a scenario of one step a line; the history, to be read; a picture of each violation."""
     problems = tuple(f"problem {number}" for number in range(100))
@@ -201,7 +236,7 @@ def test_large_scenario_is_replayed_from_what_its_failure_says(
 def test_replay_that_makes_a_failure_smaller_logs_the_run_that_it_shows(
     aegis_simulation: Simulation, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And no other: the one that is smallest, of which it tells."""
+    """And no other: the one that is smallest, of which it tells, and when in it that was."""
     runs = 0
 
     def count() -> None:
@@ -209,11 +244,15 @@ def test_replay_that_makes_a_failure_smaller_logs_the_run_that_it_shows(
         runs += 1
 
     async def log(_node: Node, _random: random.Random) -> None:
+        await trio.sleep_until(1.5)
         logging.getLogger("aegis.test").warning("run %d", runs)
+        await trio.sleep_until(1.75)
         raise ValueError
 
-    with pytest.raises(pytest.fail.Exception):
+    with pytest.raises(pytest.fail.Exception) as caught:
         aegis_simulation.replay(SMALL, work=log, setup=count, smaller=True)
     assert runs > 2
     (message,) = {record.getMessage() for record in caplog.records if record.name == "aegis.test"}
     assert message != "run 1"
+    assert "\nit showed at 1.750000 s; of what was logged before, the last warnings and errors:\n" in str(caught.value)
+    assert f"     1.500000 s  WARNING  aegis.test: {message}\n" in str(caught.value)

@@ -213,6 +213,26 @@ def test_error_of_the_library_is_told_once_and_at_the_line_of_the_application(ae
     assert 'await node.call("rooms", "greet", resource_id="%1")\naegis_core.' in told
 
 
+def test_application_that_ends_by_an_error_is_not_told_that_it_ended(aegis_simulation: Simulation) -> None:
+    """Before it could be asked for anything: the error alone is what is wrong."""
+
+    async def main() -> None:
+        async with open_node() as node, node.serve(Service("rooms"), ttl=0.1):
+            pass
+
+    async def end() -> None:
+        async with open_node():
+            pass
+
+    with pytest.raises(pytest.fail.Exception) as caught:
+        aegis_simulation(main, seeds=[1], seconds=9.0, ttl=3.0, faults=[])
+    told = str(caught.value)
+    assert told.count("Traceback") == 1
+    assert "ConfigError: serve(rooms): ttl: 0.1 s is too short" in told
+    with pytest.raises(pytest.fail.Exception, match=r"the application that was started as node '.' has closed it"):
+        aegis_simulation(end, seeds=[1], seconds=9.0, ttl=3.0, faults=[])
+
+
 def test_tasks_for_which_time_stands_still_are_named(aegis_simulation: Simulation) -> None:
     """By their line."""
 
