@@ -126,7 +126,7 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
                 ended = trio.current_time()
                 freed, promotions, conflicts = world.freed, world.promotions, cluster.plane.conflicts
                 calls = len(cluster.calls)
-                called, served = frozenset(world.called), frozenset(cluster.calls.known.served)
+                called, served = frozenset(world.calls.services), frozenset(cluster.calls.known.served)
 
     limits = Limits(virtual=scenario.seconds * 2 + _BEYOND, real=_MOST_REAL)
     try:

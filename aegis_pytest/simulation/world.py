@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial, wraps
-from typing import Final, cast
+from functools import partial
+from typing import Final
 
 import attrs
 import pytest
@@ -19,6 +19,7 @@ from aegis_pytest.faults.kinds import STORE, Delay
 from aegis_pytest.history import Answer, BeliefBegan, BeliefProbe, Died, History, Kind, Recorder
 from aegis_pytest.simulation.aftermath import not_well_again
 from aegis_pytest.simulation.application import Application
+from aegis_pytest.simulation.calls import Calls
 from aegis_pytest.simulation.calm import (
     lost_for_nothing,
     not_claimed_again,
@@ -78,8 +79,8 @@ class World:
         self._waits: list[Wait] = []
         self._deaths: list[float] = []
         self.promotions = self.freed = 0
-        self.called: set[str] = set()
-        """The services that were called by name, by an application that has *work*."""
+        self.calls = Calls(self._stop)
+        """Of an application that has *work*."""
         self._storage = Storage()
         self._living: dict[str, Process] = {}
         self._lines = Lines(self._living, ttl=scenario.ttl)
@@ -255,22 +256,11 @@ class World:
             probe.watch_node(node)
             self._living[name] = Process(process, program, recorder, probe, node, member, notes)
             if self._application.work is not None:
-                self._note_calls(node)
+                self.calls.watch(node)
                 chance = random.Random(f"{self._scenario.seed}:{process}")
                 await self._cluster.run(name, self._application.work, node, chance)
             acts = [act for act in self._scenario.acts if act.node == name and act.at >= trio.current_time()]
             await self._cluster.run(name, self._work, name, self._living[name], acts)
-
-    def _note_calls(self, node: Node) -> None:
-        """Of those to a service that nobody serves, no transport hears."""
-        call = cast(Callable[..., Awaitable[object]], node.call)
-
-        @wraps(call)
-        def note(service: str, *args: object, **kwargs: object) -> Awaitable[object]:
-            self.called.add(service)
-            return call(service, *args, **kwargs)
-
-        vars(node)["call"] = note
 
     def _opened(self, name: str, node: Node) -> None:
         process, member = self._living.get(name), self._cluster.plane.member(name)

@@ -13,7 +13,17 @@ import pytest
 import trio
 
 from aegis_core import AegisError, Node, Service, open_node
-from aegis_pytest.simulation import Act, Application, Scenario, Simulation, Trouble, draw_scenario, process, simulate
+from aegis_pytest.simulation import (
+    Act,
+    Application,
+    Scenario,
+    Simulation,
+    Trouble,
+    calls,
+    draw_scenario,
+    process,
+    simulate,
+)
 
 QUIET = Scenario(seed="quiet", nodes=("a", "b"), seconds=40.0, ttl=10.0)
 ACTIVE = attrs.evolve(QUIET, acts=(Act(2.0, "a", "claim", "key"),))
@@ -195,3 +205,30 @@ def test_calls_of_a_service_that_is_nowhere_are_refused(aegis_simulation: Simula
     assert aegis_simulation(serve, work=ask, seeds=[1], seconds=9.0, ttl=3.0, faults=[]).scenarios == 1
     calling = aegis_simulation(work=mistake_now_and_then, seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=20)
     assert calling.evidence.calls
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.01], ids=["no", "short"])
+def test_calls_in_vain_without_a_pause_end_the_run(pause: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes its time in the network, so that time goes on, and the run would take minutes."""
+
+    async def try_again(node: Node, _chance: random.Random) -> None:
+        while True:
+            with suppress(AegisError):
+                await node.call("rooms", "enter", resource_id="room")
+            if pause:
+                await trio.sleep(pause)
+
+    monkeypatch.setattr(calls, "_MOST_IN_VAIN", 100)
+    scenario = attrs.evolve(QUIET, seconds=5.0, ttl=3.0, latencies=(0.005, 0.005))
+    outcome = simulate(scenario, Application(serve, try_again))
+    assert outcome.is_good is (pause > 0.0), outcome.text()
+    if pause:
+        return
+    told, where, last, *more = outcome.text().splitlines()
+    assert not more
+    assert told.startswith(
+        "tasks go round in circles: 100 calls of rooms, one after the other without a pause, have failed"
+    )
+    assert re.search(r"test_limits\.py:\d+: await node\.call\(\"rooms\", \"enter\", resource_id=\"room\"\)$", where)
+    assert last.startswith("  the last failed by ResourceNotFound: ")
+    assert outcome.seconds < 5.0
