@@ -18,13 +18,14 @@ class KnownServices:
 
     Attributes:
         instance_ids: Of all instances that it ever had.
+        served: The services of those.
     """
 
     def __init__(self) -> None:
         self.instance_ids: Final[set[str]] = set()
+        self.served: Final[set[str]] = set()
         # By service: the methods that its instances have, and those that calls name.
         self._methods: dict[str, set[str]] = defaultdict(set)
-        self._served: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<KnownServices {', '.join(sorted(self._methods)) or 'none'}>"
@@ -32,7 +33,7 @@ class KnownServices:
     def serve(self, served: Served) -> None:
         """Take note that the cluster has that instance, registered or not."""
         self.instance_ids.add(served.instance.instance_id)
-        self._served.add(served.instance.service_name)
+        self.served.add(served.instance.service_name)
         self._methods[served.instance.service_name].update(served.statistics)
 
     def name(self, request: RequestEnvelope) -> None:
@@ -54,7 +55,7 @@ class KnownServices:
             )
         asked = known if service_name is None else [service_name]
         # What a service has that others serve, nobody here knows.
-        if method is not None and all(it in self._served and method not in self._methods[it] for it in asked):
+        if method is not None and all(it in self.served and method not in self._methods[it] for it in asked):
             methods = sorted({name for it in asked for name in self._methods[it]})
             who = "no service here has a" if service_name is None else f"service {service_name!r} has no"
             raise pytest.UsageError(

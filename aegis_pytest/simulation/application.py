@@ -34,6 +34,32 @@ class Application:
     work: Callable[[Node, random.Random], Awaitable[object]] | None = None
     setup: Callable[[], object] | None = None
 
+    @property
+    def arguments(self) -> str:
+        """What it is made of, by name, as a call of ``aegis_simulation`` takes it: ``main, work=ask``."""
+        named = {"": self.main, "work=": self.work, "setup=": self.setup}
+        return ", ".join(f"{option}{_name(fn)}" for option, fn in named.items() if fn is not None)
+
+    def set_up(self) -> None:
+        """Make anew what the application keeps outside of its nodes.
+
+        Raises:
+            pytest.UsageError: *setup* is an async function, or none at all.
+        """
+        __tracebackhide__ = True
+        if self.setup is None:
+            return
+        wanted = "setup= takes a synchronous function, which is called outside of any Trio run"
+        if not callable(self.setup):
+            raise pytest.UsageError(f"{wanted}, got {self.setup!r}")
+        given = self.setup()
+        if inspect.iscoroutine(given):
+            given.close()
+            name = given.__name__
+            raise pytest.UsageError(
+                f"{wanted}: write 'def {name}()' instead of 'async def {name}()', or setup=partial(trio.run, {name})"
+            )
+
     def checked(self) -> Application:
         """This application; what it is made of tells, when it is run, if that was no async function.
 
@@ -77,6 +103,8 @@ def _checked(fn: Callable[..., Awaitable[object]], option: str, *takes: str) -> 
 
 
 def _name(fn: object) -> str:
+    """As who wrote the test knows *fn*: ``ask``, ``Bank.open``; of a partial, what it calls."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return getattr(fn, "__name__", repr(fn))
+    name: str = getattr(fn, "__qualname__", repr(fn))
+    return name.rpartition("<locals>.")[2]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -22,6 +21,7 @@ from aegis_pytest.simulation.evidence import Evidence, evidence_of
 from aegis_pytest.simulation.scenario import Scenario
 from aegis_pytest.simulation.scheduling import seeded_scheduling
 from aegis_pytest.simulation.world import Stopped, World
+from aegis_pytest.state_dump import passes_users_code
 from aegis_pytest.traces import leaves, users_trace
 from aegis_pytest.virtual_time import JumpingClock, Limits, bounded_run
 
@@ -46,6 +46,8 @@ class Outcome:
         problems: What is wrong besides: promises about time, errors of the nodes, what was left behind; in words.
         seconds: How long it took in virtual time, up to the breach that ended it.
         evidence: How often it came to what the rules are about.
+        called: The services that were called by name, by an application that has *work*.
+        served: The services that had an instance.
     """
 
     scenario: Scenario
@@ -54,6 +56,8 @@ class Outcome:
     problems: tuple[str, ...]
     seconds: float
     evidence: Evidence = attrs.field(factory=Evidence)
+    called: frozenset[str] = frozenset()
+    served: frozenset[str] = frozenset()
 
     @property
     def is_good(self) -> bool:
@@ -93,30 +97,26 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
     Raises:
         pytest.UsageError: The application's *setup* is an async function, or its *main* or *work* is none; or there is its *main*,
             and *scenario* has acts.
-        ValueError: The *scenario* has a TTL or a length that is none.
         RuntimeError: This version of Trio cannot be told the order of tasks.
     """
     __tracebackhide__ = True
-    if not scenario.ttl > 0:
-        raise ValueError(f"ttl= takes seconds, more than 0, not {scenario.ttl!r}")
-    if not scenario.seconds >= 0:
-        raise ValueError(f"seconds= takes how long it goes on, not {scenario.seconds!r}")
     application = application.checked()
     if scenario.acts and application.main is not None:
         raise pytest.UsageError(
             "acts are for nodes without main, and yours run main: leave out acts= (of a Scenario, write acts=()), and let "
             "main, or work=, do what is to be done"
         )
-    if application.setup is not None:
-        _set_up(application.setup)
+    application.set_up()
     history = History()
     problems: list[str] = []
     seen: list[str] = []
     ended = 0.0
     freed = promotions = conflicts = calls = 0
+    called: frozenset[str] = frozenset()
+    served: frozenset[str] = frozenset()
 
     async def main() -> None:
-        nonlocal ended, freed, promotions, conflicts, calls
+        nonlocal ended, freed, promotions, conflicts, calls, called, served
         # No clock that counts the time for which the machine sleeps: a run follows from its seed alone.
         async with open_cluster(MemoryHarness(ElapsedClock()), seed=scenario.seed, ttl=scenario.ttl) as cluster:
             world = World(scenario, application, cluster, history, problems, seen)
@@ -126,6 +126,7 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
                 ended = trio.current_time()
                 freed, promotions, conflicts = world.freed, world.promotions, cluster.plane.conflicts
                 calls = len(cluster.calls)
+                called, served = frozenset(world.calls.services), frozenset(cluster.calls.known.served)
 
     limits = Limits(virtual=scenario.seconds * 2 + _BEYOND, real=_MOST_REAL)
     try:
@@ -138,6 +139,11 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
                 raise pytest.UsageError(str(it)) from None
             if not isinstance(it, Exception | pytest.fail.Exception):  # it skips the test, or ends the session
                 raise it from None
+        if any(passes_users_code(it.__traceback__) for it in raised):
+            # What a program that has failed could not do any more, is none of its mistakes.
+            raised = [
+                it for it in raised if not isinstance(it, pytest.UsageError) or passes_users_code(it.__traceback__)
+            ]
         told: dict[str, str] = {}
         for it in raised:  # where each node fails in the same way, it is told of the first
             told.setdefault(_told(it, with_notes=False), _told(it))
@@ -154,17 +160,9 @@ def simulate(scenario: Scenario, application: Application = _EXERCISE) -> Outcom
         problems=(*(() if violations else seen), *problems),
         seconds=ended,
         evidence=evidence_of(history, freed=freed, promotions=promotions, conflicts=conflicts, calls=calls),
+        called=called,
+        served=served,
     )
-
-
-def _set_up(setup: Callable[[], object]) -> None:
-    given = setup()
-    if inspect.iscoroutine(given):
-        given.close()
-        raise pytest.UsageError(
-            f"setup= takes a synchronous function, which is called outside of any Trio run: write 'def {given.__name__}()' "
-            f"instead of 'async def {given.__name__}()', or setup=partial(trio.run, {given.__name__})"
-        )
 
 
 def _without_names(problem: str, names: Sequence[str]) -> str:

@@ -6,13 +6,25 @@ Nothing is decided while it runs, so that a scenario can be printed, run again, 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
 
 from aegis_pytest.faults.kinds import STORE
-from aegis_pytest.simulation.checks import check_kinds, check_names, check_who
+from aegis_pytest.simulation.checks import (
+    check_collection,
+    check_count,
+    check_kinds,
+    check_length,
+    check_names,
+    check_nodes,
+    check_seconds,
+    check_ttl,
+    check_who,
+    leave_out_of_tracebacks,
+)
+from aegis_pytest.simulation.troubles import BETWEEN, TROUBLES
 
 __all__ = ["ENDS", "TROUBLES", "Act", "Scenario", "Trouble", "draw_scenario"]
 
@@ -61,15 +73,22 @@ class Act:
         lasts: Of `own`: seconds for which it is held; of calls: that the handler takes, 0 for a moment.
 
     Raises:
-        ValueError: There is no such kind.
+        TypeError: `at` or `lasts` is no number.
+        ValueError: One is less than 0; or there is no such kind.
     """
 
     at: float
     node: str
-    kind: str = attrs.field(validator=lambda _act, _field, kind: check_kinds("act", [kind], _ACTS))
+    kind: str
     key: str
     to: str = ""
     lasts: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        __tracebackhide__ = True
+        check_kinds("act", [self.kind], _ACTS)
+        check_seconds("at", self.at)
+        check_seconds("lasts", self.lasts)
 
 
 @attrs.frozen
@@ -85,32 +104,22 @@ class Trouble:
             the pieces of a ``lag``, until a ``duplicate`` arrives; of a ``late_expiry`` the share of the TTL.
 
     Raises:
-        ValueError: There is no such kind, or it cannot have these names.
+        TypeError: `at` or `lasts` is no number.
+        ValueError: One is less than 0; or there is no such kind, or it cannot have these names.
     """
 
     at: float
     lasts: float
-    kind: str = attrs.field(validator=lambda _trouble, _field, kind: check_kinds("trouble", [kind], TROUBLES))
-    names: tuple[str, ...] = attrs.field(validator=lambda trouble, _field, names: check_names(trouble.kind, names))
+    kind: str
+    names: tuple[str, ...]
     size: float = 0.0
 
-
-def _check_nodes(nodes: Sequence[str]) -> None:
-    """Refuse nodes of which nothing can be drawn or run.
-
-    Raises:
-        ValueError: There is none, two have the same name, or a name has a dot.
-    """
-    if not nodes:
-        raise ValueError("nodes= is empty: a scenario needs one node at least")
-    twice = sorted({name for name in nodes if nodes.count(name) > 1})
-    if twice:
-        raise ValueError(f"nodes= names {twice[0]!r} more than once: each node needs a name of its own")
-    dotted = [name for name in nodes if "." in name]
-    if dotted:
-        raise ValueError(
-            f"nodes= names {dotted[0]!r}: what follows a dot is the number of a node's life, so leave it out"
-        )
+    def __attrs_post_init__(self) -> None:
+        __tracebackhide__ = True
+        check_kinds("trouble", [self.kind], TROUBLES)
+        check_names(self.kind, self.names)
+        check_seconds("at", self.at)
+        check_seconds("lasts", self.lasts)
 
 
 @attrs.frozen(kw_only=True)
@@ -120,18 +129,19 @@ class Scenario:
     Args:
         seed: What ids, jitter and the order of tasks are drawn from.
         nodes: Names of the nodes.
-        seconds: How long acts and troubles go on.
-        ttl: Of every instance, in seconds.
+        seconds: How long acts and troubles go on; 1 at least.
+        ttl: Of every instance, in seconds; 1 at least.
         latencies: Of each node, in the order of `nodes`: seconds from it to the store, and as many back. None: no time.
         acts: In the order of their times.
         troubles: In the order of their times.
 
     Raises:
-        ValueError: There is no node, two have the same name, or a name has a dot.
+        TypeError: The nodes are no names, `seconds` or `ttl` is no number, or the acts or troubles are none.
+        ValueError: There is no node, two have the same name, or a name has a dot; or `seconds` or `ttl` is too short.
     """
 
     seed: str
-    nodes: tuple[str, ...] = attrs.field(validator=lambda _scenario, _field, nodes: _check_nodes(nodes))
+    nodes: tuple[str, ...]
     seconds: float
     ttl: float
     latencies: tuple[float, ...] = ()
@@ -139,6 +149,12 @@ class Scenario:
     troubles: tuple[Trouble, ...] = ()
 
     def __attrs_post_init__(self) -> None:
+        __tracebackhide__ = True
+        check_nodes(self.nodes)
+        check_length(self.seconds)
+        check_ttl(self.ttl)
+        check_collection("acts", self.acts, Act, "several, (Act(2.0, 'a', 'claim', 'key'),)")
+        check_collection("troubles", self.troubles, Trouble, "several, (Trouble(5.0, 10.0, 'crash', ('a',)),)")
         for act in self.acts:
             check_who(act, filter(None, (act.node, act.to)), self.nodes)
         for trouble in self.troubles:
@@ -160,6 +176,9 @@ class Scenario:
         return "\n".join(lines)
 
 
+leave_out_of_tracebacks(Act, Trouble, Scenario)
+
+
 def _steps(name: str, steps: Sequence[Act | Trouble]) -> Iterator[str]:
     if steps:
         yield f"    {name}=("
@@ -178,77 +197,6 @@ def _call(value: Act | Trouble) -> str:
 
 
 # --- Drawing one ---------------------------------------------------------------------------------
-
-_Draw = Callable[[random.Random, Sequence[str]], tuple[tuple[str, ...], float]]
-
-
-def _one(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes),), 0.0
-
-
-def _sides(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    count = chance.randint(1, max(1, len(nodes) - 1))
-    side = sorted(chance.sample(nodes, count))
-    return (*side, *((STORE,) if chance.random() < 0.3 else ())), 0.0
-
-
-def _store(_chance: random.Random, _nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (STORE,), 0.0
-
-
-def _way(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    one, other = chance.sample([*nodes, STORE], 2)
-    return (one, other), round(chance.choice([0.02, 0.2, 1.0]) * (0.5 + chance.random()), 3)
-
-
-def _skew(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes),), round(40 * chance.random(), 3)
-
-
-def _drift(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes),), round(0.02 * chance.random() - 0.01, 5)
-
-
-def _cut_off(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes), STORE), 0.0
-
-
-def _lag(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes),), round(chance.choice([0.02, 0.3, 2.0]) * (0.5 + chance.random()), 3)
-
-
-def _late_expiry(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes),), 0.08  # less than the margin, a tenth, by the 1 % that clocks may drift
-
-
-def _doubt(chance: random.Random, nodes: Sequence[str]) -> tuple[tuple[str, ...], float]:
-    return (chance.choice(nodes),), round(20 * chance.random(), 3)
-
-
-TROUBLES: Final[Mapping[str, _Draw]] = {
-    "crash": _one,
-    "cut_off": _cut_off,
-    "doubt_applied": _doubt,
-    "doubt_later": _doubt,
-    "doubt_lost": _doubt,
-    "drift": _drift,
-    "drop": _way,
-    "duplicate": _way,
-    "jitter": _way,
-    "lag": _lag,
-    "late_expiry": _late_expiry,
-    "leave": _one,
-    "lose_lease": _one,
-    "partition": _sides,
-    "pause": _one,
-    "skew": _skew,
-    "slow": _way,
-    "store_down": _store,
-}
-"""Everything that can go wrong: a node's crash and new start, or its orderly end and new start; a node that is cut off from the store alone; commits whose answer
-is lost, although they are applied at once, later, or never; clocks that run up to 1 % fast or slow, or jump ahead; messages
-that are lost, doubled, slow, or take as long as it comes, so that they overtake each other; a watch that lags; renewals that the store acknowledges and forgets, or does not take;
-partitions; a node that is stopped; a store that nobody reaches."""
 
 
 def draw_scenario(
@@ -271,8 +219,8 @@ def draw_scenario(
         seed: Any text.
         nodes: Names of the nodes.
         keys: Resource ids that the nodes' programs want.
-        seconds: How long it goes on; by default 17 times the TTL.
-        ttl: Of every instance, in seconds; None to draw that, too: 3, 10 or 30.
+        seconds: How long it goes on, 1 at least; by default 17 times the TTL.
+        ttl: Of every instance, in seconds, 1 at least; None to draw that, too: 3, 10 or 30.
         acts: How often a program asks for something.
         troubles: How often something goes wrong, at most: it is drawn, too.
         kinds: What may go wrong; of `TROUBLES`.
@@ -281,11 +229,20 @@ def draw_scenario(
         spans: How long troubles last, in TTLs: the least and the most, one pair of which is drawn for each.
 
     Raises:
-        ValueError: There is no node, or two have the same name; or there is no such kind.
+        TypeError: One of them is nothing of the kind.
+        ValueError: There is no node, or two have the same name; there is no such kind; *seconds* or *ttl* is shorter than 1; or
+            a count is less than 0.
     """
-    _check_nodes(nodes)
+    __tracebackhide__ = True
+    check_nodes(nodes)
     check_kinds("trouble", kinds, TROUBLES)
     check_kinds("act", asks, _ACTS)
+    check_count("acts", acts)
+    check_count("troubles", troubles)
+    if seconds is not None:
+        check_length(seconds)
+    if ttl is not None:
+        check_ttl(ttl)
     chance = random.Random(f"scenario {seed}")
     ttl = chance.choice(_TTLS) if ttl is None else ttl
     seconds = _TTLS_LONG * ttl if seconds is None else seconds
@@ -387,8 +344,7 @@ def _draw_trouble(
     all_nodes: Sequence[str] = (),
 ) -> Trouble:
     kind = chance.choice(kinds)
-    # A way has two ends.
-    names, size = TROUBLES[kind](chance, all_nodes or nodes if TROUBLES[kind] in {_way, _sides} else nodes)
+    names, size = TROUBLES[kind](chance, all_nodes or nodes if kind in BETWEEN else nodes)
     if kind == "lag":
         size = round(size * ttl / 10, 3)  # with the large ones, renewals come to cover what was written before them
     low, high = chance.choice(spans)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -14,8 +13,10 @@ import pytest
 
 from aegis_core import Node
 from aegis_pytest.simulation.application import Application
+from aegis_pytest.simulation.checks import check_collection, check_kinds
 from aegis_pytest.simulation.evidence import Evidence
 from aegis_pytest.simulation.failure import tell_failure
+from aegis_pytest.simulation.logged import Logged, withheld
 from aegis_pytest.simulation.run import Outcome, simulate
 from aegis_pytest.simulation.scenario import TROUBLES, Scenario, draw_scenario
 from aegis_pytest.simulation.shrinking import shrink
@@ -90,8 +91,8 @@ class Simulation:
             seeds: Anything whose `str` differs; a string is one seed. The same seed gives the same run, byte for byte, on every machine, as long as
                 the application takes nothing from elsewhere: time, ids, hash-ordered sets.
             nodes: Names of the nodes.
-            seconds: How long a scenario goes on, virtual; 3 TTLs without faults follow.
-            ttl: Of instances that are served without one, in seconds.
+            seconds: How long a scenario goes on, virtual, 1 at least; 3 TTLs without faults follow.
+            ttl: Of instances that are served without one, in seconds, 1 at least.
             acts: How often the nodes of a scenario without *main* ask for something; 90 by default. With *main*, the
                 application alone says what its nodes do.
             troubles: How many things go wrong in a scenario at most.
@@ -103,35 +104,45 @@ class Simulation:
                 answer, an error of the application, something left behind. Shows the seed, and the smallest scenario
                 found that breaks the same rule.
             pytest.UsageError: *setup* is an async function, or *main* or *work* is none; or there are both *main* and *acts*.
-            TypeError: *nodes* is a number.
+            TypeError: An argument is nothing of its kind: *nodes*, *seeds* or *faults* is one thing instead of several,
+                *seconds*, *ttl*, *acts* or *troubles* no number.
             ValueError: *faults* names what there is not; two nodes have the same name, or one a name with a dot;
-                there is no node or no seed; *ttl* or *seconds* cannot be; *main* never held anything and nobody called anything,
-                in all scenarios, and there is no *work* that might judge.
+                there is no node or no seed; *ttl* or *seconds* is less than 1, *acts* or *troubles* less than 0; nobody held
+                anything or called anything, in all scenarios, and there is no *work* that might judge; or *work* called,
+                by name, a service that nobody served, and of all calls none was handled.
         """
         __tracebackhide__ = True
-        unknown = sorted(set(faults) - set(TROUBLES))
-        if unknown:
-            raise ValueError(f"there is no fault {unknown[0]!r}; there are {', '.join(TROUBLES)}")
-        if not isinstance(nodes, Iterable):
-            raise TypeError(f"nodes= takes the nodes' names, ('a', 'b', 'c'), not {nodes!r}")
+        check_collection("faults", faults, str, "kinds of faults, ['crash', 'partition']", in_order=False)
+        check_kinds("fault", faults, TROUBLES)
+        if not isinstance(seeds, Iterable):
+            raise TypeError(f"seeds= takes several seeds, range(20), not {seeds!r}")
         application = Application(main, work, setup)
         count = acts if acts is not None else 0 if main is not None else 90
         seeds = (seeds,) if isinstance(seeds, str) else seeds
         tally = Tally()
+        called: set[str] = set()
+        served: set[str] = set()
         # What earlier tests left behind is collected now: what Python says of it then would be taken for the application's.
         gc.collect()
         for seed in seeds:
             scenario = draw_scenario(
                 str(seed), nodes=nodes, seconds=seconds, ttl=ttl, acts=count, troubles=troubles, kinds=faults
             )
-            with _withheld() as heard:
-                tally += self._judge(scenario, application, heard)
+            with withheld() as logged:
+                outcome = self._judge(scenario, application, logged)
+            tally += outcome
+            called |= outcome.called
+            served |= outcome.served
         if not tally.scenarios:
             raise ValueError("seeds= is empty, or an iterator that was used before: nothing was checked")
-        if main is not None and work is None and not tally.evidence.beliefs and not tally.evidence.calls:
+        if not count:
+            _check_that_something_happened(
+                application, tally.evidence, "in any of the scenarios", "give it something to do, or callers by work="
+            )
+        if not tally.evidence.calls and not called <= served:
             raise ValueError(
-                "main held no resource and no role, and no call came to a handler, in any of the scenarios: nothing was checked; "
-                "give it something to do, or callers by work="
+                f"there was no instance of service {min(called - served)!r}, which work called, in any of the scenarios, and no "
+                f"call came to a handler; there were instances of: {', '.join(sorted(served)) or 'no service'}"
             )
         return tally
 
@@ -149,72 +160,67 @@ class Simulation:
         Raises:
             pytest.fail.Exception: It breaks a rule.
             pytest.UsageError: *setup* is an async function, or *main* or *work* is none; or there is *main*, and *scenario* has acts.
-            ValueError: The *scenario* has a TTL or a length that cannot be.
+            ValueError: Nobody held anything or called anything, and there is no *work* that might judge: without the
+                *main*, *work* and *setup* that the failure names, it is another run.
         """
         __tracebackhide__ = True
         application = Application(main, work, setup)
         gc.collect()
-        heard: list[logging.LogRecord] = []
+        logged: list[Logged] = []
         try:
-            with _withheld() as heard:
-                return self._judge(scenario, application, heard, smaller=smaller)
+            with withheld() as logged:
+                outcome = self._judge(scenario, application, logged, smaller=smaller)
         finally:
-            for record in heard:
-                logging.getLogger().handle(record)
+            for it in logged:
+                logging.getLogger().handle(it.record)
+        if not scenario.acts:
+            _check_that_something_happened(
+                application,
+                outcome.evidence,
+                "in this replay",
+                "give it the main, work= and setup= that the failure names",
+            )
+        return outcome
 
     def _judge(
-        self, scenario: Scenario, application: Application, heard: list[logging.LogRecord], *, smaller: bool = True
+        self, scenario: Scenario, application: Application, logged: list[Logged], *, smaller: bool = True
     ) -> Outcome:
-        """Run *scenario*; at the end *heard* has what was logged in the run that is told of."""
+        """Run *scenario*; at the end *logged* has what was logged in the run that is told of."""
         __tracebackhide__ = True
-        heard.clear()
+        logged.clear()
         outcome = simulate(scenario, application)
         if outcome.is_good:
             return outcome
-        smallest, repeats, logged = outcome, True, tuple(heard)
+        smallest, repeats, kept = outcome, True, tuple(logged)
         if smaller:
             kind = outcome.kind()
 
             def fails(tried: Scenario) -> bool:
-                nonlocal smallest, logged
-                heard.clear()
+                nonlocal smallest, kept
+                logged.clear()
                 again = simulate(tried, application)
                 if again.kind() != kind:
                     return False
-                smallest, logged = again, tuple(heard)  # each that fails is the smallest so far
+                smallest, kept = again, tuple(logged)  # each that fails is the smallest so far
                 return True
 
             repeats = fails(scenario)
             if repeats:
                 shrink(scenario, fails)
-        heard[:] = logged
-        told = tell_failure(
-            outcome, smallest if repeats else None, self._folder, has_setup=application.setup is not None
-        )
+        logged[:] = kept
+        told = tell_failure(outcome, smallest if repeats else None, self._folder, application, kept)
         pytest.fail(told, pytrace=False)
 
 
-class _Keep(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
+def _check_that_something_happened(application: Application, evidence: Evidence, where: str, advice: str) -> None:
+    """Refuse a test without acts that would pass whatever the library, or the application, did.
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
-@contextmanager
-def _withheld() -> Iterator[list[logging.LogRecord]]:
-    """Within the block nothing is shown of what the library logs: hundreds of runs with faults would bury what a test says.
-
-    It comes to the handlers of the library's own logger, and so to ``aegis_logs``: a test that counts on it must not be deceived.
+    Raises:
+        ValueError: There is no *work* that might judge, and nothing of what is judged happened.
     """
-    logger = logging.getLogger("aegis")
-    kept = _Keep()  # for lack of any handler, Python would print it
-    propagates, logger.propagate = logger.propagate, False
-    logger.addHandler(kept)
-    try:
-        yield kept.records
-    finally:
-        logger.removeHandler(kept)
-        logger.propagate = propagates
+    __tracebackhide__ = True
+    if application.work is None and not evidence.beliefs and not evidence.calls:
+        who = "the nodes" if application.main is None else "main"
+        raise ValueError(
+            f"{who} held no resource and no role, and no call came to a handler, {where}: nothing was checked; {advice}"
+        )

@@ -19,6 +19,7 @@ from aegis_pytest.faults.kinds import STORE, Delay
 from aegis_pytest.history import Answer, BeliefBegan, BeliefProbe, Died, History, Kind, Recorder
 from aegis_pytest.simulation.aftermath import not_well_again
 from aegis_pytest.simulation.application import Application
+from aegis_pytest.simulation.calls import Calls
 from aegis_pytest.simulation.calm import (
     lost_for_nothing,
     not_claimed_again,
@@ -78,6 +79,8 @@ class World:
         self._waits: list[Wait] = []
         self._deaths: list[float] = []
         self.promotions = self.freed = 0
+        self.calls = Calls(self._stop)
+        """Of an application that has *work*."""
         self._storage = Storage()
         self._living: dict[str, Process] = {}
         self._lines = Lines(self._living, ttl=scenario.ttl)
@@ -253,6 +256,7 @@ class World:
             probe.watch_node(node)
             self._living[name] = Process(process, program, recorder, probe, node, member, notes)
             if self._application.work is not None:
+                self.calls.watch(node)
                 chance = random.Random(f"{self._scenario.seed}:{process}")
                 await self._cluster.run(name, self._application.work, node, chance)
             acts = [act for act in self._scenario.acts if act.node == name and act.at >= trio.current_time()]

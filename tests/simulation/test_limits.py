@@ -13,7 +13,17 @@ import pytest
 import trio
 
 from aegis_core import AegisError, Node, Service, open_node
-from aegis_pytest.simulation import Act, Application, Scenario, Simulation, Trouble, draw_scenario, process, simulate
+from aegis_pytest.simulation import (
+    Act,
+    Application,
+    Scenario,
+    Simulation,
+    Trouble,
+    calls,
+    draw_scenario,
+    process,
+    simulate,
+)
 
 QUIET = Scenario(seed="quiet", nodes=("a", "b"), seconds=40.0, ttl=10.0)
 ACTIVE = attrs.evolve(QUIET, acts=(Act(2.0, "a", "claim", "key"),))
@@ -114,7 +124,32 @@ def test_acts_besides_an_application_are_refused(aegis_simulation: Simulation) -
     with pytest.raises(pytest.UsageError, match="acts are for nodes without main"):
         simulate(ACTIVE, Application(serve))
     assert aegis_simulation(serve, work=ask, seeds=[1], seconds=20.0, faults=[], acts=0).scenarios == 1
-    assert aegis_simulation.replay(QUIET, serve).is_good
+    assert aegis_simulation.replay(QUIET, serve, work=ask).is_good
+
+
+async def hold() -> None:
+    """An application that holds something, if it can."""
+    async with open_node() as node, node.serve(Service("rooms")) as instance:
+        with suppress(AegisError):
+            await instance.claim("room")
+        await trio.sleep_forever()
+
+
+def test_replay_in_which_nothing_happens_is_refused(aegis_simulation: Simulation) -> None:
+    """It was pasted without what its failure names, and would pass with the bug."""
+    told = (
+        r"held no resource and no role, .* in this replay: nothing was checked; give it the main, work= and setup= that"
+    )
+    with pytest.raises(ValueError, match=f"^main {told}"):
+        aegis_simulation.replay(QUIET, serve)
+    with pytest.raises(ValueError, match=f"^the nodes {told}"):
+        aegis_simulation.replay(QUIET)
+    with pytest.raises(
+        ValueError, match=r"^the nodes held no resource .* in any of the scenarios: nothing was checked"
+    ):
+        aegis_simulation(seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=0)
+    assert aegis_simulation.replay(QUIET, hold).is_good
+    assert aegis_simulation.replay(ACTIVE).is_good
 
 
 def test_application_may_be_busy_for_as_long_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,3 +171,64 @@ def test_tasks_that_wait_for_moments_only_end_the_run(monkeypatch: pytest.Monkey
     outcome = simulate(attrs.evolve(QUIET, seconds=1_000_000.0), Application(serve, spin))
     assert re.fullmatch(r"tasks go round in circles: they took \d+ steps in [\d.]+ s, of which .*", outcome.text())
     assert outcome.seconds < 3.0
+
+
+async def mistake(node: Node, _chance: random.Random) -> None:
+    """Call what is not there, and live with it."""
+    while True:
+        await trio.sleep(1.0)
+        with suppress(AegisError):
+            await node.call("roms", "enter")
+
+
+async def mistake_now_and_then(node: Node, chance: random.Random) -> None:
+    """Call what is there, too."""
+    with suppress(AegisError):
+        await node.call("simulated", "touch", {"name": "x", "lasts": 0.0, "stubborn": False}, resource_id="key")
+    await mistake(node, chance)
+
+
+async def claim(node: Node, _chance: random.Random) -> None:
+    """Make no call at all."""
+    for instance in node.hosted.values():
+        with suppress(AegisError):
+            await instance.claim("room")
+    await trio.sleep_forever()
+
+
+def test_calls_of_a_service_that_is_nowhere_are_refused(aegis_simulation: Simulation) -> None:
+    """Its name is misspelt: nothing of the application was called. Who calls something besides, or nothing, may do so."""
+    told = r"there was no instance of service 'roms', which work called, .*; there were instances of: rooms$"
+    with pytest.raises(ValueError, match=told):
+        aegis_simulation(serve, work=mistake, seeds=[1, 2], seconds=9.0, ttl=3.0, faults=[])
+    assert aegis_simulation(serve, work=claim, seeds=[1], seconds=9.0, ttl=3.0, faults=[]).scenarios == 1
+    assert aegis_simulation(serve, work=ask, seeds=[1], seconds=9.0, ttl=3.0, faults=[]).scenarios == 1
+    calling = aegis_simulation(work=mistake_now_and_then, seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=20)
+    assert calling.evidence.calls
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.01], ids=["no", "short"])
+def test_calls_in_vain_without_a_pause_end_the_run(pause: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes its time in the network, so that time goes on, and the run would take minutes."""
+
+    async def try_again(node: Node, _chance: random.Random) -> None:
+        while True:
+            with suppress(AegisError):
+                await node.call("rooms", "enter", resource_id="room")
+            if pause:
+                await trio.sleep(pause)
+
+    monkeypatch.setattr(calls, "_MOST_IN_VAIN", 100)
+    scenario = attrs.evolve(QUIET, seconds=5.0, ttl=3.0, latencies=(0.005, 0.005))
+    outcome = simulate(scenario, Application(serve, try_again))
+    assert outcome.is_good is (pause > 0.0), outcome.text()
+    if pause:
+        return
+    told, where, last, *more = outcome.text().splitlines()
+    assert not more
+    assert told.startswith(
+        "tasks go round in circles: 100 calls of rooms, one after the other without a pause, have failed"
+    )
+    assert re.search(r"test_limits\.py:\d+: await node\.call\(\"rooms\", \"enter\", resource_id=\"room\"\)$", where)
+    assert last.startswith("  the last failed by ResourceNotFound: ")
+    assert outcome.seconds < 5.0

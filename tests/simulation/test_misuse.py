@@ -110,14 +110,65 @@ async def trial(_bound: str, _node: Node, _random: Random) -> None:
     """Work with something of its own."""
 
 
-def test_times_and_nodes_that_are_none_are_refused(aegis_simulation: Simulation) -> None:
-    """By the names of the arguments."""
-    with pytest.raises(ValueError, match=r"^ttl= takes seconds, more than 0, not -1$"):
-        aegis_simulation(run, ttl=-1)
-    with pytest.raises(ValueError, match=r"^seconds= takes how long it goes on, not -5$"):
-        aegis_simulation(run, seconds=-5)
-    with pytest.raises(TypeError, match=r"^nodes= takes the nodes' names, \('a', 'b', 'c'\), not 3$"):
-        aegis_simulation(run, nodes=cast("tuple[str, ...]", 3))
+ARGUMENTS = {
+    "nodes=3": "TypeError: nodes= takes the nodes' names, ('a', 'b', 'c'), not 3",
+    "nodes='abc'": "TypeError: nodes= takes the nodes' names, ('a', 'b', 'c'), not 'abc'",
+    "nodes={'a'}": "TypeError: nodes= takes the nodes' names, ('a', 'b', 'c'), not {'a'}",
+    "nodes=[1]": "TypeError: nodes= takes the nodes' names, ('a', 'b', 'c'), not [1]",
+    "seeds=5": "TypeError: seeds= takes several seeds, range(20), not 5",
+    "faults='crash'": "TypeError: faults= takes kinds of faults, ['crash', 'partition'], not 'crash'",
+    "faults=[1]": "TypeError: faults= takes kinds of faults, ['crash', 'partition'], not [1]",
+    "faults=['crsh']": "ValueError: there is no fault 'crsh'; there are crash, cut_off, *",
+    "seconds=-5": "ValueError: seconds= takes a number of seconds, 1 or more, not -5",
+    "seconds=0": "ValueError: seconds= takes a number of seconds, 1 or more, not 0",
+    "seconds=float('inf')": "ValueError: seconds= takes a number of seconds, 1 or more, not inf",
+    "ttl=0.1": "ValueError: ttl= takes a number of seconds, 1 or more, not 0.1",
+    "ttl='10'": "TypeError: ttl= takes a number of seconds, 1 or more, not '10'",
+    "troubles=-1": "ValueError: troubles= takes a whole number, 0 or more, not -1",
+    "troubles=1.5": "TypeError: troubles= takes a whole number, 0 or more, not 1.5",
+    "acts=None, main=None, troubles=None": "TypeError: troubles= takes a whole number, 0 or more, not None",
+    "acts=-1": "ValueError: acts= takes a whole number, 0 or more, not -1",
+    "setup=5": "*UsageError: setup= takes a synchronous function, which is called outside of any Trio run, got 5",
+}
+
+STEPS = {
+    "Trouble(1.0, 2.0, 'crsh', ('a',))": "ValueError: there is no trouble 'crsh'; there are crash, *",
+    "Trouble(1.0, 2.0, 'crash', 'a')": "ValueError: a trouble of kind 'crash' takes a tuple of names, one node, not 'a'",
+    "Trouble('1', 2.0, 'crash', ('a',))": "TypeError: at= takes a number of seconds, 0 or more, not '1'",
+    "Trouble(1.0, -2, 'crash', ('a',))": "ValueError: lasts= takes a number of seconds, 0 or more, not -2",
+    "Trouble(1.0, 2.0, 'crash', ('z',))": "ValueError: there is no node 'z', which Trouble(*) names; nodes= has a, store",
+    "Act(-1, 'a', 'claim', 'key')": "ValueError: at= takes a number of seconds, 0 or more, not -1",
+    "Act(1.0, 'a', 'claim', 'key', lasts=True)": "TypeError: lasts= takes a number of seconds, 0 or more, not True",
+    "5": "TypeError: acts= takes several, (Act(2.0, 'a', 'claim', 'key'),), not (5,)",
+}
+
+
+def test_arguments_that_cannot_be_are_refused_in_a_line(run_tests: RunTests) -> None:
+    """At the line of the test, with nothing of what found it: neither of the library, nor of what is generated in its name."""
+    calls = [f"aegis_simulation({given})" for given in ARGUMENTS]
+    for step in STEPS:
+        kind = "troubles" if step.startswith("Trouble") else "acts"
+        calls.append(f"Scenario(seed='1', nodes=('a',), seconds=9.0, ttl=3.0, {kind}=({step},))")
+    calls += [f"Scenario(seed='1', nodes=('a',), seconds={seconds}, ttl=0.5)" for seconds in (9.0, 0)]
+    tests = [f"def test_{number}(aegis_simulation):\n    {call}\n" for number, call in enumerate(calls)]
+    result = run_tests("\n".join(["from aegis_pytest.simulation import Act, Scenario, Trouble\n", *tests]))
+    result.assert_outcomes(failed=len(calls))
+    told = [
+        *ARGUMENTS.values(),
+        *STEPS.values(),
+        "ValueError: ttl= takes a number of seconds, 1 or more, not 0.5",
+        "ValueError: seconds= takes a number of seconds, 1 or more, not 0",
+    ]
+    for call, said in zip(calls, told, strict=True):
+        result.stdout.fnmatch_lines([f">   *{_literal(call)}", f"E*{_literal(said)}"])
+    assert len([line for line in result.outlines if line.startswith("E  ")]) == len(calls)
+    result.stdout.no_fnmatch_line("*aegis_pytest*.py*")
+    result.stdout.no_fnmatch_line("*attrs generated*")
+
+
+def _literal(text: str) -> str:
+    """A pattern of `fnmatch` that matches *text* and, for ``*``, anything."""
+    return text.replace("[", "[[]")
 
 
 def test_work_judges_by_pytest_fail(aegis_simulation: Simulation) -> None:
@@ -160,6 +211,26 @@ def test_error_of_the_library_is_told_once_and_at_the_line_of_the_application(ae
     told = str(caught.value)
     assert told.count("Traceback") == 1
     assert 'await node.call("rooms", "greet", resource_id="%1")\naegis_core.' in told
+
+
+def test_application_that_ends_by_an_error_is_not_told_that_it_ended(aegis_simulation: Simulation) -> None:
+    """Before it could be asked for anything: the error alone is what is wrong."""
+
+    async def main() -> None:
+        async with open_node() as node, node.serve(Service("rooms"), ttl=0.1):
+            pass
+
+    async def end() -> None:
+        async with open_node():
+            pass
+
+    with pytest.raises(pytest.fail.Exception) as caught:
+        aegis_simulation(main, seeds=[1], seconds=9.0, ttl=3.0, faults=[])
+    told = str(caught.value)
+    assert told.count("Traceback") == 1
+    assert "ConfigError: serve(rooms): ttl: 0.1 s is too short" in told
+    with pytest.raises(pytest.fail.Exception, match=r"the application that was started as node '.' has closed it"):
+        aegis_simulation(end, seeds=[1], seconds=9.0, ttl=3.0, faults=[])
 
 
 def test_tasks_for_which_time_stands_still_are_named(aegis_simulation: Simulation) -> None:
