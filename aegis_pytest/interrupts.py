@@ -82,8 +82,8 @@ def interrupt_main_thread() -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
-def find_interrupt(*raised: BaseException | None) -> KeyboardInterrupt | None:
-    """The first `KeyboardInterrupt` that is one of *raised*, in a group of them, or the context of one."""
+def find_interrupt(*raised: BaseException | None, in_contexts: bool) -> KeyboardInterrupt | None:
+    """The first `KeyboardInterrupt` that is one of *raised*, or in a group of them; *in_contexts*: or the context of one."""
     seen: set[int] = set()
     waiting = [exc for exc in raised if exc is not None]
     while waiting:
@@ -94,5 +94,6 @@ def find_interrupt(*raised: BaseException | None) -> KeyboardInterrupt | None:
             continue
         seen.add(id(exc))
         waiting += exc.exceptions if isinstance(exc, BaseExceptionGroup) else ()
-        waiting += [it for it in (exc.__cause__, exc.__context__) if it is not None]
+        if in_contexts:
+            waiting += [it for it in (exc.__cause__, exc.__context__) if it is not None]
     return None

@@ -11,8 +11,8 @@ Either way the test fails with the state of its clusters and tasks (`aegis_pytes
 does not end by that, because it waits in a shielded block, is cancelled there `GRACE` seconds later. Only code that never
 comes to a checkpoint is beyond that.
 
-What it forgot to await, or to leave, fails it, too (`aegis_pytest.mistakes`). Ctrl-C ends the session, whatever the test
-makes of it (`aegis_pytest.interrupts`).
+What it forgot to await, or to leave, fails it, too (`aegis_pytest.mistakes`). Ctrl-C ends the session, unless
+the test itself catches it (`aegis_pytest.interrupts`).
 
 A mock clock knows nothing of threads: while `trio.to_thread.run_sync` waits for a disk, virtual minutes would pass. So
 as long as a thread works, the clock jumps only after `THREAD_PATIENCE` real seconds of idleness.
@@ -241,7 +241,9 @@ def bounded_run(
             raised = exc
         finally:
             watch.end()
-        interrupt = find_interrupt(raised, None if watch.failure is None else watch.failure.raised)
+        failure = None if watch.failure is None else watch.failure.raised
+        # A program may raise one of its own, and something else because of that: then nobody has pressed Ctrl-C.
+        interrupt = find_interrupt(raised, failure, in_contexts=watch.interrupts.is_pending)
         if has_broken_down(raised):
             bury_run()
             not_left = listener.tell_block(raised)

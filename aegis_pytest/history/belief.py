@@ -29,7 +29,7 @@ class BeliefProbe(trio.abc.Instrument):
     Args:
         recorder: Of the process.
         robbed: Told of each claim whose record somebody else deleted or overwrote, while its lease was believed.
-        lag: Seconds by which the watches of the process may lag, besides what is usual.
+        lag: Seconds by which watches may lag from now on.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class BeliefProbe(trio.abc.Instrument):
         recorder: Recorder,
         *,
         robbed: Callable[[Claim], None] = lambda _: None,
-        lag: float = 0.0,
+        lag: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._recorder = recorder
         self._robbed = robbed
@@ -91,7 +91,8 @@ class BeliefProbe(trio.abc.Instrument):
                         claim.resource_id,
                         claim.epoch,
                         forced=forced,
-                        hears_within=instance.ttl + self._lag,
+                        ttl=instance.ttl,
+                        lag=self._lag() if forced else 0.0,
                     )
         self._looked = self._recorder.clock()
 

@@ -83,7 +83,8 @@ class Belief:
     began: float
     ended: float = math.inf
     forced: bool = False
-    hears_within: float = 30.0
+    ttl: float = 30.0
+    lag: float = 0.0
     reason: str = ""
 
     @property
@@ -239,6 +240,7 @@ def _belief(began: BeliefBegan, ended: float, reason: str) -> Belief:
         began=began.at,
         ended=ended,
         forced=began.forced,
-        hears_within=began.hears_within,
+        ttl=began.ttl,
+        lag=began.lag,
         reason=reason,
     )

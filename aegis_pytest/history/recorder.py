@@ -103,7 +103,7 @@ class Recorder:
         self.answer(number, answer, owner=owner, said=str(exc), code=exc.code)
 
     def believes(
-        self, instance: str, key: str, epoch: int, *, forced: bool = False, hears_within: float = 30.0
+        self, instance: str, key: str, epoch: int, *, forced: bool = False, ttl: float = 30.0, lag: float = 0.0
     ) -> None:
         """Note that *instance* believes from now on that it holds *key*. See `BeliefBegan`."""
         began = BeliefBegan(
@@ -113,7 +113,8 @@ class Recorder:
             key=key,
             epoch=epoch,
             forced=forced,
-            hears_within=hears_within,
+            ttl=ttl,
+            lag=lag,
         )
         self._take(began)
 

@@ -124,7 +124,8 @@ class BeliefBegan:
         key: The resource id.
         epoch: Of the ownership.
         forced: It was taken by force, so that the holder before may have believed a little longer.
-        hears_within: Seconds for which it may go on to believe at most when another takes the resource by force.
+        ttl: Of its instance, in seconds: so long at most it may go on to believe when another takes the resource by force.
+        lag: Of what was taken by force: seconds by which who held it may hear of that later, as watches lag.
     """
 
     at: float
@@ -133,7 +134,8 @@ class BeliefBegan:
     key: str
     epoch: int
     forced: bool = False
-    hears_within: float = 30.0
+    ttl: float = 30.0
+    lag: float = 0.0
 
 
 @attrs.frozen(kw_only=True)

@@ -227,7 +227,7 @@ def _given(story: Story) -> frozenset[tuple[str, int]]:
 
 
 def _in_vain(story: Story) -> Iterable[Operation]:
-    """Attempts of claims, before the one that was answered: where somebody saw the claimer hold it while it still waited.
+    """Attempts of claims, before the one that was answered: one for each time that somebody saw who still waited hold it.
 
     They bear the epoch of that answer: they can only have been before.
     """
@@ -240,17 +240,16 @@ def _in_vain(story: Story) -> Iterable[Operation]:
         asked = claim.asked
         if asked.kind is not Kind.CLAIM or claim.answer is not Answer.DONE:
             continue
-        if any(
-            it.owner == asked.instance and it.epoch != claim.epoch and claim.began < it.ended and it.began < claim.ended
-            for it in seen
-        ):
-            yield Operation(
-                asked=attrs.evolve(asked, epoch=claim.epoch),
-                ended=math.inf,
-                answer=Answer.UNKNOWN,
-                said="an attempt in vain",
-                given_up=claim.ended,
-            )
+        for it in seen:
+            overlap = claim.began < it.ended and it.began < claim.ended
+            if it.owner == asked.instance and it.epoch != claim.epoch and overlap:
+                yield Operation(
+                    asked=attrs.evolve(asked, epoch=claim.epoch),
+                    ended=math.inf,
+                    answer=Answer.UNKNOWN,
+                    said="an attempt in vain",
+                    given_up=min(it.ended, claim.ended),
+                )
 
 
 def _unasked(story: Story) -> Iterable[Operation]:

@@ -40,7 +40,7 @@ def violations_of(story: Story, *, limit: int) -> Iterator[Violation]:
 
 
 def _single_owner(story: Story) -> Violation | None:
-    """At no instant do two instances believe that they hold it; who loses it by force may until it must have heard."""
+    """At no instant do two instances believe that they hold it; who loses it by force may for a TTL more, and as watches lag."""
     running: list[Belief] = []
     for belief in story.beliefs:
         running = [other for other in running if other.ended > belief.began]
@@ -48,7 +48,7 @@ def _single_owner(story: Story) -> Violation | None:
             older, newer = sorted((other, belief), key=lambda it: it.epoch)
             same = (other.process, other.instance) == (belief.process, belief.instance)
             until = min(other.ended, belief.ended)
-            is_excused = newer.forced and min(until, _last_seen(story)) - belief.began <= older.hears_within
+            is_excused = newer.forced and min(until, _last_seen(story)) - belief.began <= older.ttl + newer.lag
             if not same and not is_excused and belief.ended > belief.began:
                 long = "for ever" if until == math.inf else f"for {until - belief.began:.6f} s"
                 message = f"{other.instance} (epoch {other.epoch}) and {belief.instance} (epoch {belief.epoch}) both believe to hold it, {long}"

@@ -88,7 +88,7 @@ class Monitor:
             older = record if newer is other else other
             if not same and newer.forced:
                 lost = (older.process, older.instance, older.key, older.epoch)
-                self._lost.setdefault(lost, record.at + older.hears_within)
+                self._lost.setdefault(lost, record.at + older.ttl + newer.lag)
             elif not same and self._believes(other.process, record.key):
                 self._broken(
                     f"{other.instance} and {record.instance} both believe to hold {record.key} at {record.at:.6f} s"

@@ -210,6 +210,14 @@ class World:
             f"whose lease lives, has not given up its epoch {claim.epoch}"
         )
 
+    def _lag(self) -> float:
+        """Seconds after which no watch lags any more that lags now, or begins to before it has told of now."""
+        began = end = trio.current_time()
+        for it in sorted(self._scenario.troubles, key=lambda it: it.at):
+            if it.kind == "lag" and it.at <= end + self._scenario.ttl and it.at + it.lasts >= began:
+                end = max(end, it.at + it.lasts + it.size)
+        return end - began
+
     def _stop(self, why: str) -> None:
         self._seen.append(why)
         self._scope.cancel()
@@ -251,8 +259,7 @@ class World:
                     await trio.sleep(_RETRY)
             member = self._cluster.plane.member(name)
             assert member is not None
-            lag = sum(it.lasts + it.size for it in self._scenario.troubles if it.kind == "lag" and name in it.names)
-            probe = BeliefProbe(recorder, robbed=partial(self._robbed, name, process), lag=lag)
+            probe = BeliefProbe(recorder, robbed=partial(self._robbed, name, process), lag=self._lag)
             probe.watch_node(node)
             self._living[name] = Process(process, program, recorder, probe, node, member, notes)
             if self._application.work is not None:

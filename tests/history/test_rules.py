@@ -106,6 +106,10 @@ GOOD: dict[str, tuple[Page, ...]] = {
         claim(3, 4, "i2", 5, forced=True),
         believes(3.5, None, "i2", 5, forced=True),
     ),
+    "taken by force, with two believers as long as watches lag": (
+        believes(1, 60, "i1", 5),
+        believes(11, 61, "i2", 6, forced=True, lag=20.0),
+    ),
     "taken by force, a moment ago": (
         claim(0, 1, "i1", 2),
         believes(0.5, None, "i1", 2),
@@ -155,6 +159,19 @@ GOOD: dict[str, tuple[Page, ...]] = {
         believes(11, 13, "i1", 6),
         release(12.5, 13, "i1"),
     ),
+    "who waits for it had it twice, was not told, and lost it with its lease": (
+        claim(0, 1, "i1", 3),
+        claim(0.5, 30, "i2", 9),
+        release(2, 3, "i1"),
+        claim(4, 12, "i1", 6),
+        claim(5, 6, "i3", answer=HELD, holder="i2"),
+        believes(11, 13, "i1", 6),
+        release(12.5, 13, "i1"),
+        claim(15, 16, "i3", answer=HELD, holder="i2"),
+        claim(17, 18, "i1", 7),
+        believes(17.5, 20, "i1", 7),
+        release(19, 20, "i1"),
+    ),
     "two releases at once, of which one carries out both": (
         claim(0, 1, "i1", 3),
         release(2, 5, "i1", epoch=3),
@@ -181,6 +198,10 @@ BAD: dict[str, tuple[Rule, tuple[Page, ...]]] = {
     "taken by force, with two believers for a day": (
         Rule.SINGLE_OWNER,
         (believes(1, 86400, "i1", 5), believes(11, 86401, "i2", 6, forced=True), handled(85000, 86000, "c", "i1", 5)),
+    ),
+    "taken by force, and its holder hears of it when watches have not lagged for long": (
+        Rule.SINGLE_OWNER,
+        (believes(1, 60, "i1", 5), believes(11, 61, "i2", 6, forced=True, lag=10.0)),
     ),
     "taken by force, and its holder never hears of it": (
         Rule.SINGLE_OWNER,

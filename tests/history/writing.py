@@ -106,11 +106,18 @@ def owner(began: float, until: float, holder: str = "", epoch: int = 0, *, answe
 
 
 def believes(
-    began: float, until: float | None, instance: str, epoch: int, *, forced: bool = False, reason: str = "EXPIRED"
+    began: float,
+    until: float | None,
+    instance: str,
+    epoch: int,
+    *,
+    forced: bool = False,
+    lag: float = 0.0,
+    reason: str = "EXPIRED",
 ) -> Page:
     """A belief; None for *until*: it lasts."""
     process = f"p{instance.removeprefix('i')}"
-    began_to = BeliefBegan(at=began, process=process, instance=instance, key=KEY, epoch=epoch, forced=forced)
+    began_to = BeliefBegan(at=began, process=process, instance=instance, key=KEY, epoch=epoch, forced=forced, lag=lag)
     if until is None:
         return (began_to,)
     return began_to, BeliefEnded(at=until, process=process, instance=instance, key=KEY, epoch=epoch, reason=reason)

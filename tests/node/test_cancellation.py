@@ -269,19 +269,19 @@ async def bulk_release(world: World) -> None:
     await world.one.bulk_release(["mine", "nobody's"], continue_on_error=True)
 
 
-@operation("Client.call")
+@operation("Node.call")
 async def call_service(world: World) -> None:
     """`Node.call` of any instance."""
     await world.node.call("svc", "work")
 
 
-@operation("Client.call")
+@operation("Node.call")
 async def call_resource(world: World) -> None:
     """`Node.call` of the owner of a resource, on another node."""
     await world.node.call("svc", "work", resource_id="theirs", idempotency_key="k")
 
 
-@operation("Client.call")
+@operation("Node.call")
 async def call_on_demand(world: World) -> None:
     """`Node.call` that makes somebody claim the resource."""
     await world.node.call("svc", "work", resource_id="d:1")
@@ -509,7 +509,10 @@ def public_coroutines() -> set[str]:
     """What the reference of the program interface offers to await or to enter, by class."""
     page = (CHECKOUT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
     found: set[str] = set()
-    for kind, name, members in re.findall(r"(?m)^\.\. auto(class|function):: ([\w.]+).*(?:\n +:members: (.+))?", page):
+    directives = r"(?m)^\.\. auto(class|function|method):: ([\w.]+).*(?:\n +:members: (.+))?"
+    for kind, name, members in re.findall(directives, page):
+        if kind == "method":
+            name, _, members = name.rpartition(".")  # noqa: PLW2901 - of its class
         module, _, attribute = name.rpartition(".")
         documented = getattr(importlib.import_module(module), attribute)
         if kind == "function":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,6 +14,8 @@ from tests.plugin.conftest import PREAMBLE
 INTERRUPTED = """
 import signal
 import time
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell is started without
 
 def press():
     signal.raise_signal(signal.SIGINT)
@@ -34,6 +37,14 @@ async def interrupt_later():
     press()
 
 """
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """Interrupts are raised, also in what a shell has started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def run(pytester: pytest.Pytester, source: str) -> pytest.RunResult:
@@ -134,6 +145,22 @@ def test_one(aegis_simulation):
     result.stdout.no_fnmatch_line("*went on*")
 
 
+def test_failure_because_of_an_interrupt_that_nobody_sent_is_a_failure(pytester: pytest.Pytester) -> None:
+    """A program that ends by one of its own making, and is tested for that."""
+    result = run(
+        pytester,
+        """
+async def test_one(aegis_cluster):
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as exc:
+        raise LookupError("shut down") from exc
+""",
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*went on*", "*LookupError: shut down"])
+
+
 def test_interrupt_that_a_test_expects_does_not_end_it(pytester: pytest.Pytester) -> None:
     """Nor the session."""
     result = run(
@@ -208,13 +235,14 @@ def test_threads_other_than_the_main_one_have_no_handler() -> None:
 
 
 def test_interrupt_is_found_in_groups_and_contexts() -> None:
-    """Even where contexts go round in a circle."""
+    """Even where contexts go round in a circle; in contexts only where there was one."""
     interrupt, error = KeyboardInterrupt(), LookupError()
     error.__context__ = group = BaseExceptionGroup("", [ValueError(), interrupt])
-    assert find_interrupt(None, error) is interrupt
-    assert find_interrupt(interrupt) is interrupt
-    assert find_interrupt(None) is None
+    assert find_interrupt(None, error, in_contexts=True) is interrupt
+    assert find_interrupt(None, error, in_contexts=False) is None
+    assert find_interrupt(interrupt, in_contexts=False) is interrupt
+    assert find_interrupt(None, in_contexts=True) is None
     error.__context__ = circle = ValueError()
     circle.__context__ = error
-    assert find_interrupt(error) is None
-    assert find_interrupt(group, error) is interrupt
+    assert find_interrupt(error, in_contexts=True) is None
+    assert find_interrupt(group, error, in_contexts=False) is interrupt
