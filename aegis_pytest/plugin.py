@@ -160,7 +160,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             run = bounded_run(
                 markers.own_limits_of(item, defaults),
                 real_time=bool(real_time),
-                full_trace=bool(config.getoption("fulltrace")),
+                full_trace=bool(config.getoption("fulltrace")) or markers.expects_error(item),
                 allow=allow,
                 tell_interrupt=partial(config.stash.__setitem__, _INTERRUPTED),
             )

@@ -24,16 +24,18 @@ class SentCall:
 
     Args:
         node: The caller's.
+        endpoint: Where its last attempt went.
         request: What is asked.
         at: When it was first sent, on Trio's clock.
         is_dead: Whether the caller's node was killed: nobody waits there any more.
         fate: How the last attempt stands, in words; "" while it waits for its answer.
         given_up: Its caller stopped waiting: it was cancelled, or the instance's lease ended.
         attempts: What instances of the cluster received of it.
-        repeated: The calls of the same caller, with the same idempotency key, that had ended without an answer before.
+        repeated: The calls that it `is_like` and that had ended without an answer before.
     """
 
     node: str
+    endpoint: str
     request: RequestEnvelope
     at: float
     is_dead: Callable[[], bool]
@@ -47,11 +49,16 @@ class SentCall:
         """The same in each attempt."""
         return self.request.message_id or self.request.trace_id
 
-    @property
-    def once(self) -> tuple[str | None, ...]:
-        """What an instance remembers its answer by, if it has an idempotency key."""
-        asked = self.request
-        return (asked.service_name, asked.method, asked.resource_id, asked.idempotency_key)
+    def is_like(self, other: SentCall) -> bool:
+        """Whether the same node asks the same with the same idempotency key, be it of another instance."""
+        one, two = self.request, other.request
+        return (
+            self.node == other.node
+            and one.idempotency_key is not None
+            and one.idempotency_key == two.idempotency_key
+            and (one.service_name, one.method, one.resource_id) == (two.service_name, two.method, two.resource_id)
+            and one.params == two.params
+        )
 
     def how_lost(self) -> str | None:
         """How far it came, its caller having no answer; None if that is all right."""

@@ -82,14 +82,15 @@ class TappedTransport(WrappedTransport):
                 receive(_TappedInbound(inbound, call, self._log, self._member))
 
         async with self._transport.listen(instance_id, tag, take) as endpoint:
-            yield endpoint
+            with self._log.listening(endpoint):
+                yield endpoint
 
     async def request(self, endpoint: str, payload: bytes, *, timeout: float) -> bytes:
         """As the transport."""
         request = read_call(payload)
         if request is None:
             return await self._transport.request(endpoint, payload, timeout=timeout)
-        call = self._log.sent(self._member.name, request, lambda: self._member.is_dead)
+        call = self._log.sent(self._member.name, endpoint, request, lambda: self._member.is_dead)
         try:
             answer = await self._transport.request(endpoint, payload, timeout=timeout)
         except BaseException as exc:

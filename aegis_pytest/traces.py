@@ -16,9 +16,10 @@ import pytest
 from aegis_core.errors import AegisError
 from aegis_pytest.state_dump import from_users_code, is_refusal, passes_users_code, to_users_code
 
-__all__ = ["leaves", "shortened", "users_trace"]
+__all__ = ["leaves", "led_by", "says_nothing", "shortened", "users_trace"]
 
 _MOST_PARTS: Final = 4
+_OF_A_NURSERY: Final = "Exceptions from Trio nursery"
 
 
 def leaves(exc: BaseException | None) -> Iterator[BaseException]:
@@ -26,7 +27,7 @@ def leaves(exc: BaseException | None) -> Iterator[BaseException]:
     if isinstance(exc, BaseExceptionGroup):
         for part in exc.exceptions:
             for leaf in leaves(part):
-                yield _led_by(leaf, exc)
+                yield led_by(leaf, exc)
     elif exc is not None:
         yield exc
 
@@ -39,10 +40,15 @@ def users_trace(exc: BaseException) -> TracebackType | None:
 
 
 def shortened(exc: BaseException) -> BaseException:
-    """*exc* as a test shows it: with its `users_trace`; of a group, equal parts once, and the group itself if there are others."""
+    """*exc* as a test shows it: with its `users_trace`; of a group, equal parts once.
+
+    The group itself is shown, too, if its parts differ, or it is more than a nursery's; whole, if it has a class of its own.
+    """
     if not isinstance(exc, BaseExceptionGroup):
         if is_refusal(exc):
             exc.__cause__, exc.__suppress_context__ = None, True  # its message says it
+        return exc.with_traceback(users_trace(exc))
+    if type(exc) not in {ExceptionGroup, BaseExceptionGroup}:
         return exc.with_traceback(users_trace(exc))
     parts: dict[str, list[BaseException]] = {}
     # What the library says is often the effect of what the user's code did.
@@ -50,10 +56,10 @@ def shortened(exc: BaseException) -> BaseException:
         parts.setdefault("".join(traceback.format_exception(part)), []).append(part)
     for part, *others in parts.values():
         if others:
-            part.add_note(f"({len(others) + 1} tasks failed in this way)")
+            part.add_note(f"({len(others) + 1} failed in this way)")
     shown = [part for part, *_ in parts.values()]
-    if len(shown) == 1:
-        return _led_by(shown[0], exc)
+    if len(shown) == 1 and says_nothing(exc):
+        return led_by(shown[0], exc)
     group = exc.derive(shown[:_MOST_PARTS])
     group.__cause__, group.__context__ = exc.__cause__, exc.__context__
     group.__suppress_context__ = exc.__suppress_context__
@@ -64,12 +70,18 @@ def shortened(exc: BaseException) -> BaseException:
     return group.with_traceback(_users_part(exc.__traceback__))
 
 
+def says_nothing(group: BaseExceptionGroup[BaseException]) -> bool:
+    """Whether a nursery made *group*, so that nobody misses it who sees its parts; and nobody has noted anything on it since."""
+    explained = group.__cause__ is not None or group.__context__ is not None or getattr(group, "__notes__", None)
+    return group.message == _OF_A_NURSERY and not explained
+
+
 def _is_told(exc: BaseException) -> bool:
     """Whether the message of *exc* says what is wrong, so that nobody needs to see where in the library it was found."""
     return isinstance(exc, AegisError | pytest.UsageError | pytest.fail.Exception) or is_refusal(exc)
 
 
-def _led_by(leaf: BaseException, group: BaseExceptionGroup[BaseException]) -> BaseException:
+def led_by(leaf: BaseException, group: BaseExceptionGroup[BaseException]) -> BaseException:
     """*leaf*, with the lines of the user's in the traceback of *group* before its own, if that has none."""
     trace = leaf.__traceback__
     if not passes_users_code(trace):

@@ -19,7 +19,7 @@ import trio
 
 from aegis_pytest.state_dump import describe_state, from_users_code, is_dumped
 from aegis_pytest.telling import brief, first_lines
-from aegis_pytest.traces import leaves
+from aegis_pytest.traces import leaves, led_by, says_nothing
 
 __all__ = [
     "Failure",
@@ -83,13 +83,14 @@ def own_failure() -> Failure | None:
     return _failure.get()
 
 
-def only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What one task raised, without the groups that nurseries put around it; *group* itself if there is more than one.
+def only_leaf(exc: BaseException) -> BaseException:
+    """What one task raised, without the groups that nurseries put around it; a group of more than one, or of the user's, stays.
 
-    Raise it outside of the ``except`` that caught *group*, lest it gets the group for its context.
+    Raise it outside of the ``except`` that caught *exc*, lest it gets the group for its context.
     """
-    found = [*leaves(group)]
-    return found[0] if len(found) == 1 else group
+    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1 and says_nothing(exc):
+        exc = led_by(exc.exceptions[0], exc)
+    return exc
 
 
 def what_failed_first(own: Failure | None, raised: BaseException | None) -> BaseException | None:
@@ -140,8 +141,9 @@ def _note(failure: BaseException, besides: Sequence[BaseException]) -> None:
 def _as_failure(exc: BaseException) -> BaseException | None:
     """What of *exc* makes a test fail; None for a cancellation, a skip, or what ends the whole session."""
     if isinstance(exc, BaseExceptionGroup):
-        _, rest = exc.split(trio.Cancelled)
-        exc = exc if rest is None else only_leaf(rest)
+        cancelled, rest = exc.split(trio.Cancelled)
+        # A group that is split loses its class, if that has no `derive`.
+        exc = exc if rest is None else only_leaf(exc if cancelled is None else rest)
     if isinstance(exc, pytest.xfail.Exception):
         return None
     return exc if isinstance(exc, Exception | pytest.fail.Exception) else None

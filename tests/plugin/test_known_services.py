@@ -69,7 +69,7 @@ async def test_service_that_the_cluster_has_had_is_known(aegis_cluster: Cluster,
     await aegis_cluster.node("a")
     await aegis_calls.expect_none_lost("rooms", within=0)
     aegis_calls.received("b", "cars-1", RequestEnvelope("drive", {}, service_name="cars"))
-    aegis_calls.sent("b", RequestEnvelope("fly", {}, service_name="planes"), lambda: True)
+    aegis_calls.sent("b", "", RequestEnvelope("fly", {}, service_name="planes"), lambda: True)
     aegis_calls.clear()
     for service_name in ("rooms", "cars", "planes"):
         await aegis_calls.expect_none_lost(service_name, within=0)

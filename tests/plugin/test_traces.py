@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.plugin.conftest import RunTests
 
 
@@ -36,7 +38,7 @@ async def test_it(aegis_cluster):
             ">*async with trio.open_nursery()*",
             "E*InvalidRequest:*",
             "E*answered by*",
-            "E*(12 tasks failed in this way)",
+            "E*(12 failed in this way)",
         ],
         consecutive=True,
     )
@@ -67,10 +69,61 @@ async def test_it(aegis_cluster):
     ways = [line for line in shown if "Error: assert 7 < 0" in line or "InvalidRequest: " in line]
     assert ways[0] == "AssertionError: assert 7 < 0"
     assert len(ways) == 4
-    assert shown.count("(2 tasks failed in this way)") == 4
+    assert shown.count("(2 failed in this way)") == 4
     assert "(3 that failed in other ways are left out; --full-trace shows them)" in shown
     whole = run_tests(source, "--full-trace").stdout.str()
     assert whole.count("InvalidRequest: ") > 12
+
+
+GROUPS = """
+async def fail():
+    raise ValueError("x")
+
+async def run(count):
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(fail)
+"""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_group_of_the_tests_own_keeps_what_it_says(run_tests: RunTests, count: int) -> None:
+    """Its message, its cause and its notes, however few parts it has; equal ones are there once."""
+    result = run_tests(f"""
+{GROUPS}
+class Several(ExceptionGroup):
+    pass
+
+async def test_own(aegis_cluster):
+    raise ExceptionGroup("2 of 5 rooms", [ValueError("x") for _ in range({count})]) from KeyError("the reason")
+
+async def test_noted(aegis_cluster):
+    try:
+        await run({count})
+    except ExceptionGroup as group:
+        group.add_note("with seed 42")
+        raise
+
+async def test_class(aegis_cluster):
+    raise Several("some rooms", [ValueError("x") for _ in range({count})])
+""")
+    result.assert_outcomes(failed=3)
+    shown = [line.lstrip(" |") for line in result.outlines]
+    said = ("KeyError: 'the reason'", "ExceptionGroup: 2 of 5 rooms (1 sub-exception)", "with seed 42")
+    assert not [line for line in said if line not in shown]
+    assert [line for line in shown if line.partition(": ")[2].startswith("some rooms (") and "Several" in line]
+    assert shown.count("(2 failed in this way)") == (2 if count == 2 else 0)
+
+
+def test_group_that_a_test_is_expected_to_raise_is_left_as_it_is(run_tests: RunTests) -> None:
+    """Pytest compares its type."""
+    result = run_tests(f"""
+{GROUPS}
+@pytest.mark.xfail(raises=ExceptionGroup, strict=True)
+async def test_it(aegis_cluster):
+    await run(2)
+""")
+    result.assert_outcomes(xfailed=1)
 
 
 def test_error_in_the_background_without_a_line_of_the_test_shows_none(run_tests: RunTests) -> None:
