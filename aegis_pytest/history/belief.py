@@ -68,8 +68,10 @@ class BeliefProbe(trio.abc.Instrument):
 
     def look(self) -> None:
         """Note what began and what ceased since the last look."""
+        # The process may be stopped while it looks: what it saw holds of the time before.
+        at = self._recorder.clock()
         self.look_for_ends()
-        self.look_for_begins()
+        self.look_for_begins(at)
 
     def look_for_ends(self, step: float | None = None) -> None:
         """Note what ceased since the last look; *step* is when the step began that is over now, if it was not told before."""
@@ -79,8 +81,9 @@ class BeliefProbe(trio.abc.Instrument):
             del self._known[claim]
             self._ceased(claim)
 
-    def look_for_begins(self) -> None:
-        """Note what began since the last look."""
+    def look_for_begins(self, at: float | None = None) -> None:
+        """Note what began since the last look; *at* is when this look began, if that was not now."""
+        at = self._recorder.clock() if at is None else at
         for instance in self._watched():
             for claim in instance.claims_table.values():
                 if claim not in self._known and claim.held:
@@ -90,11 +93,12 @@ class BeliefProbe(trio.abc.Instrument):
                         instance.instance_id,
                         claim.resource_id,
                         claim.epoch,
+                        since=at,
                         forced=forced,
                         ttl=instance.ttl,
                         lag=self._lag() if forced else 0.0,
                     )
-        self._looked = self._recorder.clock()
+        self._looked = at
 
     def is_behind(self, now: float) -> bool:
         """Whether a look at *now* might find something; quicker than to look. For a clock that stands still within a step."""

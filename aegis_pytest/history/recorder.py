@@ -103,11 +103,19 @@ class Recorder:
         self.answer(number, answer, owner=owner, said=str(exc), code=exc.code)
 
     def believes(
-        self, instance: str, key: str, epoch: int, *, forced: bool = False, ttl: float = 30.0, lag: float = 0.0
+        self,
+        instance: str,
+        key: str,
+        epoch: int,
+        *,
+        since: float | None = None,
+        forced: bool = False,
+        ttl: float = 30.0,
+        lag: float = 0.0,
     ) -> None:
-        """Note that *instance* believes from now on that it holds *key*. See `BeliefBegan`."""
+        """Note that *instance* believes, from *since* or now on, that it holds *key*. See `BeliefBegan`."""
         began = BeliefBegan(
-            at=self.clock(),
+            at=self.clock() if since is None else since,
             process=self.process,
             instance=instance,
             key=key,

@@ -7,7 +7,7 @@ import trio
 from aegis_core import Instance, LeaseLost, Role, Service
 from aegis_pytest.cluster import Cluster
 from aegis_pytest.faults import Faults
-from aegis_pytest.history import BeliefBegan, BeliefEnded, History, Recorder, watch_beliefs
+from aegis_pytest.history import BeliefBegan, BeliefEnded, BeliefProbe, History, Recorder, watch_beliefs
 
 rooms = Service("rooms")
 
@@ -66,3 +66,28 @@ async def test_belief_of_who_is_cut_off_ends_at_its_deadline(aegis_cluster: Clus
     assert (ended.instance, ended.at) == ("a", deadline)
     assert deadline < began.at
     assert history.check() == ()
+
+
+async def test_process_that_is_stopped_while_it_looks_believes_no_longer_for_that(aegis_cluster: Cluster) -> None:
+    """What was seen before it was stopped is not noted as seen when it goes on."""
+    history = History()
+    stops = [0.0]
+
+    def clock() -> float:
+        """It is stopped for a minute whenever it has read the clock."""
+        now = trio.current_time() + stops[0]
+        stops[0] += stopped
+        return now
+
+    stopped = 0.0
+    instance = await aegis_cluster.serve("a", rooms, instance_id="a")
+    probe = BeliefProbe(Recorder("p", history.append, clock=clock))
+    probe.watch(instance)
+    await instance.claim("room")
+    began, stopped = trio.current_time(), 60.0
+    probe.look()
+    stopped = 0.0
+    await instance.release("room")
+    probe.look_for_ends(began)
+    noted = [(it.at, it.key) for it in history if isinstance(it, BeliefBegan | BeliefEnded)]
+    assert noted == [(began, "room"), (began, "room")]
