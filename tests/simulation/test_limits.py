@@ -7,12 +7,13 @@ import random
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Any
 
 import attrs
 import pytest
 import trio
 
-from aegis_core import AegisError, Node, Service, open_node
+from aegis_core import AegisError, Call, Node, RemoteError, Service, open_node
 from aegis_pytest.simulation import (
     Act,
     Application,
@@ -219,6 +220,7 @@ def test_calls_in_vain_without_a_pause_end_the_run(pause: float, monkeypatch: py
                 await trio.sleep(pause)
 
     monkeypatch.setattr(calls, "_MOST_IN_VAIN", 100)
+    monkeypatch.setattr(calls, "_QUICK", 2.0)
     scenario = attrs.evolve(QUIET, seconds=5.0, ttl=3.0, latencies=(0.005, 0.005))
     outcome = simulate(scenario, Application(serve, try_again))
     assert outcome.is_good is (pause > 0.0), outcome.text()
@@ -232,3 +234,54 @@ def test_calls_in_vain_without_a_pause_end_the_run(pause: float, monkeypatch: py
     assert re.search(r"test_limits\.py:\d+: await node\.call\(\"rooms\", \"enter\", resource_id=\"room\"\)$", where)
     assert last.startswith("  the last failed by ResourceNotFound: ")
     assert outcome.seconds < 5.0
+
+
+async def sweep(node: Node, _chance: random.Random) -> None:
+    """Ask for many that nobody owns, then wait."""
+    while True:
+        for number in range(150):
+            with suppress(AegisError):
+                await node.call("rooms", "enter", resource_id=f"room:{number}")
+        await trio.sleep(1.0)
+
+
+async def be_patient(node: Node, _chance: random.Random) -> None:
+    """Wait for each call as long as it may take: nobody answers it."""
+    while True:
+        with suppress(AegisError):
+            await node.call("rooms", "wait", timeout=0.25)
+
+
+async def be_refused(node: Node, _chance: random.Random) -> None:
+    """Take the handler's word for an answer."""
+    await trio.sleep(1.0)
+    for _ in range(150):
+        with suppress(RemoteError):
+            await node.call("rooms", "refuse")
+    await trio.sleep_forever()
+
+
+async def serve_rooms() -> None:
+    """An application without fault, that does not always do what it is asked for."""
+    rooms = Service("rooms")
+
+    @rooms.method
+    async def wait(_call: Call) -> None:
+        await trio.sleep(1.0)
+
+    @rooms.method
+    async def refuse(_call: Call) -> None:
+        raise ValueError("there is no room")
+
+    async with open_node() as node, node.serve(rooms):
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("work", [sweep, be_patient, be_refused])
+def test_calls_that_are_no_repeats_of_moments_go_on(work: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many fail in a row: each is another one, or takes its time, or was handled."""
+    monkeypatch.setattr(calls, "_MOST_IN_VAIN", 100)
+    monkeypatch.setattr(calls, "_QUICK", 2.0)
+    scenario = attrs.evolve(QUIET, seconds=30.0, ttl=3.0, latencies=(0.0, 0.0005))
+    outcome = simulate(scenario, Application(serve_rooms, work))
+    assert outcome.is_good, outcome.text()
