@@ -1,17 +1,18 @@
-"""What the nodes of an application call, by name: of calls to a service that nobody serves, no transport hears."""
+"""What the nodes of an application call, by name or bound: of calls to a service that nobody serves, no transport hears."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
-from typing import Final, cast
+from traceback import walk_stack
+from typing import Final
 from weakref import WeakKeyDictionary
 
 import trio
 
 from aegis_core import AegisError, Node, RemoteError
-from aegis_pytest.state_dump import tell_line
+from aegis_pytest.state_dump import is_users, tell_line
 
 __all__ = ["Calls"]
 
@@ -23,7 +24,7 @@ _QUICK: Final = 20.0
 10 ms away: most drawn latencies are less. Where calls take longer, by the network or up to a time limit of their own, that is a
 pause in itself, and there are too few of them to make a run long."""
 
-_What = tuple[str, str, object]
+_What = tuple[str, str, str | None]
 
 
 class _Row:
@@ -67,36 +68,37 @@ class Calls:
 
     def watch(self, node: Node) -> None:
         """Note the calls of *node* from now on."""
-        call = cast(Callable[..., Awaitable[object]], node.call)
+        attributes = vars(node.client)
+        begin: Callable[..., Awaitable[object]] = attributes["_begin"]  # where calls by name and bound methods meet
 
-        @wraps(call)
-        async def noted(service: str, method: str, *args: object, **kwargs: object) -> object:
+        @wraps(begin)
+        async def noted(
+            service: str, method: str, params: Mapping[str, object] | None, resource_id: str | None, *rest: object
+        ) -> object:
             self.services.add(service)
             task, began = trio.lowlevel.current_task(), trio.current_time()
             row = self._rows.pop(task, None)
             try:
-                return await call(service, method, *args, **kwargs)
+                return await begin(service, method, params, resource_id, *rest)
             except RemoteError:
                 raise
             except AegisError as exc:
                 if row is None or row.ended != began:
                     row = _Row()
                 self._rows[task] = row
-                if (
-                    row.count((service, method, kwargs.get("resource_id")), began) == _MOST_IN_VAIN
-                    and not self._is_told
-                ):
+                if row.count((service, method, resource_id), began) == _MOST_IN_VAIN and not self._is_told:
                     self._is_told = True
                     self._tell(service, exc)
                 raise
 
-        vars(node)["call"] = noted
+        attributes["_begin"] = noted
 
     def _tell(self, service: str, exc: AegisError) -> None:
-        caller = sys._getframe(2)
+        frames = list(walk_stack(sys._getframe(2)))
+        caller, line = next((it for it in frames if is_users(it[0].f_code.co_filename)), frames[0])
         self._stop(
             f"tasks go round in circles: {_MOST_IN_VAIN} calls of {service}, one after the other without a pause, have failed; "
             f"whoever tries again must sleep before\n"
-            f"  {tell_line(caller.f_code.co_filename, caller.f_lineno)}\n"
+            f"  {tell_line(caller.f_code.co_filename, line)}\n"
             f"  the last failed by {type(exc).__name__}: {exc}"
         )

@@ -108,8 +108,8 @@ class Simulation:
                 *seconds*, *ttl*, *acts* or *troubles* no number.
             ValueError: *faults* names what there is not; two nodes have the same name, or one a name with a dot;
                 there is no node or no seed; *ttl* or *seconds* is less than 1, *acts* or *troubles* less than 0; nobody held
-                anything or called anything, in all scenarios, and there is no *work* that might judge; or *work* called,
-                by name, a service that nobody served, and of all calls none was handled.
+                anything or called anything, in all scenarios, and there is no *work* that might judge; or *work* called
+                a service that nobody served, and of all calls none was handled.
         """
         __tracebackhide__ = True
         check_collection("faults", faults, str, "kinds of faults, ['crash', 'partition']", in_order=False)

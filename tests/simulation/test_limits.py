@@ -187,6 +187,22 @@ async def mistake(node: Node, _chance: random.Random) -> None:
             await node.call("roms", "enter")
 
 
+roms = Service("roms")
+
+
+@roms.method
+async def enter(_call: Call) -> None:
+    """What nobody serves."""
+
+
+async def mistake_bound(node: Node, _chance: random.Random) -> None:
+    """Call the method of a service that is nowhere."""
+    while True:
+        await trio.sleep(1.0)
+        with suppress(AegisError):
+            await node.bind(enter)()
+
+
 async def mistake_now_and_then(node: Node, chance: random.Random) -> None:
     """Call what is there, too."""
     with suppress(AegisError):
@@ -209,6 +225,8 @@ def test_calls_of_a_service_that_is_nowhere_are_refused(aegis_simulation: Simula
         aegis_simulation(serve, work=mistake, seeds=[1, 2], seconds=9.0, ttl=3.0, faults=[])
     assert aegis_simulation(serve, work=claim, seeds=[1], seconds=9.0, ttl=3.0, faults=[]).scenarios == 1
     assert aegis_simulation(serve, work=ask, seeds=[1], seconds=9.0, ttl=3.0, faults=[]).scenarios == 1
+    with pytest.raises(ValueError, match=told):
+        aegis_simulation(serve, work=mistake_bound, seeds=[1], seconds=9.0, ttl=3.0, faults=[])
     calling = aegis_simulation(work=mistake_now_and_then, seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=20)
     assert calling.evidence.calls
 
@@ -239,6 +257,22 @@ def test_calls_in_vain_without_a_pause_end_the_run(pause: float, monkeypatch: py
     assert re.search(r"test_limits\.py:\d+: await node\.call\(\"rooms\", \"enter\", resource_id=\"room\"\)$", where)
     assert last.startswith("  the last failed by ResourceNotFound: ")
     assert outcome.seconds < 5.0
+
+
+def test_bound_calls_in_vain_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those by name, and at the line of who makes them."""
+
+    async def try_again(node: Node, _chance: random.Random) -> None:
+        bound = node.bind(enter, resource_id="room")
+        while True:
+            with suppress(AegisError):
+                await bound()
+
+    monkeypatch.setattr(calls, "_MOST_IN_VAIN", 100)
+    scenario = attrs.evolve(QUIET, seconds=5.0, ttl=3.0, latencies=(0.005, 0.005))
+    told, where, _ = simulate(scenario, Application(serve, try_again)).text().splitlines()
+    assert told.startswith("tasks go round in circles: 100 calls of roms, one after the other without a pause")
+    assert re.search(r"test_limits\.py:\d+: await bound\(\)$", where)
 
 
 async def sweep(node: Node, _chance: random.Random) -> None:
