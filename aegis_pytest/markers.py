@@ -55,7 +55,8 @@ def _misuse(mark: pytest.Mark) -> str:
     if mark.name == "aegis_real_time" and (mark.args or mark.kwargs):
         return "aegis_real_time takes no arguments: leave the marker out of tests that run on virtual time"
     # To allow nothing is what every test does; who needs nothing has forgotten to say what.
-    if mark.name in _NAMING and (mark.kwargs or not (mark.args or mark.name == "aegis_allow")):
+    is_empty = not mark.args and mark.name != "aegis_allow"
+    if mark.name in _NAMING and (mark.kwargs or is_empty or not all(isinstance(it, str) for it in mark.args)):
         return f"{mark.name} takes names, as @pytest.mark.{mark.name}({_NAMING[mark.name]!r})"
     return ""
 

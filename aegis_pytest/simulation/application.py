@@ -36,9 +36,12 @@ class Application:
 
     @property
     def arguments(self) -> str:
-        """What it is made of, by name, as a call of ``aegis_simulation`` takes it: ``main, work=ask``."""
+        """What it is made of, by name, as a call of ``aegis_simulation`` takes it: ``main, work=ask``.
+
+        What has no name by which it can be written, a lambda or a partial, is ``...``.
+        """
         named = {"": self.main, "work=": self.work, "setup=": self.setup}
-        return ", ".join(f"{option}{_name(fn)}" for option, fn in named.items() if fn is not None)
+        return ", ".join(f"{option}{_written(fn)}" for option, fn in named.items() if fn is not None)
 
     def set_up(self) -> None:
         """Make anew what the application keeps outside of its nodes.
@@ -108,3 +111,10 @@ def _name(fn: object) -> str:
         fn = fn.func
     name: str = getattr(fn, "__qualname__", repr(fn))
     return name.rpartition("<locals>.")[2]
+
+
+def _written(fn: object) -> str:
+    """As a test writes *fn*, or ``...`` where that takes more than its name."""
+    name = _name(fn)
+    is_named = hasattr(fn, "__qualname__") and all(map(str.isidentifier, name.split(".")))
+    return name if is_named else "..."

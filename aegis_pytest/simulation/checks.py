@@ -7,6 +7,7 @@ of the test is what is shown.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
@@ -17,10 +18,13 @@ __all__ = [
     "check_collection",
     "check_count",
     "check_kinds",
+    "check_latencies",
     "check_length",
     "check_names",
     "check_nodes",
     "check_seconds",
+    "check_seed",
+    "check_size",
     "check_ttl",
     "check_who",
     "leave_out_of_tracebacks",
@@ -44,11 +48,55 @@ def check_seconds(name: str, given: object, *, least: float = 0.0) -> None:
         ValueError: It is too short, or no finite number.
     """
     __tracebackhide__ = True
-    takes = f"{name}= takes a number of seconds, {least:g} or more, not {given!r}"
+    _check_number(f"{name}= takes a number of seconds, {least:g} or more, not {given!r}", given, least)
+
+
+def _check_number(takes: str, given: object, least: float) -> None:
+    __tracebackhide__ = True
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise TypeError(takes)
     if not least <= given < math.inf:
         raise ValueError(takes)
+
+
+def check_latencies(given: object) -> None:
+    """Refuse, as argument ``latencies``, what are no times of messages; raises as `check_seconds`."""
+    __tracebackhide__ = True
+    check_collection("latencies", given, object, "seconds for each node, (0.005, 0.05)")
+    assert isinstance(given, Sequence)
+    for number, seconds in enumerate(given):
+        check_seconds(f"latencies[{number}]", seconds)
+
+
+def check_size(kind: str, given: object) -> None:
+    """Refuse, as argument ``size``, what no trouble of *kind* has.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is no finite number, or less than *kind* may have.
+    """
+    __tracebackhide__ = True
+    match kind:
+        case "drift":
+            least, told = math.nextafter(-1.0, 0.0), "a number above -1, seconds in a second"
+        case "skew":
+            least, told = -sys.float_info.max, "a number of seconds"
+        case "late_expiry":
+            least, told = 0.0, "a share of the TTL, 0 or more"
+        case _:
+            least, told = 0.0, "a number of seconds, 0 or more"
+    _check_number(f"size= of a {kind} takes {told}, not {given!r}", given, least)
+
+
+def check_seed(given: object) -> None:
+    """Refuse, as argument ``seed``, what is no text.
+
+    Raises:
+        TypeError: It is none.
+    """
+    __tracebackhide__ = True
+    if not isinstance(given, str):
+        raise TypeError(f"seed= takes a text, {str(given)!r}, not {given!r}")
 
 
 def check_length(given: object) -> None:

@@ -46,7 +46,7 @@ class Outcome:
         problems: What is wrong besides: promises about time, errors of the nodes, what was left behind; in words.
         seconds: How long it took in virtual time, up to the breach that ended it.
         evidence: How often it came to what the rules are about.
-        called: The services that were called by name, by an application that has *work*.
+        called: The services that were called, by an application that has *work*.
         served: The services that had an instance.
     """
 

@@ -16,10 +16,13 @@ from aegis_pytest.simulation.checks import (
     check_collection,
     check_count,
     check_kinds,
+    check_latencies,
     check_length,
     check_names,
     check_nodes,
     check_seconds,
+    check_seed,
+    check_size,
     check_ttl,
     check_who,
     leave_out_of_tracebacks,
@@ -104,8 +107,8 @@ class Trouble:
             the pieces of a ``lag``, until a ``duplicate`` arrives; of a ``late_expiry`` the share of the TTL.
 
     Raises:
-        TypeError: `at` or `lasts` is no number.
-        ValueError: One is less than 0; or there is no such kind, or it cannot have these names.
+        TypeError: `at`, `lasts` or `size` is no number.
+        ValueError: One is less than it can be; or there is no such kind, or it cannot have these names.
     """
 
     at: float
@@ -120,6 +123,7 @@ class Trouble:
         check_names(self.kind, self.names)
         check_seconds("at", self.at)
         check_seconds("lasts", self.lasts)
+        check_size(self.kind, self.size)
 
 
 @attrs.frozen(kw_only=True)
@@ -136,8 +140,10 @@ class Scenario:
         troubles: In the order of their times.
 
     Raises:
-        TypeError: The nodes are no names, `seconds` or `ttl` is no number, or the acts or troubles are none.
-        ValueError: There is no node, two have the same name, or a name has a dot; or `seconds` or `ttl` is too short.
+        TypeError: The seed is no text, the nodes are no names, `seconds`, `ttl` or a latency is no number, or the acts or
+            troubles are none.
+        ValueError: There is no node, two have the same name, or a name has a dot; `seconds` or `ttl` is too short; or a latency
+            is less than 0.
     """
 
     seed: str
@@ -150,9 +156,11 @@ class Scenario:
 
     def __attrs_post_init__(self) -> None:
         __tracebackhide__ = True
+        check_seed(self.seed)
         check_nodes(self.nodes)
         check_length(self.seconds)
         check_ttl(self.ttl)
+        check_latencies(self.latencies)
         check_collection("acts", self.acts, Act, "several, (Act(2.0, 'a', 'claim', 'key'),)")
         check_collection("troubles", self.troubles, Trouble, "several, (Trouble(5.0, 10.0, 'crash', ('a',)),)")
         for act in self.acts:

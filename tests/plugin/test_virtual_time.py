@@ -202,6 +202,13 @@ async def test_unlimited(aegis_store):
         ("aegis_real_time(True)", "", "*test_it: aegis_real_time takes no arguments: *"),
         ("aegis_needs()", "", "*test_it: aegis_needs takes names, as @pytest.mark.aegis_needs('network')"),
         ("aegis_needs(network=True)", "", "*test_it: aegis_needs takes names, *"),
+        ("aegis_needs(['network'])", "", "*test_it: aegis_needs takes names, as @pytest.mark.aegis_needs('network')"),
+        (
+            "aegis_allow(['tasks_left'])",
+            "",
+            "*test_it: aegis_allow takes names, as @pytest.mark.aegis_allow('tasks_left')",
+        ),
+        ("aegis_allow(1)", "", "*test_it: aegis_allow takes names, *"),
         (
             "aegis_allow(tasks_left=True)",
             "",

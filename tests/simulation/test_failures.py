@@ -167,18 +167,27 @@ class Bank:
 
 
 def test_what_is_to_be_pasted_has_what_was_given(tmp_path: Path) -> None:
-    """By its name: a replay without *work* would not do what failed."""
+    """By its name: a replay without *work* would not do what failed. What has none is left to who pastes it."""
 
     async def main() -> None: ...
 
+    async def work(_node: Node, _random: random.Random) -> None: ...
+
     async def ask(_often: int, _node: Node, _random: random.Random) -> None: ...
+
+    class Setup:
+        def __call__(self) -> None: ...
 
     outcome = OUTCOMES["problem"]
     for application, arguments in (
         (Application(), "scenario"),
         (Application(main), "scenario, main"),
-        (Application(work=partial(ask, 3)), "scenario, work=ask"),
-        (Application(main, partial(ask, 3), Bank().open), "scenario, main, work=ask, setup=Bank.open"),
+        (Application(main, work, Bank().open), "scenario, main, work=work, setup=Bank.open"),
+        (Application(partial(main), partial(ask, 3)), "scenario, ..., work=..."),
+        (
+            Application(None, lambda node, chance: ask(1, node, chance), Setup()),
+            "scenario, work=..., setup=...",
+        ),
     ):
         told = tell_failure(outcome, outcome, tmp_path, application)
         assert f"to run it again: aegis_simulation.replay({arguments}) with\n" in told

@@ -7,12 +7,13 @@ import random
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Any
 
 import attrs
 import pytest
 import trio
 
-from aegis_core import AegisError, Node, Service, open_node
+from aegis_core import AegisError, Call, Node, RemoteError, Service, open_node
 from aegis_pytest.simulation import (
     Act,
     Application,
@@ -135,13 +136,11 @@ async def hold() -> None:
         await trio.sleep_forever()
 
 
-def test_replay_in_which_nothing_happens_is_refused(aegis_simulation: Simulation) -> None:
+def test_replay_in_which_nothing_can_happen_is_refused(aegis_simulation: Simulation) -> None:
     """It was pasted without what its failure names, and would pass with the bug."""
     told = (
         r"held no resource and no role, .* in this replay: nothing was checked; give it the main, work= and setup= that"
     )
-    with pytest.raises(ValueError, match=f"^main {told}"):
-        aegis_simulation.replay(QUIET, serve)
     with pytest.raises(ValueError, match=f"^the nodes {told}"):
         aegis_simulation.replay(QUIET)
     with pytest.raises(
@@ -150,6 +149,13 @@ def test_replay_in_which_nothing_happens_is_refused(aegis_simulation: Simulation
         aegis_simulation(seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=0)
     assert aegis_simulation.replay(QUIET, hold).is_good
     assert aegis_simulation.replay(ACTIVE).is_good
+
+
+def test_replay_of_an_application_that_is_mended_passes(aegis_simulation: Simulation) -> None:
+    """Even if what it does would come later than the scenario's end: the smallest one shows the defect, and no more."""
+    assert aegis_simulation.replay(QUIET, serve).is_good
+    with pytest.raises(ValueError, match=r"^main held no resource .* in any of the scenarios: nothing was checked"):
+        aegis_simulation(serve, seeds=[1], seconds=9.0, ttl=3.0, faults=[])
 
 
 def test_application_may_be_busy_for_as_long_as_it_likes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +187,22 @@ async def mistake(node: Node, _chance: random.Random) -> None:
             await node.call("roms", "enter")
 
 
+roms = Service("roms")
+
+
+@roms.method
+async def enter(_call: Call) -> None:
+    """What nobody serves."""
+
+
+async def mistake_bound(node: Node, _chance: random.Random) -> None:
+    """Call the method of a service that is nowhere."""
+    while True:
+        await trio.sleep(1.0)
+        with suppress(AegisError):
+            await node.bind(enter)()
+
+
 async def mistake_now_and_then(node: Node, chance: random.Random) -> None:
     """Call what is there, too."""
     with suppress(AegisError):
@@ -203,6 +225,8 @@ def test_calls_of_a_service_that_is_nowhere_are_refused(aegis_simulation: Simula
         aegis_simulation(serve, work=mistake, seeds=[1, 2], seconds=9.0, ttl=3.0, faults=[])
     assert aegis_simulation(serve, work=claim, seeds=[1], seconds=9.0, ttl=3.0, faults=[]).scenarios == 1
     assert aegis_simulation(serve, work=ask, seeds=[1], seconds=9.0, ttl=3.0, faults=[]).scenarios == 1
+    with pytest.raises(ValueError, match=told):
+        aegis_simulation(serve, work=mistake_bound, seeds=[1], seconds=9.0, ttl=3.0, faults=[])
     calling = aegis_simulation(work=mistake_now_and_then, seeds=[1], seconds=9.0, ttl=3.0, faults=[], acts=20)
     assert calling.evidence.calls
 
@@ -219,6 +243,7 @@ def test_calls_in_vain_without_a_pause_end_the_run(pause: float, monkeypatch: py
                 await trio.sleep(pause)
 
     monkeypatch.setattr(calls, "_MOST_IN_VAIN", 100)
+    monkeypatch.setattr(calls, "_QUICK", 2.0)
     scenario = attrs.evolve(QUIET, seconds=5.0, ttl=3.0, latencies=(0.005, 0.005))
     outcome = simulate(scenario, Application(serve, try_again))
     assert outcome.is_good is (pause > 0.0), outcome.text()
@@ -232,3 +257,70 @@ def test_calls_in_vain_without_a_pause_end_the_run(pause: float, monkeypatch: py
     assert re.search(r"test_limits\.py:\d+: await node\.call\(\"rooms\", \"enter\", resource_id=\"room\"\)$", where)
     assert last.startswith("  the last failed by ResourceNotFound: ")
     assert outcome.seconds < 5.0
+
+
+def test_bound_calls_in_vain_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those by name, and at the line of who makes them."""
+
+    async def try_again(node: Node, _chance: random.Random) -> None:
+        bound = node.bind(enter, resource_id="room")
+        while True:
+            with suppress(AegisError):
+                await bound()
+
+    monkeypatch.setattr(calls, "_MOST_IN_VAIN", 100)
+    scenario = attrs.evolve(QUIET, seconds=5.0, ttl=3.0, latencies=(0.005, 0.005))
+    told, where, _ = simulate(scenario, Application(serve, try_again)).text().splitlines()
+    assert told.startswith("tasks go round in circles: 100 calls of roms, one after the other without a pause")
+    assert re.search(r"test_limits\.py:\d+: await bound\(\)$", where)
+
+
+async def sweep(node: Node, _chance: random.Random) -> None:
+    """Ask for many that nobody owns, then wait."""
+    while True:
+        for number in range(150):
+            with suppress(AegisError):
+                await node.call("rooms", "enter", resource_id=f"room:{number}")
+        await trio.sleep(1.0)
+
+
+async def be_patient(node: Node, _chance: random.Random) -> None:
+    """Wait for each call as long as it may take: nobody answers it."""
+    while True:
+        with suppress(AegisError):
+            await node.call("rooms", "wait", timeout=0.25)
+
+
+async def be_refused(node: Node, _chance: random.Random) -> None:
+    """Take the handler's word for an answer."""
+    await trio.sleep(1.0)
+    for _ in range(150):
+        with suppress(RemoteError):
+            await node.call("rooms", "refuse")
+    await trio.sleep_forever()
+
+
+async def serve_rooms() -> None:
+    """An application without fault, that does not always do what it is asked for."""
+    rooms = Service("rooms")
+
+    @rooms.method
+    async def wait(_call: Call) -> None:
+        await trio.sleep(1.0)
+
+    @rooms.method
+    async def refuse(_call: Call) -> None:
+        raise ValueError("there is no room")
+
+    async with open_node() as node, node.serve(rooms):
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("work", [sweep, be_patient, be_refused])
+def test_calls_that_are_no_repeats_of_moments_go_on(work: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many fail in a row: each is another one, or takes its time, or was handled."""
+    monkeypatch.setattr(calls, "_MOST_IN_VAIN", 100)
+    monkeypatch.setattr(calls, "_QUICK", 2.0)
+    scenario = attrs.evolve(QUIET, seconds=30.0, ttl=3.0, latencies=(0.0, 0.0005))
+    outcome = simulate(scenario, Application(serve_rooms, work))
+    assert outcome.is_good, outcome.text()

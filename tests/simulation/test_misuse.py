@@ -137,9 +137,23 @@ STEPS = {
     "Trouble('1', 2.0, 'crash', ('a',))": "TypeError: at= takes a number of seconds, 0 or more, not '1'",
     "Trouble(1.0, -2, 'crash', ('a',))": "ValueError: lasts= takes a number of seconds, 0 or more, not -2",
     "Trouble(1.0, 2.0, 'crash', ('z',))": "ValueError: there is no node 'z', which Trouble(*) names; nodes= has a, store",
+    "Trouble(1.0, 2.0, 'slow', ('a', 'store'), '3')": "TypeError: size= of a slow takes a number of seconds, 0 or more, not '3'",
+    "Trouble(1.0, 2.0, 'slow', ('a', 'store'), -3)": "ValueError: size= of a slow takes a number of seconds, 0 or more, not -3",
+    "Trouble(1.0, 2.0, 'late_expiry', ('a',), -1)": "ValueError: size= of a late_expiry takes a share of the TTL, 0 or more, not -1",
+    "Trouble(1.0, 2.0, 'drift', ('a',), -1)": "ValueError: size= of a drift takes a number above -1, seconds in a second, not -1",
+    "Trouble(1.0, 2.0, 'skew', ('a',), float('nan'))": "ValueError: size= of a skew takes a number of seconds, not nan",
     "Act(-1, 'a', 'claim', 'key')": "ValueError: at= takes a number of seconds, 0 or more, not -1",
     "Act(1.0, 'a', 'claim', 'key', lasts=True)": "TypeError: lasts= takes a number of seconds, 0 or more, not True",
     "5": "TypeError: acts= takes several, (Act(2.0, 'a', 'claim', 'key'),), not (5,)",
+}
+
+OTHERS = {
+    "seed='1', ttl=0.5": "ValueError: ttl= takes a number of seconds, 1 or more, not 0.5",
+    "seed='1', ttl=3.0, seconds=0": "ValueError: seconds= takes a number of seconds, 1 or more, not 0",
+    "ttl=3.0, seed=5": "TypeError: seed= takes a text, '5', not 5",
+    "seed='1', ttl=3.0, latencies=0.5": "TypeError: latencies= takes seconds for each node, (0.005, 0.05), not 0.5",
+    "seed='1', ttl=3.0, latencies=('x',)": "TypeError: latencies[0]= takes a number of seconds, 0 or more, not 'x'",
+    "seed='1', ttl=3.0, latencies=(-1.0,)": "ValueError: latencies[0]= takes a number of seconds, 0 or more, not -1.0",
 }
 
 
@@ -149,15 +163,16 @@ def test_arguments_that_cannot_be_are_refused_in_a_line(run_tests: RunTests) -> 
     for step in STEPS:
         kind = "troubles" if step.startswith("Trouble") else "acts"
         calls.append(f"Scenario(seed='1', nodes=('a',), seconds=9.0, ttl=3.0, {kind}=({step},))")
-    calls += [f"Scenario(seed='1', nodes=('a',), seconds={seconds}, ttl=0.5)" for seconds in (9.0, 0)]
+    for given in OTHERS:
+        seconds = "" if "seconds" in given else "seconds=9.0, "
+        calls.append(f"Scenario(nodes=('a',), {seconds}{given})")
     tests = [f"def test_{number}(aegis_simulation):\n    {call}\n" for number, call in enumerate(calls)]
     result = run_tests("\n".join(["from aegis_pytest.simulation import Act, Scenario, Trouble\n", *tests]))
     result.assert_outcomes(failed=len(calls))
     told = [
         *ARGUMENTS.values(),
         *STEPS.values(),
-        "ValueError: ttl= takes a number of seconds, 1 or more, not 0.5",
-        "ValueError: seconds= takes a number of seconds, 1 or more, not 0",
+        *OTHERS.values(),
     ]
     for call, said in zip(calls, told, strict=True):
         result.stdout.fnmatch_lines([f">   *{_literal(call)}", f"E*{_literal(said)}"])
