@@ -123,6 +123,7 @@ def test_seed_that_fails_is_told_and_not_counted(tmp_path: Path) -> None:
     assert CHUNK not in state.done
 
 
+@pytest.mark.thorough
 def test_program_counts_and_ends(tmp_path: Path) -> None:
     """With status 0, and nothing to do the second time."""
     command = [*PROGRAM, "--seeds", "1", "--workers", "1", "--state", str(tmp_path / "state.json")]
@@ -230,6 +231,7 @@ def test_all_rules_that_were_never_put_to_the_test_are_told(
     assert capsys.readouterr().out.endswith(f"never came to: {', '.join(COUNTERS)}\n")
 
 
+@pytest.mark.thorough
 def test_what_is_found_is_shown_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
