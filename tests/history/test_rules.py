@@ -1,4 +1,7 @@
-"""Tables of small histories: those that keep the rules, and those that break one, each the one it was written for."""
+"""Tables of small histories: those that keep the rules, and those that break one, each the one it was written for.
+
+More than 400 lines: the two tables are read beside each other, what is right beside what is nearly so.
+"""
 
 from __future__ import annotations
 
