@@ -32,7 +32,7 @@ import aegis_pytest
 from aegis_backends import memory
 from aegis_pytest.simulation import Evidence, Simulation, Tally, draw_any, simulate
 
-__all__ = ["Chunk", "State", "main", "run_chunk", "show", "soak"]
+__all__ = ["STATE", "Chunk", "State", "main", "run_chunk", "show", "soak"]
 
 CHUNK: Final = 20
 """Seeds that are done, or not, together."""
@@ -41,7 +41,8 @@ _ENOUGH: Final = 2000
 """Seeds after which it must have come to everything that the rules are about."""
 
 _PROGRESS_EVERY: Final = 20.0
-_PATH: Final = Path(__file__).resolve().parents[2] / ".nox" / "soak" / "state.json"
+STATE: Final = Path(__file__).resolve().parents[2] / ".nox" / "kept" / "soak" / "state.json"
+"""Where what has been done is kept: outside of the environments, which nox makes anew for each run."""
 
 
 @attrs.frozen
@@ -226,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hours", type=float, default=0.0, help="how many simulated hours, at least")
     parser.add_argument("--minutes", type=float, default=60.0, help="real ones, at most")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--state", type=Path, default=_PATH, help="the file that says what has been done")
+    parser.add_argument("--state", type=Path, default=STATE, help="the file that says what has been done")
     given = parser.parse_args(arguments)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

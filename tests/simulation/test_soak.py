@@ -108,6 +108,15 @@ def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
     assert State.load(path, "other code").done == set()
 
 
+def test_what_is_done_is_kept_outside_of_the_environments_that_nox_makes_anew() -> None:
+    """Nox empties the folder of a session, ``.nox/<its name>``, before it runs it."""
+    checkout = Path(__file__).parents[2]
+    sessions = re.findall(r"@nox\.session.*\ndef (\w+)", (checkout / "noxfile.py").read_text(encoding="utf-8"))
+    assert "soak" in sessions
+    folder, *_ = soak.STATE.relative_to(checkout / ".nox").parts
+    assert folder not in sessions
+
+
 def test_hours_are_reached_by_more_seeds(tmp_path: Path) -> None:
     """However few were asked for."""
     state = State("code")
