@@ -40,7 +40,7 @@ nox.options.sessions = [
 ]
 
 CHECKOUT = Path(__file__).parent
-PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYPROJECT = nox.project.load_toml(CHECKOUT / "pyproject.toml")
 # The classifiers are the one list of Python versions.
 PYTHONS = nox.project.python_versions(PYPROJECT)
 PACKAGES = ["aegis_core", "aegis_backends", "aegis_pytest"]
@@ -224,8 +224,9 @@ def soak(session: nox.Session) -> None:
 
 
 def run_soak(session: nox.Session, *options: str) -> None:
-    """Simulate as *options* say, on the wheel."""
-    session.run("python", "-P", "tests/simulation/soak.py", *options)
+    """Simulate as *options* say, on the wheel; interrupted, it keeps what is done, which may take a moment."""
+    program = str(CHECKOUT / "tests" / "simulation" / "soak.py")
+    session.run("python", "-P", program, *options, interrupt_timeout=30.0, terminate_timeout=10.0)
 
 
 @nox.session

@@ -1,7 +1,8 @@
 """Simulations from many seeds, on all cores: ``nox -s soak``, or ``python tests/simulation/soak.py``.
 
 What has been done is kept in a file, chunk by chunk, so that it may be stopped at any time and goes on where it was when it is
-run again. Nothing that was done by other code counts: the file names the code by a hash of it.
+run again; what runs in that moment is done again, some seconds of each processor. Nothing that was done by other code counts: the
+file names the code by a hash of it.
 
 The exit status is 0 when all is done and nothing was found, 1 when something was, 2 when it was stopped or its time was over.
 What is found is shown as `aegis_simulation` shows it: the smallest scenario that breaks the same rule, and pictures beside the file.
@@ -19,9 +20,12 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import attrs
@@ -40,7 +44,11 @@ CHUNK: Final = 20
 _ENOUGH: Final = 2000
 """Seeds after which it must have come to everything that the rules are about."""
 
+_TOO_LONG: Final = 120.0
+"""Seconds of a processor after which a seed, which takes less than one, does not end any more."""
+
 _PROGRESS_EVERY: Final = 20.0
+_LOOK_EVERY: Final = 0.2
 STATE: Final = Path(__file__).resolve().parents[2] / ".nox" / "kept" / "soak" / "state.json"
 """Where what has been done is kept: outside of the environments, which nox makes anew for each run."""
 
@@ -82,11 +90,14 @@ class State:
 
     @classmethod
     def load(cls, path: Path, code: str) -> State:
-        """What *code* has done, as the file at *path* tells; nothing, if there is none, or other code did it."""
+        """What *code* has done, as the file at *path* tells; nothing, if there is none, or other code did it, which is said."""
         if not path.exists():
             return cls(code)
         told = json.loads(path.read_text(encoding="utf-8"))
         if told["code"] != code:
+            print(
+                f"{told['tally']['scenarios']} seeds do not count: other code, or another Python, did them", flush=True
+            )
             return cls(code)
         tally = told["tally"]
         known = Tally(**{**tally, "evidence": Evidence(**tally["evidence"])})
@@ -116,12 +127,13 @@ class State:
 
 
 def code_hash() -> str:
-    """A hash of all that a simulation runs."""
+    """A hash of all that a simulation runs; so without the commands, of which a wheel has other files than the checkout."""
     digest = hashlib.sha256(f"{sys.version_info[:2]} {CHUNK}".encode())
     folders = [Path(str(module.__file__)).parent for module in (aegis_core, memory, aegis_pytest)]
     for folder in folders:
         for file in sorted(folder.rglob("*.py")):
-            digest.update(file.read_bytes())
+            if folder / "cli" not in file.parents:
+                digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
@@ -129,11 +141,31 @@ def run_chunk(first: int, count: int) -> Chunk:
     """Simulate *count* seeds from *first* on, up to one that breaks a rule."""
     tally, began = Tally(), time.process_time()
     for seed in range(first, first + count):
-        outcome = simulate(draw_any(str(seed)))
+        with _bounded(seed):
+            outcome = simulate(draw_any(str(seed)))
         if not outcome.is_good:
             return Chunk(first, tally, time.process_time() - began, seed)
         tally += outcome
     return Chunk(first, tally, time.process_time() - began)
+
+
+@contextmanager
+def _bounded(seed: int) -> Iterator[None]:
+    """End this process, and say where it was, when *seed* does not end: an exception might not leave a loop that catches all."""
+
+    def end(_: int, frame: FrameType | None) -> None:
+        print(f"seed {seed} does not end; after {_TOO_LONG:g} seconds of a processor it was here:", file=sys.stderr)
+        traceback.print_stack(frame)
+        sys.stderr.flush()
+        os._exit(1)
+
+    before = signal.signal(signal.SIGPROF, end)
+    signal.setitimer(signal.ITIMER_PROF, _TOO_LONG)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def soak(
@@ -154,11 +186,14 @@ def soak(
         executor: Runs chunks, *workers* at once.
         seeds: How many, at least.
         hours: Simulated ones, at least.
-        is_over: Whether it is to end now in any case; asked about once a second.
+        is_over: Whether it is to end now in any case; asked some times a second. What runs then does not count.
         workers: How many chunks run at once.
 
     Returns:
         A seed that breaks a rule; None if there was none so far.
+
+    Raises:
+        BrokenExecutor: A worker has ended by itself.
     """
     running: dict[Future[Chunk], None] = {}
     coming = _chunks(state)
@@ -172,7 +207,7 @@ def soak(
             break
         while len(running) < workers and (short_of_hours or state.tally.scenarios + CHUNK * len(running) < seeds):
             running[executor.submit(run_chunk, next(coming), CHUNK)] = None
-        done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+        done, _ = wait(running, timeout=_LOOK_EVERY, return_when=FIRST_COMPLETED)
         for future in done:
             del running[future]
             chunk = future.result()
@@ -184,12 +219,6 @@ def soak(
         if now - told >= _PROGRESS_EVERY:
             told = now
             print(state, flush=True)
-    # What runs ends in some seconds, and counts.
-    for future in running:
-        chunk = future.result()
-        if chunk.failed is not None:
-            return chunk.failed
-        state.add(chunk)
     state.save(path)
     return None
 
@@ -204,9 +233,17 @@ def _chunks(state: State) -> Iterator[int]:
 
 
 def _begin_worker() -> None:
-    """The main process is told of interrupts, and ends the others."""
+    """The main process is told of interrupts, and ends the others; they end, too, when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)
+    threading.Thread(target=_end_with_main, daemon=True).start()
+
+
+def _end_with_main() -> None:
+    main = multiprocessing.parent_process()
+    assert main is not None
+    main.join()
+    os._exit(1)
 
 
 def show(seed: int, folder: Path) -> None:
@@ -220,6 +257,33 @@ def show(seed: int, folder: Path) -> None:
         print(f"seed {seed} broke a rule, and does not again: something is not drawn from the seed")
 
 
+def _soak_in_workers(state: State, given: argparse.Namespace) -> int | None:
+    """`soak` in processes, which end with it, as *given* on the command line; the first signal ends it."""
+    until = time.monotonic() + 60 * given.minutes
+    stopped = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: stopped.set()) for number in numbers]
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(given.workers, mp_context=context, initializer=_begin_worker) as executor:
+            try:
+                return soak(
+                    state,
+                    given.state,
+                    executor,
+                    seeds=given.seeds,
+                    hours=given.hours,
+                    is_over=lambda: stopped.is_set() or time.monotonic() >= until,
+                    workers=given.workers,
+                )
+            finally:
+                for worker in multiprocessing.active_children():
+                    worker.kill()
+    finally:
+        for number, reaction in zip(numbers, before, strict=True):
+            signal.signal(number, reaction)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; the exit status."""
     parser = argparse.ArgumentParser(description="Simulations from many seeds, on all cores.")
@@ -229,24 +293,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--state", type=Path, default=STATE, help="the file that says what has been done")
     given = parser.parse_args(arguments)
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
     logging.disable(logging.CRITICAL)
     state = State.load(given.state, code_hash())
     print(f"goes on after {state}" if state.done else f"begins, and keeps what is done in {given.state}", flush=True)
-    until = time.monotonic() + 60 * given.minutes
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(given.workers, mp_context=context, initializer=_begin_worker) as executor:
-        failed = soak(
-            state,
-            given.state,
-            executor,
-            seeds=given.seeds,
-            hours=given.hours,
-            is_over=lambda: stopped.is_set() or time.monotonic() >= until,
-            workers=given.workers,
-        )
+    try:
+        failed = _soak_in_workers(state, given)
+    except BrokenExecutor:
+        print("a process that simulated ended by itself; if it said why, that is above")
+        return 1
     print(state, flush=True)
     if failed is not None:
         show(failed, given.state.parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from pathlib import Path
 import attrs
 import pytest
 
+import aegis_core
+import aegis_pytest
+from aegis_backends import memory
 from aegis_core.node import lease
 from aegis_pytest.simulation import Evidence, Tally
 from tests.simulation import soak
@@ -80,18 +84,32 @@ soak.draw_any = lambda seed: Scenario(
 """
 """Nodes believe in their leases for longer than the store keeps them, and each seed comes to it in a few steps."""
 
+ENDLESS = """
+soak._TOO_LONG = 1.0
+
+def draw_any(seed):
+    print("begins with", seed, flush=True)
+    while True:
+        try: pass
+        except BaseException: pass
+
+soak.draw_any = draw_any
+"""
+"""The first seed loops where nothing ends it."""
+
 COUNTERS = [field.name for field in attrs.fields(Evidence)]
 ALL_ONCE = Evidence(**dict.fromkeys(COUNTERS, 1))
 
 
-def test_all_that_was_counted_is_kept(tmp_path: Path) -> None:
-    """Each number as itself; it does not count for other code."""
+def test_all_that_was_counted_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each number as itself; it does not count for other code, and that is said."""
     path = tmp_path / "folder" / "state.json"
     evidence = Evidence(**{name: number for number, name in enumerate(COUNTERS, 1)})
     state = State("code", {0, 2 * CHUNK}, Tally(2 * CHUNK, 7.5, 300, evidence), 2.25, 1.125)
     state.save(path)
     assert State.load(path, "code") == state
     assert State.load(path, "other code") == State("other code")
+    assert capsys.readouterr().out == "40 seeds do not count: other code, or another Python, did them\n"
 
 
 def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -143,8 +161,8 @@ def test_program_counts_and_ends(tmp_path: Path) -> None:
     assert again.stdout.startswith(f"goes on after {CHUNK} seeds, ")
 
 
-def test_what_runs_when_it_is_stopped_counts(tmp_path: Path) -> None:
-    """It is waited for."""
+def test_what_was_done_when_it_is_stopped_counts(tmp_path: Path) -> None:
+    """Nothing is waited for."""
     state, asked = State("code"), iter([False, True])
     path = tmp_path / "state.json"
     assert soak.soak(state, path, AtOnce(), seeds=99 * CHUNK, hours=0.0, is_over=lambda: next(asked), workers=2) is None
@@ -174,7 +192,6 @@ def test_program_that_is_stopped_keeps_what_is_done(tmp_path: Path, number: sign
             tell(program.pid, number)
             told, _ = program.communicate(timeout=60)
         except BaseException:
-            # The workers, too: they outlive a program that is killed.
             os.killpg(program.pid, signal.SIGKILL)
             raise
     known = State.load(path, "changed")
@@ -184,6 +201,93 @@ def test_program_that_is_stopped_keeps_what_is_done(tmp_path: Path, number: sign
     assert before.done <= known.done
     assert known.tally.scenarios == len(known.done)
     assert known.tally.evidence.beliefs >= before.tally.evidence.beliefs > 0
+
+
+@pytest.mark.thorough
+def test_session_of_nox_is_interrupted_and_goes_on(tmp_path: Path) -> None:
+    """As on a terminal, where nox and all that it started are told of an interrupt: nox gives the program time."""
+    path, folder = tmp_path / "state.json", Path(__file__).parents[2]
+    (tmp_path / "noxfile.py").write_text(
+        f"import sys\n\nsys.path.insert(0, {str(folder)!r})\nimport nox\nfrom noxfile import run_soak\n\n"
+        '@nox.session(venv_backend="none")\ndef interrupted(session):\n'
+        f'    run_soak(session, "--workers", "1", "--minutes", "5", "--state", {str(path)!r})\n',
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "nox", "-f", str(tmp_path / "noxfile.py"), "-s", "interrupted"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for begin in (r"begins, and keeps what is done in ", r"goes on after [1-9]\d* seeds, "):
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        ) as program:
+            try:
+                assert program.stdout is not None
+                next(line for line in program.stdout if re.match(begin, line))
+                next(line for line in program.stdout if re.match(r"[1-9]\d* seeds, ", line))
+                os.killpg(program.pid, signal.SIGINT)
+                told, _ = program.communicate(timeout=60)
+            except BaseException:
+                os.killpg(program.pid, signal.SIGKILL)
+                raise
+        assert "not done; run it again to go on\n" in told
+        assert program.returncode == 130
+
+
+def test_no_process_outlives_a_program_that_is_killed(tmp_path: Path) -> None:
+    """None computes on for nobody, or holds its output open."""
+    state = str(tmp_path / "state.json")
+    command = [*changed(tmp_path, CHUNKS_OF_ONE), "--workers", "2", "--minutes", "5", "--state", state]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as program:
+        try:
+            assert program.stdout is not None
+            next(line for line in program.stdout if re.match(r"[1-9]\d* seeds, ", line))
+            program.kill()
+            program.communicate(timeout=60)  # Until nobody can write any more.
+        except BaseException:
+            os.killpg(program.pid, signal.SIGKILL)
+            raise
+
+
+def test_seed_that_does_not_end_is_named(tmp_path: Path) -> None:
+    """With the line where it was, and status 1, though nothing in that process can be cancelled."""
+    command = [*changed(tmp_path, ENDLESS), "--workers", "1", "--minutes", "5", "--state", str(tmp_path / "state.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.stderr.startswith("seed 0 does not end; after 1 seconds of a processor it was here:\n")
+    assert ", in draw_any\n" in done.stderr
+    assert done.stdout.endswith("a process that simulated ended by itself; if it said why, that is above\n")
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_seed_that_does_not_end_hinders_no_stop(tmp_path: Path, number: signal.Signals) -> None:
+    """What runs is not waited for."""
+    changes = f"{ENDLESS}\nsoak._TOO_LONG = 600.0"
+    command = [*changed(tmp_path, changes), "--workers", "1", "--state", str(tmp_path / "state.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as program:
+        try:
+            assert program.stdout is not None
+            next(line for line in program.stdout if line == "begins with 0\n")
+            os.kill(program.pid, number)
+            told, _ = program.communicate(timeout=60)
+        except BaseException:
+            os.killpg(program.pid, signal.SIGKILL)
+            raise
+    assert told.endswith("not done; run it again to go on\n")
+    assert program.returncode == 2
+
+
+def test_checkout_and_wheel_of_it_are_the_same_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands, of which a wheel has other files, are no part of it; the rest is."""
+    folders = [Path(str(module.__file__)).parent for module in (aegis_core, memory, aegis_pytest)]
+    copies = [tmp_path / folder.name for folder in folders]
+    for folder, copy in zip(folders, copies, strict=True):
+        shutil.copytree(folder, copy)
+    for module, copy in zip((aegis_core, memory, aegis_pytest), copies, strict=True):
+        monkeypatch.setattr(module, "__file__", str(copy / "__init__.py"))
+    before = soak.code_hash()
+    (tmp_path / "aegis_core" / "cli" / "of_a_wheel.py").write_text("1\n", encoding="utf-8")
+    assert soak.code_hash() == before
+    (tmp_path / "aegis_core" / "node" / "lease.py").write_text("1\n", encoding="utf-8")
+    assert soak.code_hash() != before
 
 
 def test_program_that_finds_something_fails(tmp_path: Path) -> None:
@@ -198,8 +302,6 @@ def test_program_that_finds_something_fails(tmp_path: Path) -> None:
 def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[State], int]]:
     """The program's status after a state, in this process; it simulates nothing, as its time is over at once."""
     disabled = logging.root.manager.disable
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    reactions = [signal.getsignal(number) for number in numbers]
     monkeypatch.setattr(soak, "code_hash", lambda: "code")
     path = tmp_path / "state.json"
 
@@ -210,8 +312,6 @@ def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
     yield run_after
     logging.disable(disabled)
-    for number, reaction in zip(numbers, reactions, strict=True):
-        signal.signal(number, reaction)
 
 
 def test_rules_that_were_put_to_the_test_are_a_success(
