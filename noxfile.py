@@ -282,7 +282,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The table of speeds; fails when a ceiling is missed."""
+    """The table of speeds; fails when a ceiling is missed, but with ``-- --advisory`` only when a benchmark does not run."""
     install_wheel(session, "cli", "http", "metrics", "nats", "otel", "test", group="bench")
     session.run("python", "tests/benchmarks/run.py", *session.posargs)
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.benchmarks import run
-from tests.benchmarks.measuring import Arena, Check, at_least, at_most
+from tests.benchmarks.measuring import Arena, Check, Line, at_least, at_most
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,27 @@ def test_missed_ceiling_is_the_exit_status(
     assert run.main(["--json", "--only", "things"]) == status
     (line,) = json.loads(capsys.readouterr().out)["things"]
     assert [check["met"] for check in line["checks"]] == [check.met for check in checks]
+
+
+@pytest.mark.parametrize("options", [[], ["--advisory"]], ids=["deciding", "advisory"])
+@pytest.mark.parametrize("failing", [True, False], ids=["failing", "slow"])
+def test_scenario_that_fails_decides_even_where_ceilings_do_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], *, failing: bool
+) -> None:
+    """The others are measured, and it is named."""
+    slow = Line("a thing", None, None, None, (at_most(2.0, 1.0, "{} s", ceiling=True),))
+    measured: list[str] = []
+
+    def elsewhere(name: str, *, quick: bool) -> list[Line]:
+        assert not quick
+        measured.append(name)
+        return [] if failing and name == "claims" else [slow]
+
+    monkeypatch.setattr(run, "_elsewhere", elsewhere)
+    status = run.main([*options, "--only", "claims", "--only", "calls"])
+    assert measured == ["claims", "calls"]
+    assert status == (1 if failing or not options else 0)
+    assert ("  failed   claims: its error is above\n" in capsys.readouterr().out) == failing
 
 
 @pytest.mark.parametrize(
