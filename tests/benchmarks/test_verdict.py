@@ -55,6 +55,12 @@ def test_scenario_that_fails_decides_even_where_ceilings_do_not(
     assert ("  failed   claims: its error is above\n" in capsys.readouterr().out) == failing
 
 
+def test_scenario_that_fails_is_tried_again(capfd: pytest.CaptureFixture[str]) -> None:
+    """In a process of its own each time; then it has no lines."""
+    assert run._elsewhere("no-such-scenario", quick=True) == []
+    assert capfd.readouterr().err.count("the scenario no-such-scenario failed with exit status 2\n") == 2
+
+
 @pytest.mark.parametrize(
     ("only", "first", "left_out"),
     [

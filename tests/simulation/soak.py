@@ -1,7 +1,7 @@
 """Simulations from many seeds, on all cores: ``nox -s soak``, or ``python tests/simulation/soak.py``.
 
 What has been done is kept in a file, chunk by chunk, so that it may be stopped at any time and goes on where it was when it is
-run again; what runs in that moment is done again, some seconds of each processor. Nothing that was done by other code counts: the
+run again; what runs in that moment is done again, some ten seconds of each processor. Nothing that was done by other code counts: the
 file names the code by a hash of it.
 
 The exit status is 0 when all is done and nothing was found, 1 when something was, 2 when it was stopped or its time was over.
@@ -214,7 +214,6 @@ def soak(
             if chunk.failed is not None:
                 return chunk.failed
             state.add(chunk)
-        if done:
             state.save(path)
         if now - told >= _PROGRESS_EVERY:
             told = now
@@ -276,6 +275,11 @@ def _soak_in_workers(state: State, given: argparse.Namespace) -> int | None:
                     is_over=lambda: stopped.is_set() or time.monotonic() >= until,
                     workers=given.workers,
                 )
+            except BrokenExecutor:
+                # Who stops all processes at once, as ``timeout`` does, may end the workers first.
+                if not stopped.is_set():
+                    raise
+                return None
             finally:
                 for worker in multiprocessing.active_children():
                     worker.kill()

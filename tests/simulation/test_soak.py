@@ -177,18 +177,25 @@ def test_program_whose_time_is_over_says_so(tmp_path: Path) -> None:
     assert over.stdout.endswith("not done; run it again to go on\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_program_that_is_stopped_keeps_what_is_done(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("tell", "number"),
+    [
+        pytest.param(os.kill, signal.SIGTERM, id="SIGTERM"),
+        pytest.param(os.killpg, signal.SIGTERM, id="SIGTERM-to-all"),  # as ``timeout`` does it
+        pytest.param(os.killpg, signal.SIGINT, id="SIGINT-to-all"),  # as a terminal does it
+    ],
+)
+def test_program_that_is_stopped_keeps_what_is_done(
+    tmp_path: Path, tell: Callable[[int, int], None], number: signal.Signals
+) -> None:
     """With all that was counted, and status 2; it says how to go on."""
     path = tmp_path / "state.json"
     command = [*changed(tmp_path, CHUNKS_OF_ONE), "--workers", "1", "--minutes", "5", "--state", str(path)]
-    # As on a terminal, where all processes are told of an interrupt.
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as program:
         try:
             assert program.stdout is not None
             next(line for line in program.stdout if re.match(r"[1-9]\d* seeds, ", line))
             before = State.load(path, "changed")
-            tell = os.killpg if number is signal.SIGINT else os.kill
             tell(program.pid, number)
             told, _ = program.communicate(timeout=60)
         except BaseException:
@@ -265,7 +272,8 @@ def test_seed_that_does_not_end_is_named(tmp_path: Path) -> None:
 def test_seed_that_does_not_end_hinders_no_stop(tmp_path: Path, number: signal.Signals) -> None:
     """What runs is not waited for."""
     changes = f"{ENDLESS}\nsoak._TOO_LONG = 600.0"
-    command = [*changed(tmp_path, changes), "--workers", "1", "--state", str(tmp_path / "state.json")]
+    state = str(tmp_path / "state.json")
+    command = [*changed(tmp_path, changes), "--workers", "1", "--minutes", "5", "--state", state]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as program:
         try:
             assert program.stdout is not None
