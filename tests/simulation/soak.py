@@ -279,6 +279,7 @@ def _soak_in_workers(state: State, given: argparse.Namespace) -> int | None:
                 # Who stops all processes at once, as ``timeout`` does, may end the workers first.
                 if not stopped.is_set():
                     raise
+                state.save(given.state)
                 return None
             finally:
                 for worker in multiprocessing.active_children():
