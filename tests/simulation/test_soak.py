@@ -11,7 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import attrs
 import pytest
@@ -61,6 +63,19 @@ def changed(folder: Path, changes: str) -> list[str]:
     return [sys.executable, str(file)]
 
 
+@contextmanager
+def started(command: list[str], **environment: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """The program in a group of its own, and what it prints; when a test fails, nothing of the group is left."""
+    variables = {**os.environ, **environment}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables, start_new_session=True) as program:
+        assert program.stdout is not None
+        try:
+            yield program, program.stdout
+        except BaseException:
+            os.killpg(program.pid, signal.SIGKILL)
+            raise
+
+
 CHUNKS_OF_ONE = """
 soak.CHUNK = 1
 soak._PROGRESS_EVERY = 0.0
@@ -96,6 +111,9 @@ def draw_any(seed):
 soak.draw_any = draw_any
 """
 """The first seed loops where nothing ends it."""
+
+COUNTS = r"[1-9]\d* seeds, "
+"""How a line begins that says what was done, if anything was."""
 
 COUNTERS = [field.name for field in attrs.fields(Evidence)]
 ALL_ONCE = Evidence(**dict.fromkeys(COUNTERS, 1))
@@ -191,16 +209,11 @@ def test_program_that_is_stopped_keeps_what_is_done(
     """With all that was counted, and status 2; it says how to go on."""
     path = tmp_path / "state.json"
     command = [*changed(tmp_path, CHUNKS_OF_ONE), "--workers", "1", "--minutes", "5", "--state", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as program:
-        try:
-            assert program.stdout is not None
-            next(line for line in program.stdout if re.match(r"[1-9]\d* seeds, ", line))
-            before = State.load(path, "changed")
-            tell(program.pid, number)
-            told, _ = program.communicate(timeout=60)
-        except BaseException:
-            os.killpg(program.pid, signal.SIGKILL)
-            raise
+    with started(command) as (program, lines):
+        next(line for line in lines if re.match(COUNTS, line))
+        before = State.load(path, "changed")
+        tell(program.pid, number)
+        told, _ = program.communicate(timeout=60)
     known = State.load(path, "changed")
     assert program.returncode == 2
     assert told.endswith(f"{known}\nnot done; run it again to go on\n")
@@ -225,20 +238,13 @@ def test_session_of_nox_is_interrupted_and_goes_on(tmp_path: Path) -> None:
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from nox.__main__ import main; main()"
     )
     command = [sys.executable, "-c", heed, "-f", str(tmp_path / "noxfile.py"), "-s", "interrupted"]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for begin in (r"begins, and keeps what is done in ", r"goes on after [1-9]\d* seeds, "):
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
-        ) as program:
-            try:
-                assert program.stdout is not None
-                next(line for line in program.stdout if re.match(begin, line))
-                next(line for line in program.stdout if re.match(r"[1-9]\d* seeds, ", line))
-                os.killpg(program.pid, signal.SIGINT)
-                told, _ = program.communicate(timeout=60)
-            except BaseException:
-                os.killpg(program.pid, signal.SIGKILL)
-                raise
+        with started(command, PATH=search) as (program, lines):
+            next(line for line in lines if re.match(begin, line))
+            next(line for line in lines if re.match(COUNTS, line))
+            os.killpg(program.pid, signal.SIGINT)
+            told, _ = program.communicate(timeout=60)
         assert "not done; run it again to go on\n" in told
         assert program.returncode == 130
 
@@ -247,15 +253,10 @@ def test_no_process_outlives_a_program_that_is_killed(tmp_path: Path) -> None:
     """None computes on for nobody, or holds its output open."""
     state = str(tmp_path / "state.json")
     command = [*changed(tmp_path, CHUNKS_OF_ONE), "--workers", "2", "--minutes", "5", "--state", state]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as program:
-        try:
-            assert program.stdout is not None
-            next(line for line in program.stdout if re.match(r"[1-9]\d* seeds, ", line))
-            program.kill()
-            program.communicate(timeout=60)  # Until nobody can write any more.
-        except BaseException:
-            os.killpg(program.pid, signal.SIGKILL)
-            raise
+    with started(command) as (program, lines):
+        next(line for line in lines if re.match(COUNTS, line))
+        program.kill()
+        program.communicate(timeout=60)  # Until nobody can write any more.
 
 
 def test_seed_that_does_not_end_is_named(tmp_path: Path) -> None:
@@ -274,15 +275,10 @@ def test_seed_that_does_not_end_hinders_no_stop(tmp_path: Path, number: signal.S
     changes = f"{ENDLESS}\nsoak._TOO_LONG = 600.0"
     state = str(tmp_path / "state.json")
     command = [*changed(tmp_path, changes), "--workers", "1", "--minutes", "5", "--state", state]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as program:
-        try:
-            assert program.stdout is not None
-            next(line for line in program.stdout if line == "begins with 0\n")
-            os.kill(program.pid, number)
-            told, _ = program.communicate(timeout=60)
-        except BaseException:
-            os.killpg(program.pid, signal.SIGKILL)
-            raise
+    with started(command) as (program, lines):
+        next(line for line in lines if line == "begins with 0\n")
+        os.kill(program.pid, number)
+        told, _ = program.communicate(timeout=60)
     assert told.endswith("not done; run it again to go on\n")
     assert program.returncode == 2
 
